@@ -1,0 +1,33 @@
+"""The `hub` program: one file a command group, imported when used."""
+
+import sys
+
+from model_formats.console import program, run
+
+__all__ = ["group", "main"]
+
+COMMANDS = {
+    "init": "hub.cli.up:init",
+    "up": "hub.cli.up:up",
+    "model": "hub.cli.model:group",
+    "rollout": "hub.cli.rollout:group",
+    "spoke": "hub.cli.spoke:group",
+    "bundle": "hub.cli.bundle:group",
+    "receipts": "hub.cli.bundle:receipts",
+    "drift": "hub.cli.drift:group",
+    "audit": "hub.cli.audit:group",
+    "doctor": "hub.cli.doctor:doctor",
+}
+
+group = program(
+    "hub",
+    "HUB_HOME",
+    "~/.local/share/spokeshave/hub",
+    COMMANDS,
+    "Train, shave, sign and release models; decide which spoke runs what; see how they do.",
+)
+
+
+def main() -> None:
+    """Console script."""
+    sys.exit(run(group))

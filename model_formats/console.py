@@ -1,0 +1,136 @@
+"""The face of both programs: lazy commands, `--json` everywhere, data on stdout, talk on stderr, errors by the catalog.
+
+One command is one library call. A command returns a value (dict, list, Document or None); `--json` prints it as JSON, otherwise
+its `show` function prints it for people. Errors print what, why and what to do, and exit with the status of who must act.
+"""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from model_formats.errors import SpokeshaveError
+
+__all__ = ["Context", "LazyGroup", "emit", "out", "pass_context", "program", "run", "table", "talk"]
+
+out = Console(soft_wrap=True, highlight=False)
+"""Data, for people."""
+talk = Console(stderr=True, soft_wrap=True, highlight=False)
+"""Progress, remarks and errors."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every command gets: where the program's home is, and how to print."""
+
+    home: Path
+    as_json: bool
+
+
+pass_context = click.make_pass_decorator(Context)
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when used, so that `spoke status` does not pay for NumPy.
+
+    `table` maps a name to `module:attribute`.
+    """
+
+    def __init__(self, *args: Any, table: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.table = dict(table or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the table's order."""
+        return [*self.table, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import on first use."""
+        if cmd_name not in self.table:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = self.table[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+def program(name: str, env: str, default_home: str, commands: Mapping[str, str], text: str) -> click.Group:
+    """The root group of a program: `--home` (environment `env`), `--json`, and the lazy table of commands."""
+
+    @click.group(name=name, cls=LazyGroup, table=commands, help=text)
+    @click.option("--home", type=Path, envvar=env, default=default_home, show_default=True, help="Folder of its own.")
+    @click.option("--json", "as_json", is_flag=True, help="Print data as JSON (may stand anywhere).")
+    @click.version_option(package_name="spokeshave")
+    @click.pass_context
+    def root(ctx: click.Context, *, home: Path, as_json: bool) -> None:
+        ctx.obj = Context(home=home.expanduser().resolve(), as_json=as_json)
+
+    return root
+
+
+def emit(ctx: Context, value: object, show: Callable[[Any], None] | None = None) -> None:
+    """Print a result: JSON with `--json`, else by `show` (or as JSON too, where there is nothing better)."""
+    if ctx.as_json or show is None:
+        if value is not None:
+            click.echo(json.dumps(_plain(value), indent=2, ensure_ascii=False))
+    else:
+        show(value)
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """A plain table on stdout."""
+    view = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        view.add_column(column)
+    for row in rows:
+        view.add_row(*("" if cell is None else str(cell) for cell in row))
+    out.print(view)
+
+
+def run(group: click.Group, argv: list[str] | None = None) -> int:
+    """Run a program; returns the exit status. `--json` may stand anywhere."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in args
+    if as_json:
+        args = ["--json", *(a for a in args if a != "--json")]
+    try:
+        group.main(args=args, standalone_mode=False)
+    except SpokeshaveError as e:
+        return _tell(e, as_json=as_json)
+    except click.ClickException as e:
+        e.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        talk.print("stopped")
+        return 130
+    return 0
+
+
+def _tell(error: SpokeshaveError, *, as_json: bool) -> int:
+    if as_json:
+        click.echo(json.dumps({"error": error.code, "message": error.message, "hint": error.hint}), err=True)
+    else:
+        talk.print(f"[bold red]{error.code}[/]: {error.message}", markup=True)
+        talk.print(f"  {error.hint}", style="dim")
+    return error.exit
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    return str(value)

@@ -1,0 +1,89 @@
+"""`evidence.json`: what was measured before the package was signed. Numbers only, never rows."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AwareDatetime, Field
+
+from model_formats.document import Document, Value
+from model_formats.types import Digest, Name
+
+__all__ = ["CalibrationSet", "Evidence", "GateResult", "Lineage", "SliceScore", "VariantEvidence"]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class SliceScore(Value):
+    """A score on part of the held-out rows: a class, or a value of a column the author names."""
+
+    column: str
+    value: str
+    rows: int
+    score: float
+
+
+class VariantEvidence(Value):
+    """One variant on the held-out rows and on the build machine's CPU."""
+
+    variant: Name
+    bytes: int
+    score: float
+    """Accuracy for classification (share), coefficient of determination for regression, cosine parity for embeddings."""
+    slices: tuple[SliceScore, ...] = ()
+    latency_ms_batch1: float
+    latency_ms_batch32: float
+    cpu_ms_batch32: float
+    peak_rss_mb: float | None = None
+    recipe: str
+    """How the variant was made, for example `static QDQ per-channel MinMax, 256 calibration rows`."""
+    kept_float: tuple[str, ...] = ()
+    """Layers given back to float by the accuracy gate."""
+
+
+class GateResult(Value):
+    """The policy and its verdict."""
+
+    max_drop: float
+    drop: float
+    passed: bool
+    overridden_by: str | None = None
+    """Who let it through by hand, if anybody did; shown on the card and at every approval."""
+
+
+class CalibrationSet(Value):
+    """The rows that quantization saw, by digest; they are not in the package."""
+
+    digest: Digest
+    rows: int
+
+
+class Lineage(Value):
+    """Where the weights come from."""
+
+    dataset: Digest | None = None
+    rows: int | None = None
+    run: str | None = None
+    code_version: str | None = None
+    parameters: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    source_format: str = "torch"
+    parent: Digest | None = None
+
+
+class Evidence(Document):
+    """`evidence.json` of a package."""
+
+    max_bytes: ClassVar[int] = 4 << 20
+
+    kind: Literal["evidence"] = "evidence"
+    schema_: Literal[1] = Field(1, alias="schema")
+    measured: AwareDatetime
+    cpu: str
+    held_out_rows: int
+    metric: Literal["accuracy", "r2", "cosine"]
+    variants: tuple[VariantEvidence, ...]
+    gate: GateResult
+    calibration: CalibrationSet | None = None
+    lineage: Lineage = Lineage()
+
+    def claim(self, variant: str) -> float | None:
+        """The score the author claims for a variant."""
+        return next((v.score for v in self.variants if v.variant == variant), None)

@@ -1,0 +1,53 @@
+"""The seam to an inference engine. `onnx.py` and `openvino.py` implement it; each imports its heavy library lazily, and alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+__all__ = ["Array", "Engine", "HeadAdapter", "Session", "TensorSpec"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Engine = Literal["onnxruntime", "openvino"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A model's input or output as the engine sees it. `shape` uses -1 for free dimensions; `datatype` in OIP words (`FP32`)."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class HeadAdapter(Protocol):
+    """A loaded adapter, made by the session it belongs to."""
+
+    @property
+    def name(self) -> str:
+        """Name at this site."""
+
+
+class Session(Protocol):
+    """A loaded model. Thread-safe to run; one thread inside, no spinning."""
+
+    @property
+    def engine(self) -> Engine:
+        """Which engine runs it."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs that a caller gives (overridable initializers are not among them)."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """All graph outputs, `features` among them where the model has it."""
+
+    def run(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None, adapter: HeadAdapter | None = None
+    ) -> list[Array]:
+        """Run one batch; returns the asked outputs in order (all when None). Raises RunFailed."""
+
+    def load_adapter(self, path: str, name: str) -> HeadAdapter:
+        """Load an adapter file for this session. Raises AdapterRefused where the engine or the model cannot take it."""

@@ -1,0 +1,82 @@
+"""The plain words that every room shares: digests, references, tensors.
+
+Nothing here touches disk or network. Names follow docs/terminology.md.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import StringConstraints
+
+from model_formats.errors import OperatorError
+
+__all__ = [
+    "DIGEST_PATTERN",
+    "NAME_PATTERN",
+    "Datatype",
+    "Digest",
+    "ModelRef",
+    "Name",
+    "digest_of",
+    "digest_of_file",
+    "hex_of",
+]
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
+
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+"""A model, site, spoke, zone, rollout or ring: a DNS label, so that it fits a topic, a path and a certificate."""
+
+Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN)]
+"""`sha256:` and 64 lower-case hexadecimal digits, as in OCI."""
+
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
+]
+"""Tensor element types, in the words of the Open Inference Protocol v2."""
+
+
+def digest_of(data: bytes) -> str:
+    """The OCI digest of some bytes."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """The OCI digest of a file, read in pieces."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hex_of(digest: str) -> str:
+    """The hexadecimal part of a well-formed digest; raises ValueError otherwise (so that no digest becomes a path unseen)."""
+    if not re.fullmatch(DIGEST_PATTERN, digest):
+        raise ValueError(f"not a sha256 digest: {digest!r}")
+    return digest.removeprefix("sha256:")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ModelRef:
+    """One version of one model, written `digits@2`."""
+
+    name: str
+    version: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `name@version`; raises OperatorError on anything else."""
+        name, _, version = text.partition("@")
+        if not re.fullmatch(NAME_PATTERN, name) or not re.fullmatch(r"[1-9][0-9]{0,8}", version):
+            raise OperatorError(f"{text!r} is not a model version", hint="Write it as NAME@VERSION, for example digits@2.")
+        return cls(name, int(version))
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    @property
+    def target(self) -> str:
+        """The TUF target path of this version's OCI index."""
+        return f"models/{self.name}/{self.version}/index.json"

@@ -1,0 +1,76 @@
+"""Which version is served: one small document on disk, the only thing agent and server both read.
+
+The agent writes it (atomically); the server follows it. `last_good` is pinned in the store for ever, until something better is
+committed. A server that starts alone after a power cut needs nothing but this file and the store.
+"""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from model_formats.document import Document, Value
+from model_formats.types import Digest, Name
+from sync.files import atomic_write
+
+__all__ = ["AdapterSlot", "ModelSlots", "Slot", "Slots", "read_slots", "write_slots"]
+
+
+class Slot(Value):
+    """A verified version in the store, with the variant chosen for this machine."""
+
+    version: Annotated[int, Field(ge=1)]
+    index: Digest
+    variant: Name
+
+
+class AdapterSlot(Value):
+    """A locally tuned head, bound to the base file it was fitted on."""
+
+    name: Name
+    file: Digest
+    base: Digest
+    """Digest of the model file; the server refuses the adapter on any other."""
+
+
+class ModelSlots(Value):
+    """The places of one model."""
+
+    champion: Slot | None = None
+    candidate: Slot | None = None
+    """Loaded beside the champion. It answers nobody; in shadow it sees mirrored rows."""
+    last_good: Slot | None = None
+    """What a rollback goes to; kept loaded while the champion is in probation."""
+    adapter: AdapterSlot | None = None
+    """Default adapter for the champion's answers."""
+    probation: bool = False
+
+
+class Slots(Document):
+    """`slots.json`."""
+
+    max_bytes: ClassVar[int] = 1 << 20
+
+    kind: Literal["slots"] = "slots"
+    schema_: Literal[1] = Field(1, alias="schema")
+    models: dict[Name, ModelSlots] = Field(default_factory=dict)
+
+    def with_model(self, name: str, slots: ModelSlots) -> "Slots":
+        """A copy with one model's places replaced."""
+        return Slots(models={**self.models, name: slots})
+
+    def pinned(self) -> frozenset[str]:
+        """Index digests that the store must keep."""
+        return frozenset(
+            slot.index for m in self.models.values() for slot in (m.champion, m.candidate, m.last_good) if slot is not None
+        )
+
+
+def read_slots(path: Path) -> Slots:
+    """Read `slots.json`; no file is no models. Raises DocumentRefused on a damaged file."""
+    return Slots.parse(path.read_bytes()) if path.exists() else Slots()
+
+
+def write_slots(path: Path, slots: Slots) -> None:
+    """Replace `slots.json`, durably."""
+    atomic_write(path, slots.canonical(), mode=0o600)

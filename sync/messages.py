@@ -1,0 +1,199 @@
+"""Every message that crosses between hub and spoke, on one page. (What leaves through the outbox is in `egress.py`.)
+
+`Directive` and `Report` travel inside a DSSE envelope (`sync.trust.envelope`), signed over their canonical bytes; `Status` and
+`Want` are hints that nothing is decided on, so they are not signed.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AwareDatetime, Field
+
+from model_formats.document import Document, Value
+from model_formats.types import Digest, Name
+from sync.types import Reason, State
+
+__all__ = [
+    "DeltaOffer",
+    "DesiredModel",
+    "Directive",
+    "EgressCeiling",
+    "ProbationTerms",
+    "Report",
+    "Serving",
+    "ShadowTerms",
+    "Status",
+    "UpdateEvidence",
+    "Want",
+]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+# ---- hub -> spoke ---------------------------------------------------------------------------------------------------------
+
+
+class ShadowTerms(Value):
+    """What a candidate must show beside the champion before it may answer anyone."""
+
+    min_rows: Count = 0
+    """Rows of live traffic mirrored before SHADOW may end; 0 skips the mirror (golden vectors always run)."""
+    max_wait_s: Count = 3600
+    """After this long SHADOW goes on with the rows it has: a quiet shop must not hold a rollout."""
+    max_disagreement: Share = 1.0
+    """Largest share of mirrored rows on which candidate and champion may differ (arg-max, or beyond tolerance)."""
+    max_latency_ratio: float = 3.0
+    """Largest ratio of the candidate's median run time to the champion's."""
+
+
+class ProbationTerms(Value):
+    """What a new champion must show while last-good is kept warm."""
+
+    soak_s: Count = 60
+    min_requests: Count = 0
+    min_labelled: Count = 0
+    """Labelled rows awaited before commit (bounded by `max_wait_s`)."""
+    max_wait_s: Count = 86400
+    max_error_rate: Share = 0.01
+    accuracy_slack: Share = 0.02
+    """Accuracy on labelled rows may be this far below the package's own claim; judged by an exact one-sided binomial test."""
+
+
+class DeltaOffer(Value):
+    """An untrusted shortcut from a file the spoke may hold to one it needs; the result must hash to `target`."""
+
+    base: Digest
+    target: Digest
+    delta: Digest
+    size: Count
+
+
+class DesiredModel(Value):
+    """One model version this spoke should serve."""
+
+    model: Name
+    version: Annotated[int, Field(ge=1)]
+    index: Digest
+    """Digest of the version's OCI index; must equal the TUF target `models/<model>/<version>/index.json`."""
+    rollout: Name | None = None
+    transport: Literal["auto", "mqtt", "https"] = "auto"
+    shadow: ShadowTerms = ShadowTerms()
+    probation: ProbationTerms = ProbationTerms()
+    deltas: tuple[DeltaOffer, ...] = ()
+
+
+class EgressCeiling(Value):
+    """The hub's word on the outbox. It can only tighten what the site's own policy allows."""
+
+    kinds: tuple[str, ...] = ("ops", "drift_verdict", "drift_hist", "rff_mean", "perf_estimate")
+    max_bytes_per_day: Count = 262_144
+
+
+class Directive(Document):
+    """The desired state of one spoke, whole and level-triggered: a model that is absent is to be retired."""
+
+    max_bytes: ClassVar[int] = 256 * 1024
+
+    kind: Literal["directive"] = "directive"
+    schema_: Literal[1] = Field(1, alias="schema")
+    site: Name
+    spoke: Name
+    zone: Name
+    generation: Annotated[int, Field(ge=1)]
+    """Grows with every change for this spoke; a lower one than seen is a replay."""
+    issued: AwareDatetime
+    expires: AwareDatetime
+    models: tuple[DesiredModel, ...]
+    egress: EgressCeiling = EgressCeiling()
+
+
+# ---- spoke -> hub ---------------------------------------------------------------------------------------------------------
+
+
+class Serving(Value):
+    """What the serving process has mapped, by its own hash of the file."""
+
+    model: Name
+    version: Annotated[int, Field(ge=1)]
+    index: Digest
+    file: Digest
+    variant: Name
+    engine: Literal["onnxruntime", "openvino"]
+    adapted: bool = False
+    """True where a local adapter answers by default; the adapter itself never leaves."""
+
+
+class UpdateEvidence(Value):
+    """Counts gathered on the way through an update. No rows, no values: counts and times."""
+
+    shadow_rows: Count = 0
+    shadow_disagreements: Count = 0
+    latency_ratio: float | None = None
+    probation_requests: Count = 0
+    probation_errors: Count = 0
+    labelled: Count = 0
+    labelled_correct: Count = 0
+    champion_labelled: Count = 0
+    champion_labelled_correct: Count = 0
+    claimed_accuracy: Share | None = None
+    bytes_received: Count = 0
+    bytes_total: Count = 0
+    used_delta: bool = False
+    rollback_ms: Count | None = None
+    """From the moment the fault was seen to last-good answering again."""
+
+
+class Report(Document):
+    """A signed transition of one model's update machine, with what is served right now."""
+
+    max_bytes: ClassVar[int] = 64 * 1024
+
+    kind: Literal["report"] = "report"
+    schema_: Literal[1] = Field(1, alias="schema")
+    site: Name
+    spoke: Name
+    sequence: Annotated[int, Field(ge=1)]
+    """Grows by one with every report of this spoke, for ever (it is in the journal); a replay shows."""
+    nonce: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    time: AwareDatetime
+    generation: Count
+    model: Name
+    version: Annotated[int, Field(ge=1)]
+    index: Digest
+    previous: State
+    state: State
+    reason: Reason
+    serving: tuple[Serving, ...]
+    evidence: UpdateEvidence = UpdateEvidence()
+
+
+class Status(Document):
+    """Retained hint of liveness; also the last will (`online` false). Never evidence."""
+
+    max_bytes: ClassVar[int] = 16 * 1024
+
+    kind: Literal["status"] = "status"
+    schema_: Literal[1] = Field(1, alias="schema")
+    site: Name
+    spoke: Name
+    online: bool
+    time: AwareDatetime
+    generation: Count = 0
+    serving: tuple[Serving, ...] = ()
+
+
+class Want(Document):
+    """The blocks of one blob that a spoke still misses, and how many it will take now."""
+
+    max_bytes: ClassVar[int] = 64 * 1024
+
+    kind: Literal["want"] = "want"
+    schema_: Literal[1] = Field(1, alias="schema")
+    site: Name
+    spoke: Name
+    start: Count
+    """Index of the first block that `missing` speaks of."""
+    missing: Annotated[str, Field(max_length=24_000)]
+    """Bitmap of missing blocks from `start` on, most significant bit first, base64."""
+    credit: Annotated[int, Field(ge=0, le=4096)]
+    """Blocks the spoke will take before it asks again; 0 is pause."""
