@@ -1,0 +1,38 @@
+"""Docs are tests: what the code has, the reference pages say."""
+
+from pathlib import Path
+
+import pytest
+
+from docs.generate import REASONS, pages
+from model_formats.errors import SpokeshaveError, catalog
+from sync.types import Reason
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+
+
+@pytest.fixture(scope="module")
+def generated() -> dict[str, str]:
+    return pages()
+
+
+@pytest.mark.parametrize("name", ["commands.md", "errors.md", "reasons.md", "settings.md"])
+def test_the_generated_page_is_what_the_code_says(generated: dict[str, str], name: str) -> None:
+    assert (REFERENCE / name).read_text() == generated[name], "run `make docs`"
+
+
+def test_every_reason_is_explained() -> None:
+    assert set(REASONS) == set(Reason)
+
+
+def test_error_codes_are_unique_and_tell_what_to_do(generated: dict[str, str]) -> None:
+    classes = list(_all(SpokeshaveError))
+    assert len({c.code for c in classes}) == len(classes), sorted(c.code for c in classes)
+    for code, cls in catalog().items():
+        assert cls.__doc__, code
+        assert cls.hint.strip(), code
+        assert code.replace("_", "").isalnum(), code
+
+
+def _all(cls: type[SpokeshaveError]) -> list[type[SpokeshaveError]]:
+    return [cls, *(found for sub in cls.__subclasses__() for found in _all(sub))]
