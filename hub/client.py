@@ -1,0 +1,120 @@
+"""How the command line (and any program) talks to a hub: HTTPS with a bearer token, pinned to the hub's own CA.
+
+Every command is one call here. A problem document becomes the error class of its code, so that a command fails with the same
+message, hint and exit status whether the hub is in this process or far away.
+"""
+
+import json
+import ssl
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from hub.home import HubHome
+from model_formats.errors import HubError, OperatorError, SpokeshaveError, catalog
+
+__all__ = ["HubClient", "HubUnreachable", "NotAuthorised", "NotFound", "RequestInvalid"]
+
+API = "/api/v1"
+
+
+class HubUnreachable(HubError):
+    """Nothing answers at the hub's address."""
+
+    code = "hub_unreachable"
+    hint = "Start it with `hub up`, or give its address with HUB_URL and a token with HUB_TOKEN."
+
+
+class NotAuthorised(OperatorError):
+    """The token is missing, unknown, expired, or lacks the role."""
+
+    code = "not_authorised"
+    http = 403
+    hint = "Use a token with the role that is named (`hub token`)."
+
+
+class NotFound(OperatorError):
+    """No such model, rollout, spoke or page."""
+
+    code = "not_found"
+    http = 404
+    hint = "List what there is with the `list` command of the same group."
+
+
+class RequestInvalid(OperatorError):
+    """A request that the API cannot read."""
+
+    code = "request_invalid"
+    http = 422
+    hint = "Correct the field that is named."
+
+
+class HubClient:
+    """A connection to one hub. Use as a context manager."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self.http = http
+
+    @classmethod
+    def at(cls, url: str, token: str | None = None, ca: Path | None = None) -> Self:
+        """Connect to `url`; `ca` pins the hub's certificate authority (None: the system's)."""
+        verify = ssl.create_default_context(cafile=str(ca) if ca else None)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return cls(httpx.Client(base_url=url, headers=headers, verify=verify, timeout=60.0, trust_env=False))
+
+    @classmethod
+    def local(cls, home: Path) -> Self:
+        """The hub whose home this is, with the operator's token. Raises HubUnreachable when it does not run."""
+        place = HubHome(home)
+        try:
+            address = json.loads(place.address.read_text())
+            token = place.token.read_text().strip()
+        except FileNotFoundError as e:
+            raise HubUnreachable(f"no hub runs in {home}") from e
+        return cls.at(address["url"], token, Path(address["ca"]))
+
+    def get(self, path: str, **params: Any) -> Any:
+        """GET `/api/v1<path>` and return the JSON. Raises the error of the problem's code, or HubUnreachable."""
+        return self._call("GET", path, params={k: v for k, v in params.items() if v is not None}).json()
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """POST a JSON body."""
+        return self._call("POST", path, json=body).json()
+
+    def put(self, path: str, body: Any = None) -> Any:
+        """PUT a JSON body."""
+        return self._call("PUT", path, json=body).json()
+
+    def delete(self, path: str) -> Any:
+        """DELETE."""
+        return self._call("DELETE", path).json()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.http.close()
+
+    def _call(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        try:
+            answer = self.http.request(method, API + path, **kwargs)
+        except httpx.TransportError as e:
+            raise HubUnreachable(f"the hub at {self.http.base_url} does not answer: {e}") from e
+        if answer.is_error:
+            raise _error_of(answer)
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _error_of(answer: httpx.Response) -> SpokeshaveError:
+    try:
+        problem = answer.json()
+        family = catalog().get(problem["code"], HubError if answer.is_server_error else OperatorError)
+        return family(problem["detail"], hint=problem.get("hint"))
+    except (ValueError, KeyError, TypeError):
+        return HubError(f"the hub answered {answer.status_code} without a problem document")

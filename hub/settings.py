@@ -1,0 +1,81 @@
+"""Everything a hub can be told, in one frozen object: defaults < `hub.toml` < environment (`HUB_...`) < flags."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from hub.home import HubHome
+from model_formats.errors import OperatorError
+from model_formats.types import Name
+
+__all__ = ["HubSettings", "SettingsInvalid", "load_settings"]
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class SettingsInvalid(OperatorError):
+    """A setting is unknown or out of range."""
+
+    code = "settings_invalid"
+    hint = "Correct hub.toml, the HUB_ environment variable or the flag that is named."
+
+
+class HubSettings(BaseSettings):
+    """Settings of `hub up`. Times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="HUB_", frozen=True, extra="forbid")
+
+    name: Name = "hub"
+    """Name in the hub's own certificate and audit lines."""
+    bind: str = "127.0.0.1"
+    """Address that API, registry and broker listen on; `0.0.0.0` opens them to the network."""
+    host: str = "localhost"
+    """Name under which spokes reach the hub; it goes into the server certificate and into every enrolment grant."""
+    https_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of API and registry; 0 takes a free one at the first start and keeps it."""
+    mqtt_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of the broker; 0 takes a free one at the first start and keeps it."""
+    database_url: str = ""
+    """SQLAlchemy URL; empty means SQLite in the hub's folder. `postgresql+psycopg://...` is the same code."""
+    zones: tuple[Name, ...] = ("me", "eu")
+    """Residency zones this hub serves."""
+    invite_ttl_s: Seconds = 24 * 3600
+    """How long an enrolment code holds."""
+    directive_ttl_s: Seconds = 7 * 86400
+    """Life of a directive; it is signed anew when half of it is gone."""
+    tick_s: Seconds = 2.0
+    """How often the loops look for due rows; evidence also wakes them at once."""
+    metadata_refresh_s: Seconds = 3600
+    """How often the TUF timestamp is signed anew."""
+    silent_after_s: Seconds = 600
+    """A spoke that has said nothing for so long counts as offline in rollouts."""
+    lease_s: Seconds = 30
+    """How long a worker owns a loop's turn before another may take it."""
+    max_body_bytes: Annotated[int, Field(gt=0)] = 16 << 20
+    """Largest request body of the API (blobs go through the registry, which has its own limit)."""
+    block_bytes_per_s: Annotated[int, Field(ge=0)] = 0
+    """Ceiling on blocks sent over MQTT, in bytes a second; 0 is none."""
+
+    def database(self, home: HubHome) -> str:
+        """The URL in force."""
+        return self.database_url or f"sqlite:///{home.database}"
+
+
+def load_settings(home: Path, **flags: Any) -> HubSettings:
+    """Read `hub.toml` (none is fine), then the environment, then flags that are not None. Raises SettingsInvalid."""
+    path = HubHome(home).settings
+    try:
+        written = tomllib.loads(path.read_text()) if path.exists() else {}
+    except tomllib.TOMLDecodeError as e:
+        raise SettingsInvalid(f"{path.name}: not TOML: {e}") from e
+    given = {k: v for k, v in flags.items() if v is not None}
+    try:
+        from_environment = HubSettings().model_dump(exclude_unset=True)
+        return HubSettings.model_validate({**written, **from_environment, **given})
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SettingsInvalid(f"setting {where}: {first['msg']}") from e
