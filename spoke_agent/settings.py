@@ -1,0 +1,87 @@
+"""Everything a spoke can be told, in one frozen object: defaults < `spoke.toml` < environment (`SPOKE_...`) < flags."""
+
+import tomllib
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model_formats.errors import OperatorError
+from spoke_agent.home import SpokeHome
+
+__all__ = ["SpokeSettings", "SpokeSettingsInvalid", "load_settings"]
+
+Seconds = Annotated[float, Field(gt=0)]
+Hours = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")]
+
+
+class SpokeSettingsInvalid(OperatorError):
+    """A setting is unknown or out of range."""
+
+    code = "spoke_settings_invalid"
+    hint = "Correct spoke.toml, the SPOKE_ environment variable or the flag that is named."
+
+
+class SpokeSettings(BaseSettings):
+    """Settings of `spoke run`, `spoke agent` and `spoke serve`. Times are in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="SPOKE_", frozen=True, extra="forbid")
+
+    home: str | None = Field(None, exclude=True)
+    """Read by the command line (`SPOKE_HOME`); not used from here."""
+
+    # the server
+    serve_host: str = "127.0.0.1"
+    """Address the server listens on."""
+    serve_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """TCP port of the server; 0 takes a free one and writes it to `run/server.port`."""
+
+    # the agent's rhythm
+    tick_s: Seconds = 0.5
+    """How often the agent looks at its timers while nothing happens."""
+    heartbeat_s: Seconds = 300.0
+    """How often the retained status is sent again when nothing changed."""
+    upkeep_s: Seconds = 60.0
+    """How often drift is looked at, the outbox emptied and adapters kept up."""
+
+    # transfer
+    transport: Literal["auto", "mqtt", "https"] = "auto"
+    """Which road packages take here; `auto` leaves it to the directive, then tries MQTT and falls back to HTTPS."""
+    bytes_per_second: Annotated[int, Field(ge=0)] = 0
+    """Ceiling on the download rate; 0 is none."""
+    download_hours: Hours | None = None
+    """Local hours in which packages may be fetched, for example `22:00-06:00`."""
+    switch_hours: Hours | None = None
+    """Local hours in which a new version may start to answer."""
+    timezone: str = "UTC"
+    """IANA name of the time zone that the hours are in."""
+    disk_reserve_mb: Annotated[int, Field(ge=0)] = 64
+    """Space that a download must leave free."""
+    memory_reserve_mb: Annotated[int, Field(ge=0)] = 32
+    """Memory that a candidate must leave free."""
+
+    # the most that each step may take
+    admit_timeout_s: Seconds = 86_400.0
+    stage_timeout_s: Seconds = 7 * 86_400.0
+    verify_timeout_s: Seconds = 3_600.0
+    arm_timeout_s: Seconds = 2 * 86_400.0
+    step_margin_s: Seconds = 600.0
+    """Added to the directive's own limits for shadow and probation."""
+    transfer_tries: Annotated[int, Field(ge=1)] = 1000
+    """Failed transfers of one update before it is given up."""
+    retry_s: Seconds = 2.0
+    """First pause after a failed try; it doubles up to `retry_cap_s`."""
+    retry_cap_s: Seconds = 300.0
+
+
+def load_settings(home: SpokeHome, **flags: Any) -> SpokeSettings:
+    """Settings for one home; `flags` that are None are not given. Raises SpokeSettingsInvalid that names the setting."""
+    try:
+        file = tomllib.loads(home.settings.read_text()) if home.settings.exists() else {}
+        environment = SpokeSettings().model_dump(exclude_unset=True)
+        return SpokeSettings(**{**file, **environment, **{k: v for k, v in flags.items() if v is not None}})
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        raise SpokeSettingsInvalid(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from e
+    except tomllib.TOMLDecodeError as e:
+        raise SpokeSettingsInvalid(f"{home.settings.name}: {e}") from e
