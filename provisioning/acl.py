@@ -1,0 +1,23 @@
+"""The broker's access list, generated from the topic grammar."""
+
+from collections.abc import Iterable, Sequence
+
+from sync.topics import Right, hub_rights, spoke_rights
+from sync.types import SpokeId
+
+__all__ = ["HUB_USERS", "render_acl"]
+
+HUB_USERS = ("hub", "hub-1", "hub-2", "hub-3")
+"""Certificate names of the hub's own connections, one each. A spoke's name has a dot in it, so they cannot meet."""
+
+
+def render_acl(spokes: Iterable[tuple[SpokeId, str]], *, hub_users: Sequence[str] = HUB_USERS) -> str:
+    """Mosquitto's `acl_file` for these spokes (with their zones). Who is not in it may do nothing."""
+    parts = [_section(user, hub_rights()) for user in hub_users]
+    parts += [_section(spoke.username, spoke_rights(spoke, zone)) for spoke, zone in sorted(spokes)]
+    return "\n".join(parts)
+
+
+def _section(user: str, rights: Iterable[Right]) -> str:
+    lines = [f"user {user}", *(f"topic {right.access} {right.pattern}" for right in rights)]
+    return "\n".join(lines) + "\n"
