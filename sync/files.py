@@ -1,42 +1,5 @@
-"""Bytes reach disk here, and only so: write beside, fsync, rename, fsync the folder."""
+"""Bytes reach disk here, and only so: write beside, fsync, rename, fsync the folder. (The code is one room down, all use it.)"""
 
-import contextlib
-import os
-import secrets
-from collections.abc import Iterator
-from pathlib import Path
-from typing import BinaryIO
+from model_formats.files import atomic_file, atomic_write, fsync_dir
 
 __all__ = ["atomic_file", "atomic_write", "fsync_dir"]
-
-
-def atomic_write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace `path` by `data`: after a power cut it holds the old bytes or the new ones, never a mixture."""
-    with atomic_file(path, mode=mode) as file:
-        file.write(data)
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """Like `atomic_write`, for streams. On an exception the target is untouched and nothing is left behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    fsync_dir(path.parent)
-
-
-def fsync_dir(folder: Path) -> None:
-    """Make renames and new names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
