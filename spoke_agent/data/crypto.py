@@ -1,0 +1,75 @@
+"""The site key, and what is sealed with it.
+
+AES-256-GCM with a random 96-bit nonce a record; the record's public columns are bound in as associated data, so that nobody can
+move a batch to another model or time. From one key file three keys are derived (HKDF): for rows, for labels, for request ids.
+"""
+
+import hashlib
+import hmac
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from spoke_agent.data.errors import DataKeyLost, StoreDamaged
+from sync.files import atomic_write
+
+__all__ = ["SITE_KEY", "SiteKey", "load_site_key"]
+
+SITE_KEY = Path("identity") / "site.key"
+_NONCE = 12
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SiteKey:
+    """32 secret bytes; never printed, never sent."""
+
+    secret: bytes
+
+    def seal(self, purpose: str, data: bytes, bound: bytes) -> bytes:
+        """Encrypt for a purpose (`rows`, `labels`), bound to public bytes."""
+        nonce = os.urandom(_NONCE)
+        return nonce + AESGCM(self._derive(purpose)).encrypt(nonce, data, bound)
+
+    def unseal(self, purpose: str, data: bytes, bound: bytes) -> bytes:
+        """Decrypt; raises StoreDamaged when data, bound bytes or key differ."""
+        try:
+            return AESGCM(self._derive(purpose)).decrypt(data[:_NONCE], data[_NONCE:], bound)
+        except (InvalidTag, ValueError) as e:
+            raise StoreDamaged(f"a sealed record of {purpose} does not open: it was changed, or belongs to another key") from e
+
+    def handle(self, text: str) -> bytes:
+        """A request id as 16 bytes that only this site can link back (HMAC-SHA256)."""
+        return hmac.digest(self._derive("requests"), text.encode(), "sha256")[:16]
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells whether a store belongs to this key."""
+        return hashlib.sha256(b"spokeshave site key" + self._derive("fingerprint")).hexdigest()[:32]
+
+    def _derive(self, purpose: str) -> bytes:
+        return _derived(self.secret, purpose)
+
+
+@lru_cache(maxsize=32)
+def _derived(secret: bytes, purpose: str) -> bytes:
+    return HKDF(SHA256(), 32, None, f"spokeshave/{purpose}".encode()).derive(secret)
+
+
+def load_site_key(home: Path, *, create: bool = True) -> SiteKey:
+    """Read `identity/site.key` (32 bytes, mode 0600), or make it at first use. Raises DataKeyLost on a file of wrong length."""
+    path = home / SITE_KEY
+    if not path.exists():
+        if not create:
+            raise DataKeyLost(f"{path} is missing")
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        atomic_write(path, os.urandom(32), mode=0o600)
+    secret = path.read_bytes()
+    if len(secret) != 32:
+        raise DataKeyLost(f"{path} holds {len(secret)} bytes, not 32")
+    return SiteKey(secret)

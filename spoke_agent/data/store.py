@@ -1,0 +1,424 @@
+"""Local rows, predictions and labels: encrypted at the site, bounded by rows, bytes and age.
+
+Rows are kept in batches, one sealed record each, so that capture costs little. A label finds its row by the request id, of which
+only a keyed handle is stored. When a batch falls out of the window its labelled rows stay on as a fair sample of the past, as far
+as `max_kept_rows` allows. Several processes may open the same file (SQLite, WAL).
+"""
+
+import contextlib
+import struct
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from time import time as wall_time
+from typing import Any
+
+import numpy as np
+
+from model_formats.runtimes.base import Array
+from spoke_agent.data.crypto import SiteKey, load_site_key
+from spoke_agent.data.database import open_database
+from spoke_agent.data.errors import DataKeyLost, LabelRefused
+from spoke_agent.data.rows import Batch, StoredBatch, decode, encode
+
+__all__ = ["Batch", "DataStore", "Limits", "StoredBatch", "open_data"]
+
+_ROWS, _LABELS = "rows", "labels"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is kept. Age in days, sizes in rows and in bytes of sealed records."""
+
+    max_rows: int = 200_000
+    max_bytes: int = 256 << 20
+    max_age_days: float = 90.0
+    max_kept_rows: int = 2000
+    max_pending_labels: int = 10_000
+
+
+class DataStore:
+    """Thread-safe. Labels are whole numbers for classifiers (position of the class), any number for regression."""
+
+    def __init__(
+        self,
+        path: Path,
+        key: SiteKey,
+        *,
+        limits: Limits | None = None,
+        regime: str = "none",
+        now: Callable[[], float] = wall_time,
+    ) -> None:
+        """Raises DataKeyLost when the file was written under another key."""
+        self._database = open_database(path)
+        self._connection = self._database.conn
+        self._key = key
+        self._limits = limits or Limits()
+        self._regime = regime
+        self._now = now
+        self._lock = threading.RLock()
+        self._claim(path)
+
+    # ---- writing ----------------------------------------------------------------------------------------------------------
+
+    def append(self, batch: Batch) -> int:
+        """Store rows; returns the id of the stored batch. Labels that came early are joined. Raises BatchInvalid."""
+        batch.check()
+        plain = encode(batch.inputs, batch.outputs, batch.times, batch.features)
+        sealed = self._key.seal(_ROWS, plain, _bound(batch.model, batch.version, batch.index))
+        with self._transaction():
+            number = self._insert(batch, sealed)
+            self._index_requests(number, batch)
+        self._prune()
+        return number
+
+    def label(self, request_id: str, label: float | Sequence[float]) -> bool:
+        """Set the label (or one per row) of a request. False: the request is not known yet; the label waits for it.
+
+        Raises LabelRefused when the number of labels differs from the request's rows, or a class does not exist.
+        """
+        values = [float(v) for v in (label if isinstance(label, Sequence) else [label])]
+        if not values or not np.isfinite(values).all():
+            raise LabelRefused("a label is missing or not a finite number")
+        handle = self._key.handle(request_id)
+        with self._transaction():
+            found = self._one("SELECT batch, row, count FROM requests WHERE handle = ?", handle)
+            if found is None:
+                self._wait(handle, values)
+                return False
+            self._set_labels(*found, values)
+        return True
+
+    # ---- reading ----------------------------------------------------------------------------------------------------------
+
+    def labelled_accuracy(self, model: str, index: str, since: datetime | float | None = None) -> tuple[int, int]:
+        """(labelled rows, of them correct) among what this package version answered since then (by the time of the request)."""
+        row = self._one(
+            "SELECT count(correct), coalesce(sum(correct), 0) FROM labels JOIN batches ON batches.id = labels.batch "
+            "WHERE model = ? AND idx = ? AND batches.end >= ?",
+            model,
+            index,
+            _seconds(since),
+        )
+        return (int(row[0]), int(row[1])) if row else (0, 0)
+
+    def count(self, model: str, *, index: str | None = None, after: int = 0) -> int:
+        """Rows stored behind the batch `after`."""
+        row = self._one(
+            "SELECT coalesce(sum(rows), 0) FROM batches WHERE model = ? AND id > ? AND kept = 0 AND (? IS NULL OR idx = ?)",
+            model,
+            after,
+            index,
+            index,
+        )
+        return int(row[0]) if row else 0
+
+    def batches(
+        self,
+        model: str,
+        *,
+        index: str | None = None,
+        after: int = 0,
+        since: datetime | float | None = None,
+        kept: bool = False,
+    ) -> Iterator[StoredBatch]:
+        """Stored batches in order, decrypted one at a time. `after` is the id of the last batch already seen.
+
+        With `kept`, also the labelled rows that outlived their batch.
+        """
+        numbers = self._all(
+            "SELECT id FROM batches WHERE model = ? AND id > ? AND end >= ? AND (? IS NULL OR idx = ?) AND kept <= ? ORDER BY id",
+            model,
+            after,
+            _seconds(since),
+            index,
+            index,
+            int(kept),
+        )
+        for (number,) in numbers:
+            batch = self._load(number)
+            if batch is not None:
+                yield batch
+
+    def labelled(self, model: str, *, index: str | None = None, limit: int | None = None) -> Iterator[StoredBatch]:
+        """The labelled rows only, newest batch first, until `limit` rows are out."""
+        numbers = self._all(
+            "SELECT DISTINCT batches.id FROM batches JOIN labels ON labels.batch = batches.id "
+            "WHERE model = ? AND (? IS NULL OR idx = ?) ORDER BY batches.id DESC",
+            model,
+            index,
+            index,
+        )
+        left = limit if limit is not None else 2**62
+        for (number,) in numbers:
+            batch = self._load(number)
+            if batch is None:
+                continue
+            chosen = np.flatnonzero(~np.isnan(batch.labels))[-left:] if left else np.empty(0, np.int64)
+            if not len(chosen):
+                return
+            left -= len(chosen)
+            yield batch.where(chosen)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """Counts by model and version, for people."""
+        names = ("model", "version", "index", "rows", "labelled", "correct", "first", "last", "bytes")
+        rows = self._all(
+            "SELECT model, version, idx, sum(rows), (SELECT count(*) FROM labels JOIN batches b ON b.id = labels.batch "
+            "WHERE b.model = batches.model AND b.idx = batches.idx), (SELECT sum(correct) FROM labels JOIN batches b "
+            "ON b.id = labels.batch WHERE b.model = batches.model AND b.idx = batches.idx), min(start), max(end), sum(bytes) "
+            "FROM batches GROUP BY model, version, idx ORDER BY model, version"
+        )
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    # ---- erasing ----------------------------------------------------------------------------------------------------------
+
+    def erase(self, *, before: datetime | float | None = None, request_ids: Sequence[str] = (), everything: bool = False) -> int:
+        """Remove rows for good (content overwritten, log truncated); returns how many. Adapters are `erase.py`'s matter."""
+        with self._transaction():
+            gone = self._erase_batches("1" if everything else "end < ?", () if everything else (_seconds(before),))
+            if everything:
+                self._connection.execute("DELETE FROM pending")
+            for request_id in request_ids:
+                gone += self._erase_request(self._key.handle(request_id))
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return gone
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    # ---- inside -----------------------------------------------------------------------------------------------------------
+
+    def _claim(self, path: Path) -> None:
+        with self._transaction():
+            self._connection.execute("INSERT OR IGNORE INTO about VALUES ('key', ?)", (self._key.fingerprint,))
+            (owner,) = self._one("SELECT value FROM about WHERE name = 'key'") or ("",)
+        if owner != self._key.fingerprint:
+            raise DataKeyLost(f"{path.name} was written under another site key")
+
+    def _insert(self, batch: Batch, sealed: bytes, *, kept: bool = False) -> int:
+        times = np.asarray(batch.times, np.float64)
+        cursor = self._connection.execute(
+            "INSERT INTO batches (model, version, idx, adapter, start, end, rows, bytes, kept, regime, sealed) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                batch.model,
+                batch.version,
+                batch.index,
+                batch.adapter,
+                float(times.min()),
+                float(times.max()),
+                batch.rows,
+                len(sealed),
+                int(kept),
+                self._regime,
+                sealed,
+            ),
+        )
+        return int(cursor.lastrowid or 0)
+
+    def _index_requests(self, number: int, batch: Batch) -> None:
+        spans: dict[str, tuple[int, int]] = {}
+        for row, request_id in enumerate(batch.request_ids):
+            if request_id:
+                first, count = spans.get(request_id, (row, 0))
+                spans[request_id] = (first, count + 1)
+        handles = [(self._key.handle(r), number, first, count) for r, (first, count) in spans.items()]
+        self._connection.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?)", handles)
+        if self._one("SELECT 1 FROM pending LIMIT 1"):
+            self._join_waiting(handles)
+
+    def _join_waiting(self, handles: list[tuple[bytes, int, int, int]]) -> None:
+        for handle, number, first, count in handles:
+            row = self._one("DELETE FROM pending WHERE handle = ? RETURNING sealed", handle)
+            if row:
+                data = self._key.unseal(_LABELS, row[0], handle)
+                with contextlib.suppress(LabelRefused):  # nobody waits for the answer any more; the row stays unlabelled
+                    self._set_labels(number, first, count, list(struct.unpack(f"<{len(data) // 8}d", data)))
+
+    def _wait(self, handle: bytes, values: list[float]) -> None:
+        sealed = self._key.seal(_LABELS, struct.pack(f"<{len(values)}d", *values), handle)
+        self._connection.execute("INSERT OR REPLACE INTO pending VALUES (?, ?, ?)", (handle, self._now(), sealed))
+        self._connection.execute(
+            "DELETE FROM pending WHERE handle IN (SELECT handle FROM pending ORDER BY time DESC LIMIT -1 OFFSET ?)",
+            (self._limits.max_pending_labels,),
+        )
+
+    def _set_labels(self, number: int, first: int, count: int, values: list[float]) -> None:
+        if len(values) not in (1, count):
+            raise LabelRefused(f"{len(values)} labels for a request of {count} rows")
+        batch = self._load(number)
+        if batch is None:
+            return
+        for offset in range(count):
+            value = values[offset if len(values) > 1 else 0]
+            self._store_label(number, first + offset, value, _agrees(batch, first + offset, value))
+
+    def _store_label(self, number: int, row: int, value: float, correct: bool | None) -> None:
+        sealed = self._key.seal(_LABELS, struct.pack("<d", value), _cell(number, row))
+        self._connection.execute(
+            "INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?, ?)",
+            (number, row, None if correct is None else int(correct), self._now(), sealed),
+        )
+
+    def _load(self, number: int) -> StoredBatch | None:
+        row = self._one("SELECT model, version, idx, adapter, kept, sealed FROM batches WHERE id = ?", number)
+        if row is None:
+            return None
+        model, version, index, adapter, kept, sealed = row
+        inputs, outputs, times, features = decode(self._key.unseal(_ROWS, sealed, _bound(model, version, index)))
+        labels = np.full(len(times), np.nan)
+        for at, cell in self._all("SELECT row, sealed FROM labels WHERE batch = ?", number):
+            labels[at] = struct.unpack("<d", self._key.unseal(_LABELS, cell, _cell(number, at)))[0]
+        return StoredBatch(number, model, version, index, times, inputs, outputs, labels, adapter, features, bool(kept))
+
+    def _prune(self) -> None:
+        limits = self._limits
+        with self._transaction():
+            self._erase_batches("end < ?", (self._now() - limits.max_age_days * 86400,))
+            while True:
+                rows, size = self._one("SELECT coalesce(sum(rows), 0), coalesce(sum(bytes), 0) FROM batches WHERE kept = 0") or (
+                    0,
+                    0,
+                )
+                oldest = self._one("SELECT id FROM batches WHERE kept = 0 ORDER BY id LIMIT 1")
+                if oldest is None or (rows <= limits.max_rows and size <= limits.max_bytes):
+                    return
+                self._retire(oldest[0])
+
+    def _retire(self, number: int) -> None:
+        batch = self._load(number)
+        if batch is not None:
+            self._keep_labelled(batch)
+        self._erase_batches("id = ?", (number,))
+
+    def _keep_labelled(self, batch: StoredBatch) -> None:
+        labelled = batch.where(~np.isnan(batch.labels))
+        if not labelled.rows or not self._limits.max_kept_rows:
+            return
+        rest = Batch(
+            batch.model,
+            batch.version,
+            batch.index,
+            [""] * labelled.rows,
+            labelled.times,
+            labelled.inputs,
+            labelled.outputs,
+            labelled.features,
+            batch.adapter,
+        )
+        plain = encode(rest.inputs, rest.outputs, rest.times, rest.features)
+        sealed = self._key.seal(_ROWS, plain, _bound(rest.model, rest.version, rest.index))
+        number = self._insert(rest, sealed, kept=True)
+        for row, value in enumerate(labelled.labels):
+            self._store_label(number, row, float(value), _agrees(labelled, row, float(value)))
+        self._thin_kept()
+
+    def _thin_kept(self) -> None:
+        """Drop kept batches at random until they fit: what stays is a fair sample of all that was ever kept."""
+        while True:
+            (rows,) = self._one("SELECT coalesce(sum(rows), 0) FROM batches WHERE kept = 1") or (0,)
+            if rows <= self._limits.max_kept_rows:
+                return
+            victim = self._one("SELECT id FROM batches WHERE kept = 1 ORDER BY random() LIMIT 1")
+            self._erase_batches("id = ?", victim or (0,))
+
+    def _erase_batches(self, where: str, values: tuple[Any, ...]) -> int:
+        chosen = f"SELECT id FROM batches WHERE {where}"  # noqa: S608 - `where` is one of our own literals
+        (rows,) = self._one(f"SELECT coalesce(sum(rows), 0) FROM batches WHERE {where}", *values) or (0,)  # noqa: S608
+        if rows:
+            self._connection.execute(f"DELETE FROM labels WHERE batch IN ({chosen})", values)  # noqa: S608
+            self._connection.execute(f"DELETE FROM requests WHERE batch IN ({chosen})", values)  # noqa: S608
+            self._connection.execute(f"DELETE FROM batches WHERE {where}", values)  # noqa: S608
+        return int(rows)
+
+    def _erase_request(self, handle: bytes) -> int:
+        """Rewrite the batch without the rows of one request."""
+        self._connection.execute("DELETE FROM pending WHERE handle = ?", (handle,))
+        found = self._one("SELECT batch, row, count FROM requests WHERE handle = ?", handle)
+        batch = self._load(found[0]) if found else None
+        if found is None or batch is None:
+            return 0
+        number, first, count = found
+        if count >= batch.rows:
+            return self._erase_batches("id = ?", (number,))
+        mask = np.ones(batch.rows, bool)
+        mask[first : first + count] = False
+        self._rewrite(number, batch.where(mask))
+        self._shift(number, first, count)
+        return int(count)
+
+    def _rewrite(self, number: int, batch: StoredBatch) -> None:
+        plain = encode(batch.inputs, batch.outputs, batch.times, batch.features)
+        sealed = self._key.seal(_ROWS, plain, _bound(batch.model, batch.version, batch.index))
+        self._connection.execute(
+            "UPDATE batches SET sealed = ?, rows = ?, bytes = ?, start = ?, end = ? WHERE id = ?",
+            (sealed, batch.rows, len(sealed), float(batch.times.min()), float(batch.times.max()), number),
+        )
+        self._connection.execute("DELETE FROM labels WHERE batch = ?", (number,))
+        for row, value in enumerate(batch.labels):
+            if not np.isnan(value):
+                self._store_label(number, row, float(value), _agrees(batch, row, float(value)))
+
+    def _shift(self, number: int, first: int, count: int) -> None:
+        self._connection.execute("DELETE FROM requests WHERE batch = ? AND row = ?", (number, first))
+        self._connection.execute("UPDATE requests SET row = row - ? WHERE batch = ? AND row > ?", (count, number, first))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock:
+            if self._connection.in_transaction:
+                yield
+                return
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def _one(self, query: str, *values: object) -> Any:
+        with self._lock:
+            return self._connection.execute(query, values).fetchone()
+
+    def _all(self, query: str, *values: object) -> list[Any]:
+        with self._lock:
+            return list(self._connection.execute(query, values).fetchall())
+
+
+def open_data(home: Path, *, limits: Limits | None = None, regime: str = "none") -> DataStore:
+    """The store of one spoke: `data.db` under `identity/site.key`, which is made at first use.
+
+    Raises DataKeyLost when the file is there and the key is not.
+    """
+    path = home / "data.db"
+    return DataStore(path, load_site_key(home, create=not path.exists()), limits=limits, regime=regime)
+
+
+def _agrees(batch: StoredBatch, row: int, value: float) -> bool | None:
+    """Whether the first output's arg-max is the label; None where the output is not a list of classes."""
+    scores: Array = next(iter(batch.outputs.values()))[row].ravel()
+    if scores.size < 2:
+        return None
+    if value != int(value) or not 0 <= value < scores.size:
+        raise LabelRefused(f"label {value:g} is not a class: whole numbers from 0 to {scores.size - 1}")
+    return bool(int(scores.argmax()) == int(value))
+
+
+def _seconds(time: datetime | float | None) -> float:
+    if time is None:
+        return -1e18
+    return time.timestamp() if isinstance(time, datetime) else float(time)
+
+
+def _bound(model: str, version: int, index: str) -> bytes:
+    return f"{model}\n{version}\n{index}".encode()
+
+
+def _cell(number: int, row: int) -> bytes:
+    return struct.pack("<qq", number, row)
