@@ -6,7 +6,19 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-__all__ = ["Array", "Engine", "HeadAdapter", "Session", "TensorSpec"]
+from model_formats.errors import DeviceError, OperatorError, RefusedError
+
+__all__ = [
+    "AdapterRefused",
+    "Array",
+    "Engine",
+    "EngineMissing",
+    "HeadAdapter",
+    "LoadFailed",
+    "RunFailed",
+    "Session",
+    "TensorSpec",
+]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Engine = Literal["onnxruntime", "openvino"]
@@ -51,3 +63,34 @@ class Session(Protocol):
 
     def load_adapter(self, path: str, name: str) -> HeadAdapter:
         """Load an adapter file for this session. Raises AdapterRefused where the engine or the model cannot take it."""
+
+
+class EngineMissing(OperatorError):
+    """An engine that is asked for is not installed on this machine."""
+
+    code = "engine_missing"
+    hint = "Install the extra of that name, for example `pip install spokeshave[openvino]`, or choose another engine."
+
+
+class LoadFailed(DeviceError):
+    """The engine cannot open the model file on this machine."""
+
+    code = "load_failed"
+    http = 503
+    hint = "The file is damaged, or needs a newer engine or another processor; `spoke doctor` tells which."
+
+
+class RunFailed(DeviceError):
+    """The engine opened the model but failed while running it."""
+
+    code = "run_failed"
+    http = 500
+    hint = "Compare the request with the model's metadata; if it fits, report the model to its author."
+
+
+class AdapterRefused(RefusedError):
+    """An adapter that this engine or this model cannot take."""
+
+    code = "adapter_refused"
+    http = 409
+    hint = "Fit the adapter again on the version that is served (`spoke tune`); the base model keeps answering."

@@ -1,0 +1,122 @@
+"""ONNX Runtime: one thread a session, no spinning, adapters by its own adapter format.
+
+Source: onnxruntime's Python API (`SessionOptions`, `RunOptions.add_active_adapter`, `LoraAdapter`, `AdapterFormat`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model_formats.runtimes.base import (
+    AdapterRefused,
+    Array,
+    Engine,
+    EngineMissing,
+    HeadAdapter,
+    LoadFailed,
+    RunFailed,
+    TensorSpec,
+)
+
+__all__ = ["OnnxAdapter", "OnnxSession", "open_onnx"]
+
+MAX_ADAPTER_BYTES = 64 << 20
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxAdapter:
+    """A loaded adapter, with the run options that activate it."""
+
+    name: str
+    options: Any
+    adapter: Any
+    """Kept alive: the run options only point to it."""
+
+
+class OnnxSession:
+    """`Session` on ONNX Runtime. Safe to run from several threads."""
+
+    engine: Engine = "onnxruntime"
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.inputs: tuple[TensorSpec, ...] = tuple(_spec(node) for node in session.get_inputs())
+        self.outputs: tuple[TensorSpec, ...] = tuple(_spec(node) for node in session.get_outputs())
+        self._names = [o.name for o in self.outputs]
+
+    def run(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None, adapter: HeadAdapter | None = None
+    ) -> list[Array]:
+        """Run one batch; see `Session.run`."""
+        names = self._names if outputs is None else outputs
+        options = adapter.options if isinstance(adapter, OnnxAdapter) else None
+        try:
+            result: list[Array] = self._session.run(names, inputs, options)
+        except Exception as e:  # onnxruntime raises many kinds, bare RuntimeError among them
+            raise RunFailed(f"ONNX Runtime could not run the model: {_first_line(e)}") from e
+        return result
+
+    def load_adapter(self, path: str, name: str) -> OnnxAdapter:
+        """Load an adapter file. Raises AdapterRefused when it is damaged or replaces anything but this model's head."""
+        import onnxruntime as ort
+
+        file = Path(path)
+        try:
+            if file.stat().st_size > MAX_ADAPTER_BYTES:
+                raise AdapterRefused(f"adapter {name}: larger than {MAX_ADAPTER_BYTES} bytes")
+            found = {k: tuple(v.shape()) for k, v in ort.AdapterFormat.read_adapter(str(file)).get_parameters().items()}
+            adapter = ort.LoraAdapter()
+            adapter.Load(str(file))
+        except (RuntimeError, ValueError, OSError) as e:
+            raise AdapterRefused(f"adapter {name}: not a readable adapter file: {_first_line(e)}") from e
+        self._check_parameters(name, found)
+        options = ort.RunOptions()
+        options.add_active_adapter(adapter)
+        return OnnxAdapter(name, options, adapter)
+
+    def _check_parameters(self, name: str, found: Mapping[str, tuple[int, ...]]) -> None:
+        allowed = {n.name: tuple(n.shape) for n in self._session.get_overridable_initializers()}
+        if not found or any(allowed.get(key) != shape for key, shape in found.items()):
+            raise AdapterRefused(f"adapter {name}: it replaces {found}, but this model's head is {allowed or 'fixed'}")
+
+
+def open_onnx(path: Path, *, threads: int = 1) -> OnnxSession:
+    """Open an ONNX file with `threads` threads. Raises LoadFailed, EngineMissing."""
+    try:
+        import onnxruntime as ort
+    except ImportError as e:
+        raise EngineMissing("ONNX Runtime is not installed") from e
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return OnnxSession(ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
+    except Exception as e:  # onnxruntime raises many kinds, bare RuntimeError among them
+        raise LoadFailed(f"ONNX Runtime cannot open {path.name}: {_first_line(e)}") from e
+
+
+def _spec(node: Any) -> TensorSpec:
+    shape = tuple(d if isinstance(d, int) else -1 for d in node.shape)
+    return TensorSpec(node.name, _DATATYPES.get(node.type, node.type), shape)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
