@@ -1,0 +1,136 @@
+"""The rollout rule as rows of data: what the hub knows -> what it does next."""
+
+import pytest
+
+from hub.rules.plan import GateTerms, Ring, RolloutSpec
+from hub.rules.rollout import (
+    Abort,
+    Assign,
+    ClearReady,
+    Complete,
+    MarkReady,
+    PassRing,
+    Pause,
+    RingState,
+    RingView,
+    RolloutState,
+    SpokeView,
+    StartRing,
+    Wait,
+    decide,
+)
+from sync.messages import UpdateEvidence
+from sync.types import Reason, SpokeId, State
+
+A, B, C = SpokeId("a"), SpokeId("b"), SpokeId("c")
+RUN = RolloutState.RUNNING
+
+
+def spec(**gate):
+    more = {k: gate.pop(k) for k in ("max_parallel",) if k in gate}
+    rings = (Ring(name="one", sites=("a", "b")), Ring(name="two", sites=("c",)))
+    return RolloutSpec(model="digits@2", rings=rings, gate=GateTerms(**gate), **more)
+
+
+def member(spoke, state=None, reason=Reason.NONE, *, online=True, assigned=1.0, serving=None, **evidence):
+    serving = state is State.COMMITTED if serving is None else serving
+    return SpokeView(spoke, online, assigned, state, reason, serving, UpdateEvidence(**evidence))
+
+
+def ring(*members, state=RingState.RUNNING, started=0.0, ready=None):
+    return RingView(state, members, started, ready)
+
+
+WAITING_TWO = RingView(RingState.WAITING, (SpokeView(C, True),))
+FRESH = RingView(RingState.WAITING, (SpokeView(A, True), SpokeView(B, True)))
+OK_A, OK_B = member(A, State.COMMITTED), member(B, State.COMMITTED)
+
+ROWS = {
+    "a new rollout opens its first ring and tells its members": (
+        spec(), RUN, (FRESH, WAITING_TWO), (StartRing(0), Assign(0, (A, B)))),
+    "a pending rollout waits": (spec(), RolloutState.PENDING, (FRESH, WAITING_TWO), (Wait("pending"),)),
+    "an ended rollout does nothing": (spec(), RolloutState.ABORTED, (ring(OK_A, OK_B), WAITING_TWO), ()),
+    "with one place, one spoke at a time": (
+        spec(max_parallel=1), RUN, (FRESH, WAITING_TWO), (StartRing(0), Assign(0, (A,)))),
+    "an offline spoke is told and holds no place": (
+        spec(max_parallel=1), RUN, (RingView(RingState.WAITING, (SpokeView(A, False), SpokeView(B, True))), WAITING_TWO),
+        (StartRing(0), Assign(0, (B, A)))),
+    "the place goes to the next one when the first is done": (
+        spec(max_parallel=1), RUN, (ring(OK_A, member(B, assigned=None)), WAITING_TWO), (Assign(0, (B,)),)),
+    "a spoke at work holds the ring": (
+        spec(), RUN, (ring(OK_A, member(B, State.PROBATION)), WAITING_TWO), (Wait("1 of 2 still at work"),)),
+    "all committed passes the ring": (spec(), RUN, (ring(OK_A, OK_B), WAITING_TWO), (PassRing(0, "held for 0 s"),)),
+    "the soak begins when the rest holds": (
+        spec(soak_s=60), RUN, (ring(OK_A, OK_B), WAITING_TWO), (MarkReady(0), Wait("soaks 60 s"))),
+    "the soak goes on": (spec(soak_s=60), RUN, (ring(OK_A, OK_B, ready=950.0), WAITING_TWO), (Wait("soaks 10 s more"),)),
+    "the soak ends": (spec(soak_s=60), RUN, (ring(OK_A, OK_B, ready=940.0), WAITING_TWO), (PassRing(0, "held for 60 s"),)),
+    "a relapse within the soak starts it again": (
+        spec(soak_s=60), RUN, (ring(OK_A, member(B, State.STAGING), ready=950.0), WAITING_TWO),
+        (ClearReady(0), Wait("1 of 2 still at work"))),
+    "after the ring the next one": (
+        spec(), RUN, (ring(OK_A, OK_B, state=RingState.PASSED), WAITING_TWO), (StartRing(1), Assign(1, (C,)))),
+    "after the last ring it is complete": (
+        spec(), RUN, (ring(OK_A, OK_B, state=RingState.PASSED), ring(member(C, State.COMMITTED), state=RingState.PASSED)),
+        (Complete(),)),
+    "missing beyond the budget waits, and is no failure": (
+        spec(), RUN, (ring(OK_A, member(B, online=False)), WAITING_TWO), (Wait("1 of 2 missing, 0 allowed"),)),
+    "missing within the budget passes": (
+        spec(max_missing=0.5), RUN, (ring(OK_A, member(B, online=False)), WAITING_TWO), (PassRing(0, "held for 0 s"),)),
+    "too few committed waits": (
+        spec(min_committed=2, max_missing=0.5), RUN, (ring(OK_A, member(B, online=False)), WAITING_TWO),
+        (Wait("1 of at least 2 committed"),)),
+    "a ring past its deadline asks a person": (
+        spec(deadline_s=500), RUN, (ring(OK_A, member(B, online=False)), WAITING_TWO),
+        (Pause("ring 1 has passed its deadline: 1 of 2 missing, 0 allowed"),)),
+    "a rejected device is neither for nor against": (
+        spec(), RUN, (ring(OK_A, member(B, State.REJECTED, Reason.NO_SPACE)), WAITING_TWO), (PassRing(0, "held for 0 s"),)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_next_steps(name):
+    given, state, rings, expected = ROWS[name]
+    assert decide(given, state, rings, None, 1000.0) == expected
+
+
+AGAINST = {
+    "one hard reason": (spec(), (ring(OK_A, member(B, State.ROLLED_BACK, Reason.GOLDEN_MISMATCH)),), "golden_mismatch"),
+    "a hard reason while paused": (spec(), (ring(member(A, State.FAILED, Reason.PACKAGE_TAMPERED)),), "package_tampered"),
+    "a hard reason in a ring that had passed": (
+        spec(), (ring(member(A, State.ROLLED_BACK, Reason.ACCURACY_BELOW_CLAIM), state=RingState.PASSED), ring(OK_B)),
+        "accuracy_below_claim"),
+    "one of one failed for a soft reason": (spec(), (ring(member(A, State.FAILED, Reason.TIMEOUT)),), "failed_share"),
+    "committed, but no longer served": (spec(), (ring(member(A, State.COMMITTED, serving=False)),), "failed_share"),
+    "committed by its own word, contradicted by its labels": (
+        spec(), (ring(member(A, State.COMMITTED, labelled=100, labelled_correct=70)),), "accuracy_below_claim"),
+    "committed by its own word, worse than its champion": (
+        spec(max_accuracy_drop=0.02),
+        (ring(member(A, State.COMMITTED, labelled=400, labelled_correct=376, champion_labelled=400,
+                     champion_labelled_correct=399)),), "accuracy_below_champion"),
+    "committed by its own word, differs too much": (
+        spec(max_disagreement=0.1), (ring(member(A, State.COMMITTED, shadow_rows=100, shadow_disagreements=30)),),
+        "shadow_disagreement"),
+    "labels of two spokes together tell what one could not": (
+        spec(), (ring(member(A, State.COMMITTED, labelled=12, labelled_correct=9),
+                      member(B, State.COMMITTED, labelled=12, labelled_correct=9)),), "accuracy_below_claim"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AGAINST)
+def test_evidence_against_the_version_aborts(name):
+    given, rings, code = AGAINST[name]
+    for state in (RolloutState.RUNNING, RolloutState.PAUSED):
+        (step,) = decide(given, state, (*rings, WAITING_TWO), 0.96, 1000.0)
+        assert isinstance(step, Abort)
+        assert step.code == code
+
+
+def test_a_failure_among_many_is_within_the_budget():
+    many = [member(SpokeId(f"s{i}"), State.COMMITTED) for i in range(40)]
+    rings = (ring(*many, member(A, State.FAILED, Reason.TIMEOUT)), WAITING_TWO)
+    assert decide(spec(), RUN, rings, None, 1000.0) == (PassRing(0, "held for 0 s"),)
+
+
+def test_superseded_spokes_speak_neither_way():
+    rings = (ring(OK_A, member(B, State.FAILED, Reason.SUPERSEDED)), WAITING_TWO)
+    assert decide(spec(), RUN, rings, None, 1000.0) == (PassRing(0, "held for 0 s"),)
