@@ -25,6 +25,7 @@ __all__ = [
     "spoke_rights",
     "status",
     "tuf",
+    "unshared",
     "want",
 ]
 
@@ -117,6 +118,11 @@ def matches(pattern: str, topic: str) -> bool:
         if i >= len(levels) or part not in ("+", levels[i]):
             return False
     return len(filters) == len(levels)
+
+
+def unshared(pattern: str) -> str:
+    """The filter inside `$share/<group>/<filter>`; any other filter as it is."""
+    return pattern.split("/", 2)[2] if pattern.startswith("$share/") else pattern
 
 
 def _site(spoke: SpokeId) -> str:

@@ -1,0 +1,44 @@
+"""Mutual TLS between hub and spoke: which files, and the one client context for MQTT and HTTPS."""
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from model_formats.errors import OperatorError
+
+__all__ = ["TlsFiles", "TlsFilesMissing", "client_context"]
+
+_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python's ssl has no name for
+
+
+class TlsFilesMissing(OperatorError):
+    """A key or certificate is not there, or cannot be read."""
+
+    code = "tls_files_missing"
+    hint = "Enrol this machine again, or give it back its identity folder from a backup."
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files of one end: the device CA, and its own certificate and key."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+def client_context(tls: TlsFiles) -> ssl.SSLContext:
+    """Trusts the one device CA, shows the own certificate, checks the host name, TLS 1.2 or newer.
+
+    It does not compare the server's dates with this machine's clock: the clock of a spoke may be wrong by years, and freshness is
+    the business of the TUF metadata that comes through. The server does check the spoke's dates.
+    """
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_verify_locations(tls.ca)
+        context.load_cert_chain(tls.certificate, tls.key)
+    except OSError as e:
+        raise TlsFilesMissing(f"cannot read {tls.ca}, {tls.certificate} or {tls.key}: {e}") from e
+    context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
+    return context
