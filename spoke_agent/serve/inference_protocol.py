@@ -1,0 +1,198 @@
+"""The Open Inference Protocol v2 in bytes: an infer request in, an infer response out, JSON and binary tensors both ways.
+
+Reads untrusted input: `parse_request` raises RequestInvalid (or a kind of it) that names the field, never anything else. It knows
+nothing of models; `signature.py` then holds the request against what a model takes.
+Source: KServe Open Inference Protocol v2, REST, and Triton's binary tensor data extension.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from model_formats.runtimes.base import Array
+from spoke_agent.serve.errors import RequestInvalid
+from spoke_agent.serve.tensors import DTYPES, count_of, datatype_of, from_binary, from_json, to_binary, to_json
+
+__all__ = ["InferRequest", "error_body", "parse_request", "render_response"]
+
+_LONGEST_ID = 200
+_MOST_TENSORS = 256
+
+
+@dataclass(slots=True)
+class InferRequest:
+    """One parsed request. `outputs` None means all; each output knows whether it goes back as raw bytes."""
+
+    id: str | None
+    inputs: dict[str, Array]
+    datatypes: dict[str, str]
+    outputs: list[tuple[str, bool]] | None
+    binary_default: bool
+    parameters: dict[str, Any]
+
+    def text(self, name: str) -> str | None:
+        """A parameter that must be text; None when it is absent."""
+        value = self.parameters.get(name)
+        if value is not None and type(value) is not str:
+            raise RequestInvalid(f"parameters.{name}: must be text")
+        return value
+
+
+def parse_request(body: bytes, json_length: int | None) -> InferRequest:
+    """Read a request. `json_length` is the Inference-Header-Content-Length header, None when it was not sent."""
+    head, tail = _split(body, json_length)
+    try:
+        document = orjson.loads(head)
+    except orjson.JSONDecodeError as e:
+        raise RequestInvalid(_not_json(body, json_length, e)) from e
+    if type(document) is not dict:
+        raise RequestInvalid("the request must be a JSON object")
+    parameters = _object(document, "parameters", "parameters")
+    inputs, datatypes = _inputs(document.get("inputs"), tail)
+    binary_default = _flag(parameters, "binary_data_output", "parameters")
+    return InferRequest(
+        id=_id(document.get("id")),
+        inputs=inputs,
+        datatypes=datatypes,
+        outputs=_outputs(document.get("outputs"), binary_default),
+        binary_default=binary_default,
+        parameters=parameters,
+    )
+
+
+def render_response(
+    model: str, version: str, request: InferRequest, names: Sequence[str], arrays: Sequence[Array]
+) -> tuple[bytes, int | None]:
+    """The body, and the length of its JSON part when raw tensors follow it. `names` and `arrays` are all visible outputs."""
+    wanted = request.outputs
+    if wanted is None:
+        wanted = [(name, request.binary_default) for name in names]
+    outputs, raws = [], []
+    for name, binary in wanted:
+        array = arrays[names.index(name)]
+        output: dict[str, Any] = {"name": name, "datatype": datatype_of(array), "shape": array.shape}
+        if binary:
+            raw = to_binary(array)
+            output["parameters"] = {"binary_data_size": len(raw)}
+            raws.append(raw)
+        else:
+            output["data"] = to_json(name, array)
+        outputs.append(output)
+    head: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": outputs}
+    if request.id is not None:
+        head["id"] = request.id
+    text = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
+    return (b"".join((text, *raws)), len(text)) if raws else (text, None)
+
+
+def error_body(message: str) -> bytes:
+    """The one error shape that every client of the protocol understands."""
+    return orjson.dumps({"error": message})
+
+
+def _split(body: bytes, json_length: int | None) -> tuple[bytes, memoryview]:
+    if json_length is None:
+        return body, memoryview(b"")
+    if json_length > len(body):
+        raise RequestInvalid(f"Inference-Header-Content-Length is {json_length}, but the body has {len(body)} bytes")
+    return body[:json_length], memoryview(body)[json_length:]
+
+
+def _not_json(body: bytes, json_length: int | None, error: ValueError) -> str:
+    hint = ""
+    if json_length is None and (b"binary_data_size" in body[:65536] or not body.isascii()):
+        hint = "; binary tensors need the header Inference-Header-Content-Length"
+    return f"the request is not JSON: {error}{hint}"
+
+
+def _inputs(given: object, tail: memoryview) -> tuple[dict[str, Array], dict[str, str]]:
+    if type(given) is not list or not given:
+        raise RequestInvalid("inputs: must be a list of at least one tensor")
+    if len(given) > _MOST_TENSORS:
+        raise RequestInvalid(f"inputs: {len(given)} tensors, more than the {_MOST_TENSORS} allowed")
+    arrays: dict[str, Array] = {}
+    datatypes: dict[str, str] = {}
+    for place, tensor in enumerate(given):
+        name, datatype = _named(tensor, place)
+        if name in arrays:
+            raise RequestInvalid(f"inputs[{place}].name: {name!r} occurs twice")
+        array, tail = _tensor(name, datatype, tensor, tail)
+        arrays[name], datatypes[name] = array, datatype
+    if len(tail):
+        raise RequestInvalid(f"{len(tail)} bytes follow the last binary tensor")
+    return arrays, datatypes
+
+
+def _named(tensor: object, place: int) -> tuple[str, str]:
+    if type(tensor) is not dict:
+        raise RequestInvalid(f"inputs[{place}]: must be an object")
+    name, datatype = tensor.get("name"), tensor.get("datatype")
+    if type(name) is not str or not name:
+        raise RequestInvalid(f"inputs[{place}].name: must be text")
+    if type(datatype) is not str or datatype not in DTYPES:
+        raise RequestInvalid(f"input {name!r}: datatype must be one of {', '.join(DTYPES)}")
+    return name, datatype
+
+
+def _tensor(name: str, datatype: str, tensor: dict[str, Any], tail: memoryview) -> tuple[Array, memoryview]:
+    shape, count = count_of(name, tensor.get("shape"))
+    parameters = tensor.get("parameters")
+    size = parameters.get("binary_data_size") if type(parameters) is dict else None
+    if size is None:
+        if parameters is not None and type(parameters) is not dict:
+            raise RequestInvalid(f"input {name!r}: parameters must be an object")
+        if "data" not in tensor:
+            raise RequestInvalid(f"input {name!r}: data is missing (or parameters.binary_data_size)")
+        return from_json(name, datatype, shape, count, tensor["data"]), tail
+    if type(size) is not int or size < 0:
+        raise RequestInvalid(f"input {name!r}: binary_data_size must be a whole number, 0 or more")
+    if "data" in tensor:
+        raise RequestInvalid(f"input {name!r}: has both data and binary_data_size")
+    if size > len(tail):
+        raise RequestInvalid(f"input {name!r}: binary_data_size is {size}, but only {len(tail)} bytes are left in the body")
+    return from_binary(name, datatype, shape, count, tail[:size]), tail[size:]
+
+
+def _outputs(given: object, binary_default: bool) -> list[tuple[str, bool]] | None:  # noqa: FBT001 - private, one caller
+    if given is None:
+        return None
+    if type(given) is not list or len(given) > _MOST_TENSORS:
+        raise RequestInvalid(f"outputs: must be a list of at most {_MOST_TENSORS} tensors")
+    found = []
+    for place, output in enumerate(given):
+        if type(output) is not dict or type(output.get("name")) is not str:
+            raise RequestInvalid(f"outputs[{place}].name: must be text")
+        parameters = _object(output, "parameters", f"outputs[{place}].parameters")
+        if "classification" in parameters:
+            raise RequestInvalid(f"outputs[{place}]: the classification extension is not served; take the output itself")
+        binary = (
+            _flag(parameters, "binary_data", f"outputs[{place}].parameters") if "binary_data" in parameters else binary_default
+        )
+        found.append((output["name"], binary))
+    return found or None
+
+
+def _object(document: dict[str, Any], key: str, path: str) -> dict[str, Any]:
+    value = document.get(key)
+    if value is None:
+        return {}
+    if type(value) is not dict:
+        raise RequestInvalid(f"{path}: must be an object")
+    return value
+
+
+def _flag(parameters: dict[str, Any], key: str, path: str) -> bool:
+    value = parameters.get(key, False)
+    if type(value) is not bool:
+        raise RequestInvalid(f"{path}.{key}: must be true or false")
+    return value
+
+
+def _id(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if type(value) is not str or len(value) > _LONGEST_ID:
+        raise RequestInvalid(f"id: must be text of at most {_LONGEST_ID} characters")
+    return value

@@ -1,0 +1,276 @@
+"""Batches of what arrived together. No timers: what is there when a run can start goes into it.
+
+A `Lane` belongs to one loaded version. Jobs that arrive in one turn of the event loop are grouped by key (trailing shapes and
+adapter) and run as one batch, on the loop itself when a run is short (`placement` loop) or on the lane's own thread when it is
+not. Each job gets exactly its own rows back. The queue is bounded by the time it would take to work it off, not by a count alone.
+"""
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from model_formats.errors import SpokeshaveError
+from model_formats.runtimes.base import Array, HeadAdapter
+from spoke_agent.serve.errors import DeadlinePassed, Overloaded
+
+__all__ = ["Batch", "Cost", "Job", "Lane", "Placement", "RowsWrong", "Run"]
+
+Placement = Literal["loop", "thread"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a run takes here, measured at load: `fixed_s + rows * row_s`."""
+
+    fixed_s: float
+    row_s: float
+
+    def of(self, rows: int) -> float:
+        """Estimated seconds for a batch."""
+        return self.fixed_s + rows * self.row_s
+
+    def rows_in(self, seconds: float) -> int:
+        """How many rows fit into a time, at least one."""
+        return max(1, int((seconds - self.fixed_s) / max(self.row_s, 1e-9)))
+
+
+class Job(Protocol):
+    """What a lane needs of a request."""
+
+    inputs: Mapping[str, Array]
+    rows: int
+    key: object
+    adapter: HeadAdapter | None
+    deadline: float
+    """Loop time after which nobody waits for the answer; infinity for none."""
+
+    def finish(self, outputs: Sequence[Array]) -> None:
+        """Take exactly this job's rows of each output."""
+
+    def fail(self, error: Exception) -> None:
+        """Take the reason why there is none."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Jobs of one key, and what came of them."""
+
+    jobs: list[Job]
+    rows: int
+    inputs: Mapping[str, Array]
+    outputs: Sequence[Array] = ()
+    error: Exception | None = None
+    seconds: float = 0.0
+
+
+Run = Callable[[Mapping[str, Array], HeadAdapter | None], Sequence[Array]]
+Prepare = Callable[[list[Job]], list[Job]]
+Done = Callable[[Batch], None]
+
+
+class Lane:
+    """The queue of one loaded version.
+
+    `run` runs a batch; `prepare` may refuse or change jobs before they are joined (ranges); `done` sees every batch after its
+    jobs are answered (counting, capture, mirror). All but `run` are called on the loop.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        cost: Cost,
+        placement: Placement,
+        *,
+        name: str = "lane",
+        batched: bool = True,
+        max_rows: int = 256,
+        slice_s: float = 0.005,
+        max_wait_s: float = 2.0,
+        max_jobs: int = 4096,
+        prepare: Prepare | None = None,
+        done: Done | None = None,
+    ) -> None:
+        self.cost = cost
+        self.placement = placement
+        self.depth_rows = 0
+        """Rows that wait or run."""
+        self._run = run
+        self._prepare = prepare
+        self._done = done
+        self._batched = batched
+        self._rows_a_batch = min(max_rows, cost.rows_in(max(slice_s, cost.of(1)))) if batched else 1
+        self._max_wait_s = max_wait_s
+        self._max_jobs = max_jobs
+        self._queue: deque[Job] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._scheduled = False
+        self._closed = False
+        self._worker = _Worker(self, self._loop, name) if placement == "thread" else None
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits or runs."""
+        return self.depth_rows == 0
+
+    @property
+    def rows_a_batch(self) -> int:
+        """The most rows one run takes (a single larger request runs alone)."""
+        return self._rows_a_batch
+
+    def submit(self, job: Job) -> None:
+        """Queue a job. Raises Overloaded when what waits already takes longer than anybody should wait."""
+        wait = self.depth_rows * self.cost.row_s
+        if len(self._queue) >= self._max_jobs or wait > self._max_wait_s:
+            raise Overloaded(f"the queue is full ({len(self._queue)} requests, about {wait:.2f} s of work)")
+        if self._loop.time() + wait > job.deadline:
+            raise DeadlinePassed(f"about {wait * 1e3:.0f} ms of work wait before this request; its deadline is sooner")
+        self.depth_rows += job.rows
+        self._queue.append(job)
+        if not self._scheduled:
+            self._schedule()
+
+    def close(self) -> None:
+        """What is queued is still answered; then a thread ends. Nothing may be submitted afterwards."""
+        self._closed = True
+        if self._worker is not None and self.idle:
+            self._worker.close()
+
+    def execute(self, batch: Batch) -> None:
+        """Run a batch, on the loop or on the lane's thread; an error is kept for the callers."""
+        started = time.perf_counter()
+        try:
+            batch.outputs = self._run(batch.inputs, batch.jobs[0].adapter)
+            if self._batched and any(len(output) != batch.rows for output in batch.outputs):
+                raise RowsWrong(f"the model gave another number of rows than the {batch.rows} it got")
+        except Exception as e:  # noqa: BLE001 - engines raise many kinds; every caller of the batch is told
+            batch.error = e
+        batch.seconds = time.perf_counter() - started
+
+    def ran(self, batch: Batch) -> None:
+        """On the loop, after the thread ran a batch: the next one first, so that the thread does not wait for the answering."""
+        assert self._worker is not None  # noqa: S101 - only a worker calls this
+        self._worker.busy = False
+        if self._queue:
+            self._turn()
+        self._deliver(batch)
+        if self._closed and self.idle:
+            self._worker.close()
+
+    # ---- on the loop
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        worker = self._worker
+        if not self._queue or (worker is not None and worker.busy):
+            return
+        batch = self._take()
+        if batch is not None and worker is not None:
+            worker.start(batch)
+            return
+        if self._queue:
+            self._schedule()
+        if batch is not None:
+            self.execute(batch)
+            self._deliver(batch)
+
+    def _take(self) -> Batch | None:
+        """The next batch: jobs of the first one's key, in order, up to the rows that fit."""
+        waiting = self._queue
+        first = waiting.popleft()
+        jobs, rows, key = [first], first.rows, first.key
+        if self._batched:
+            kept: list[Job] = []
+            while waiting and rows < self._rows_a_batch:
+                job = waiting.popleft()
+                if job.key == key and rows + job.rows <= self._rows_a_batch:
+                    jobs.append(job)
+                    rows += job.rows
+                else:
+                    kept.append(job)
+                    if len(kept) > 32:
+                        break
+            waiting.extendleft(reversed(kept))
+        return self._joined(jobs)
+
+    def _joined(self, jobs: list[Job]) -> Batch | None:
+        now = self._loop.time()
+        if any(job.deadline < now for job in jobs):
+            jobs = self._in_time(jobs, now)
+        if self._prepare is not None:
+            before = sum(job.rows for job in jobs)
+            jobs = self._prepare(jobs)
+            self.depth_rows -= before - sum(job.rows for job in jobs)
+        if not jobs:
+            return None
+        if len(jobs) == 1:
+            return Batch(jobs, jobs[0].rows, jobs[0].inputs)
+        inputs = {name: np.concatenate([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
+        return Batch(jobs, sum(job.rows for job in jobs), inputs)
+
+    def _in_time(self, jobs: list[Job], now: float) -> list[Job]:
+        late = [job for job in jobs if job.deadline < now]
+        self.depth_rows -= sum(job.rows for job in late)
+        for job in late:
+            job.fail(DeadlinePassed("the deadline passed before the request could run"))
+        return [job for job in jobs if job.deadline >= now]
+
+    def _deliver(self, batch: Batch) -> None:
+        self.depth_rows -= batch.rows
+        if batch.error is not None:
+            for job in batch.jobs:
+                job.fail(batch.error)
+        elif len(batch.jobs) == 1:
+            batch.jobs[0].finish(batch.outputs)
+        else:
+            start = 0
+            for job in batch.jobs:
+                end = start + job.rows
+                job.finish([output[start:end] for output in batch.outputs])
+                start = end
+        if self._done is not None:
+            self._done(batch)
+
+
+class RowsWrong(SpokeshaveError):
+    """A model whose contract says that rows are independent, and they are not."""
+
+    code = "model_rows_wrong"
+    hint = "The contract's first dimension must be the batch, in every input and output; report the model to its author."
+
+
+class _Worker:
+    """The thread of a lane: runs one batch at a time, and wakes the loop once for each."""
+
+    def __init__(self, lane: Lane, loop: asyncio.AbstractEventLoop, name: str) -> None:
+        self.busy = False
+        self._lane = lane
+        self._loop = loop
+        self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def start(self, batch: Batch) -> None:
+        """Hand over the next batch (on the loop, while not busy)."""
+        self.busy = True
+        self._batches.put(batch)
+
+    def close(self) -> None:
+        """End after the batch at hand."""
+        self._batches.put(None)
+
+    def _work(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            self._lane.execute(batch)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._lane.ran, batch)

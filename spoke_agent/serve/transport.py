@@ -1,0 +1,452 @@
+"""HTTP/1.1 on bare asyncio: one `Protocol` a connection, llhttp (httptools) for the grammar, strict limits for everything else.
+
+A handler is a plain function that is given an `Exchange` and answers it now or later, with no task or future in between. Answers
+of pipelined requests go out in the order of their requests. Nothing here knows what is served.
+
+Limits: size of head and body, number of connections, pipelined requests; a deadline for each of: sending a head (slowloris),
+sending a body, an idle connection, taking the answer (a client that never reads). One sweep a second looks at the deadlines.
+"""
+
+import asyncio
+import contextlib
+import ssl
+import zlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import httptools
+
+from spoke_agent.serve.inference_protocol import error_body
+
+__all__ = ["Exchange", "Handler", "HttpServer", "Limits"]
+
+JSON: Final = b"application/json"
+_PHRASES: Final = {int(status): status.phrase.encode() for status in HTTPStatus}
+_CODINGS: Final = {b"gzip": 31, b"deflate": 15}
+"""Content coding -> zlib window bits (gzip, and deflate as a zlib stream)."""
+_WORTH_PACKING: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may take. Sizes in bytes, times in seconds."""
+
+    head_bytes: int = 32 * 1024
+    headers: int = 100
+    body_bytes: int = 64 << 20
+    connections: int = 2000
+    pipelined: int = 64
+    head_s: float = 10.0
+    body_s: float = 60.0
+    idle_s: float = 120.0
+    write_s: float = 30.0
+    linger_s: float = 2.0
+
+
+class Exchange:
+    """One request and its answer."""
+
+    __slots__ = ("_answer", "_connection", "body", "headers", "keep_alive", "method", "path", "started")
+
+    def __init__(self, connection: "_Connection") -> None:
+        self._connection = connection
+        self._answer: bytes | None = None
+        self.method = b""
+        self.path = b""
+        self.headers: dict[bytes, bytes] = {}
+        """Names in lower case; of a repeated header the last one counts."""
+        self.body = b""
+        self.keep_alive = True
+        self.started = 0.0
+        """Monotonic time at which the request was complete."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has left, so that working on an answer is for nobody."""
+        return self._connection.transport is None
+
+    def reply(self, status: int, body: bytes, *, content_type: bytes = JSON, extra: bytes = b"") -> None:
+        """Answer. `extra` is further header lines, each with its line end. A second answer to the same request is ignored."""
+        if self._answer is not None:
+            return
+        if len(body) >= _WORTH_PACKING:
+            coding = self.headers.get(b"accept-encoding", b"")
+            if coding in _CODINGS:
+                body, extra = _pack(body, coding), b"%sContent-Encoding: %s\r\n" % (extra, coding)
+        if not self.keep_alive:
+            extra += b"Connection: close\r\n"
+        self._answer = b"HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n%s\r\n%s" % (
+            status,
+            _PHRASES[status],
+            content_type,
+            len(body),
+            extra,
+            b"" if self.method == b"HEAD" else body,
+        )
+        self._connection.answered(self)
+
+    def refuse(self, status: int, message: str, *, extra: bytes = b"") -> None:
+        """Answer with the protocol's error shape."""
+        self.reply(status, error_body(message), extra=extra)
+
+
+Handler = Callable[[Exchange], None]
+
+
+class HttpServer:
+    """Listens on TCP and unix sockets with one handler and one set of limits. Create it inside a running loop."""
+
+    def __init__(
+        self, handler: Handler, limits: Limits | None = None, *, on_fault: Callable[[Exception], None] | None = None
+    ) -> None:
+        self.handler = handler
+        self.limits = limits or Limits()
+        self.on_fault = on_fault
+        self.loop = asyncio.get_running_loop()
+        self.connections: set[_Connection] = set()
+        self.refused_connections = 0
+        self.draining = False
+        self._servers: list[asyncio.AbstractServer] = []
+        self._sweep: asyncio.TimerHandle = self.loop.call_later(1.0, self._swept)
+
+    async def listen_tcp(self, host: str, port: int, *, tls: ssl.SSLContext | None = None, reuse_port: bool = False) -> int:
+        """Start on TCP; returns the port (port 0 takes a free one)."""
+        server = await self.loop.create_server(
+            lambda: _Connection(self), host, port, ssl=tls, reuse_port=reuse_port or None, backlog=1024
+        )
+        self._servers.append(server)
+        found: int = server.sockets[0].getsockname()[1]
+        return found
+
+    async def listen_unix(self, path: str) -> None:
+        """Start on a unix socket; the caller sees to the file and its mode."""
+        self._servers.append(await self.loop.create_unix_server(lambda: _Connection(self), path, backlog=1024))
+
+    async def stop(self, *, grace_s: float = 5.0) -> None:
+        """Accept nothing new, let answers under way go out (at most `grace_s`), then close."""
+        self.draining = True
+        self._sweep.cancel()
+        for server in self._servers:
+            server.close()
+        end = self.loop.time() + grace_s
+        while any(c.busy for c in self.connections) and self.loop.time() < end:  # noqa: ASYNC110 - many, and only at the end
+            await asyncio.sleep(0.01)
+        for connection in list(self.connections):
+            connection.close()
+        await asyncio.sleep(0)
+
+    def _swept(self) -> None:
+        now = self.loop.time()
+        for connection in list(self.connections):
+            if now > connection.deadline:
+                connection.expire()
+        self._sweep = self.loop.call_later(1.0, self._swept)
+
+
+class _Connection(asyncio.Protocol):
+    """States: between requests, in a head, in a body (all told by `_current` and `_in_head`), lingering before the end."""
+
+    __slots__ = (
+        "_body",
+        "_broken",
+        "_current",
+        "_head_bytes",
+        "_in_head",
+        "_inflate",
+        "_lingering",
+        "_parser",
+        "_pending",
+        "_reading",
+        "_received",
+        "_server",
+        "_written_out",
+        "deadline",
+        "transport",
+    )
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self.transport: Any = None
+        self.deadline = 0.0
+        self._parser: Any = None
+        self._pending: deque[Exchange] = deque()
+        self._current: Exchange | None = None
+        self._in_head = False
+        self._head_bytes = 0
+        self._received = 0
+        self._body: list[bytes] = []
+        self._inflate: Any = None
+        self._lingering = False
+        self._broken = False
+        self._written_out = True
+        self._reading = True
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is owed or still on its way out."""
+        return bool(self._pending) or not self._written_out
+
+    # ---- asyncio's calls
+
+    def connection_made(self, transport: Any) -> None:
+        """Take the connection, or turn it away when there are too many."""
+        self.transport = transport
+        server = self._server
+        if len(server.connections) >= server.limits.connections or server.draining:
+            server.refused_connections += 1
+            body = error_body("the server has as many connections as it takes; try again later")
+            transport.write(
+                b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n"
+                b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
+            transport.close()
+            self._lingering = True
+            return
+        server.connections.add(self)
+        self._parser = httptools.HttpRequestParser(self)
+        self.deadline = server.loop.time() + server.limits.head_s
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it; answers still owed go nowhere."""
+        self._server.connections.discard(self)
+        self.transport = None
+        self._pending.clear()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser."""
+        if self._lingering:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._end_after_answers()
+        except httptools.HttpParserError as e:
+            cause = e.__context__
+            if isinstance(cause, _Refused):
+                self._fail(cause.status, cause.message)
+            else:
+                self._fail(400, f"not HTTP/1.1: {e}")
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes <= self._server.limits.head_bytes:
+                return
+            self._fail(431, f"the request's head is longer than {self._server.limits.head_bytes} bytes")
+
+    def eof_received(self) -> bool:
+        """The client sends no more. What it is owed still goes out (a half-closed socket), then the connection ends."""
+        if self._pending:
+            self._end_after_answers()
+            return True
+        return False
+
+    def pause_writing(self) -> None:
+        """The client does not read: take nothing more from it, and not for ever."""
+        self._written_out = False
+        self.deadline = self._server.loop.time() + self._server.limits.write_s
+        self._pause()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._written_out = True
+        self.deadline = self._server.loop.time() + self._server.limits.idle_s
+        if len(self._pending) < self._server.limits.pipelined:
+            self._resume()
+
+    # ---- httptools' calls
+
+    def on_message_begin(self) -> None:
+        """A new request."""
+        self._current = Exchange(self)
+        self._received = self._head_bytes = 0
+        self._inflate = None
+        self._in_head = True
+        self.deadline = self._server.loop.time() + self._server.limits.head_s
+
+    def on_url(self, url: bytes) -> None:
+        """Path and query, perhaps in pieces."""
+        exchange = self._current
+        assert exchange is not None  # noqa: S101 - llhttp begins a message first
+        exchange.path += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        exchange = self._current
+        assert exchange is not None  # noqa: S101
+        headers = exchange.headers
+        headers[name.lower()] = value
+        if len(headers) > self._server.limits.headers or len(value) > self._server.limits.head_bytes:
+            raise _Refused(431, f"more than {self._server.limits.headers} headers, or one that is too long")
+
+    def on_headers_complete(self) -> None:
+        """Judge the head before any body is taken."""
+        self._in_head = False
+        exchange, limits = self._current, self._server.limits
+        assert exchange is not None  # noqa: S101
+        exchange.method = self._parser.get_method()
+        headers = exchange.headers
+        if len(exchange.path) > limits.head_bytes:
+            raise _Refused(414, "the path is too long")
+        length = headers.get(b"content-length")
+        if length is not None and int(length) > limits.body_bytes:
+            raise _Refused(413, f"Content-Length is {int(length)}, more than the {limits.body_bytes} bytes allowed")
+        if b"content-encoding" in headers:
+            self._inflate = _inflater(headers[b"content-encoding"])
+        if b"expect" in headers and self.transport is not None:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.deadline = self._server.loop.time() + limits.body_s
+
+    def on_body(self, data: bytes) -> None:
+        """A piece of the body, unpacked and counted."""
+        if self._inflate is not None:
+            data = self._unpack(data)
+        self._received += len(data)
+        if self._received > self._server.limits.body_bytes:
+            raise _Refused(413, f"the body is longer than the {self._server.limits.body_bytes} bytes allowed")
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        """The request is whole: hand it over."""
+        exchange, server = self._current, self._server
+        assert exchange is not None  # noqa: S101
+        self._current = None
+        if self._inflate is not None and not self._inflate.eof:
+            raise _Refused(400, "the compressed body ends too early")
+        body = self._body
+        exchange.body = body[0] if len(body) == 1 else b"".join(body)
+        self._body = []
+        exchange.keep_alive = self._parser.should_keep_alive() and not server.draining
+        exchange.started = now = server.loop.time()
+        self.deadline = now + server.limits.idle_s
+        self._pending.append(exchange)
+        if len(self._pending) >= server.limits.pipelined:
+            self._pause()
+        try:
+            server.handler(exchange)
+        except Exception as e:  # noqa: BLE001 - the last line of defence: a fault must not take the server or other callers down
+            if server.on_fault is not None:
+                server.on_fault(e)
+            exchange.refuse(500, "internal fault; the server's log has the details")
+
+    # ---- answers
+
+    def answered(self, exchange: Exchange) -> None:
+        """Send what is ready, in order."""
+        pending, transport = self._pending, self.transport
+        if transport is None:
+            return
+        if len(pending) == 1 and pending[0] is exchange:
+            pending.clear()
+            transport.write(exchange._answer)
+            if not exchange.keep_alive:
+                self._linger()
+        else:
+            self._send_ready()
+        if not self._reading and self._written_out and len(pending) < self._server.limits.pipelined:
+            self._resume()
+
+    def _send_ready(self) -> None:
+        pending, ready, last = self._pending, [], None
+        while pending and pending[0]._answer is not None:
+            last = pending.popleft()
+            ready.append(last._answer)
+            if not last.keep_alive:
+                pending.clear()
+        if last is not None:
+            self.transport.write(b"".join(ready))  # type: ignore[arg-type]
+            if not last.keep_alive:
+                self._linger()
+
+    # ---- ends
+
+    def expire(self) -> None:
+        """A deadline passed: say so where that helps, and end."""
+        if self._pending and self._written_out:
+            self.deadline = self._server.loop.time() + self._server.limits.idle_s  # we are the slow ones
+        elif self._current is not None and not self._lingering:
+            self._fail(408, "the request did not arrive in time")
+        elif self.transport is not None:
+            self.transport.abort()
+
+    def close(self) -> None:
+        """End now, after what is already written."""
+        if self.transport is not None:
+            self.transport.close()
+
+    def _fail(self, status: int, message: str) -> None:
+        """Answer a broken request after those before it, then end: what follows on this connection cannot be trusted."""
+        if self._lingering:
+            return
+        exchange = self._current or Exchange(self)
+        self._current, self._body = None, []
+        exchange.keep_alive = False
+        self._broken = True
+        self._pending.append(exchange)
+        exchange.refuse(status, message)
+        self._lingering = True
+
+    def _end_after_answers(self) -> None:
+        if self._pending:
+            self._pending[-1].keep_alive = False
+        elif self.transport is not None:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """Close so that the client sees the answer: our side first, its side when it stops sending or after a moment."""
+        self._lingering = True
+        transport = self.transport
+        self.deadline = self._server.loop.time() + self._server.limits.linger_s
+        if not self._broken or not transport.can_write_eof():
+            transport.close()
+            return
+        with contextlib.suppress(OSError, RuntimeError):  # the client may be gone already
+            transport.write_eof()
+        self._resume()
+
+    def _pause(self) -> None:
+        if self._reading and self.transport is not None:
+            self._reading = False
+            with contextlib.suppress(RuntimeError):  # closing transports refuse; they need no pacing either
+                self.transport.pause_reading()
+
+    def _resume(self) -> None:
+        if not self._reading and self.transport is not None:
+            self._reading = True
+            with contextlib.suppress(RuntimeError):
+                self.transport.resume_reading()
+
+    def _unpack(self, data: bytes) -> bytes:
+        room = self._server.limits.body_bytes - self._received + 1
+        try:
+            data = self._inflate.decompress(data, room)
+        except zlib.error as e:
+            raise _Refused(400, f"the compressed body is damaged: {e}") from e
+        if self._inflate.unconsumed_tail:
+            raise _Refused(413, f"the unpacked body is longer than the {self._server.limits.body_bytes} bytes allowed")
+        return bytes(data)
+
+
+class _Refused(Exception):
+    """Raised inside the parser's calls, caught around them."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+def _inflater(coding: bytes) -> Any:
+    if coding.lower() == b"identity":
+        return None
+    bits = _CODINGS.get(coding.lower())
+    if bits is None:
+        raise _Refused(415, f"Content-Encoding {coding.decode('latin-1')!r}: only gzip and deflate are understood")
+    return zlib.decompressobj(bits)
+
+
+def _pack(body: bytes, coding: bytes) -> bytes:
+    packer = zlib.compressobj(1, zlib.DEFLATED, _CODINGS[coding])
+    return packer.compress(body) + packer.flush()
