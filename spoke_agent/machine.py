@@ -15,7 +15,7 @@ as is that every state but the last ones can end.
 
 from collections.abc import Iterable
 from enum import StrEnum
-from itertools import product
+from itertools import pairwise, product
 
 from model_formats.errors import SpokeshaveError
 from sync.types import TERMINAL, State
@@ -78,7 +78,7 @@ TABLE: dict[tuple[State, Event], State] = {
     **_each({State.IDLE, *TERMINAL}, {Event.OFFERED}, State.ADMITTED),
     **_each({State.IDLE, *TERMINAL}, {Event.CONFIRMED}, State.COMMITTED),
     # go on
-    **{(here, Event.PASSED): then for here, then in zip(_FORWARD, _FORWARD[1:], strict=False)},
+    **{(here, Event.PASSED): then for here, then in pairwise(_FORWARD)},
     # end before the switch: nothing is to be undone but the candidate
     (State.ADMITTED, Event.REFUSED): State.REJECTED,
     **_each(_BEFORE_SWITCH - {State.ADMITTED}, {Event.REFUSED}, State.FAILED),

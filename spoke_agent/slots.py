@@ -4,6 +4,8 @@ The agent writes it (atomically); the server follows it. `last_good` is pinned i
 committed. A server that starts alone after a power cut needs nothing but this file and the store.
 """
 
+import fcntl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -13,7 +15,7 @@ from model_formats.document import Document, Value
 from model_formats.types import Digest, Name
 from sync.files import atomic_write
 
-__all__ = ["AdapterSlot", "ModelSlots", "Slot", "Slots", "read_slots", "write_slots"]
+__all__ = ["AdapterSlot", "ModelSlots", "Slot", "Slots", "edit_slots", "read_slots", "write_slots"]
 
 
 class Slot(Value):
@@ -59,6 +61,10 @@ class Slots(Document):
         """A copy with one model's places replaced."""
         return Slots(models={**self.models, name: slots})
 
+    def without_model(self, name: str) -> "Slots":
+        """A copy in which a model has no places any more."""
+        return Slots(models={k: v for k, v in self.models.items() if k != name})
+
     def pinned(self) -> frozenset[str]:
         """Index digests that the store must keep."""
         return frozenset(
@@ -74,3 +80,19 @@ def read_slots(path: Path) -> Slots:
 def write_slots(path: Path, slots: Slots) -> None:
     """Replace `slots.json`, durably."""
     atomic_write(path, slots.canonical(), mode=0o600)
+
+
+def edit_slots(path: Path, model: str, change: Callable[[ModelSlots], ModelSlots]) -> ModelSlots:
+    """Change one model's places under a lock (agent and `spoke tune` both write); empty places are dropped. Returns the new ones.
+
+    Nothing is written when nothing changes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        slots = read_slots(path)
+        before = slots.models.get(model, ModelSlots())
+        after = change(before)
+        if after != before:
+            write_slots(path, slots.with_model(model, after) if after != ModelSlots() else slots.without_model(model))
+        return after
