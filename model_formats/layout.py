@@ -8,11 +8,12 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from model_formats.errors import RefusedError
-from model_formats.files import atomic_write
+from model_formats.files import atomic_file, atomic_write
 from model_formats.oci import INDEX, MAX_JSON, Descriptor, OciDescriptor, canonical, descriptor_json, parse_index, parse_manifest
 from model_formats.types import digest_of, hex_of
 
@@ -61,7 +62,14 @@ def read_blob(blobs: BlobReader, digest: str, *, limit: int = MAX_JSON, name: st
     return data
 
 
-def copy_checked(source: BinaryIO, out: BinaryIO, blob: Descriptor) -> None:
+class Readable(Protocol):
+    """Something to read from, until it gives nothing."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """The next bytes, at most `size`; empty at the end."""
+
+
+def copy_checked(source: Readable, out: BinaryIO, blob: Descriptor) -> None:
     """Copy a blob while hashing it. Raises PackageTampered on a wrong size or digest."""
     sha, left = hashlib.sha256(), blob.size
     while chunk := source.read(1 << 20):
@@ -99,6 +107,12 @@ class Layout:
         if not self.has(digest):
             atomic_write(self.path(digest), data)
         return digest
+
+    @contextlib.contextmanager
+    def writing(self, blob: Descriptor) -> Iterator[BinaryIO]:
+        """A stream for a blob whose bytes the caller checks (`copy_checked`); it is here when the block ends well."""
+        with atomic_file(self.path(blob.digest)) as out:
+            yield out
 
     def put_file(self, source: Path) -> tuple[str, int]:
         """Keep a copy of a file; returns its digest and size. Streams, so memory does not grow with the file."""

@@ -9,5 +9,5 @@ Level = Literal["fast", "strong"]
 
 
 def encode(base: Path, target: Path, out: Path, *, level: Level = "strong") -> int:
-    """Write a delta to `out`; returns its size in bytes. It may be as large as the target: the planner decides whether to use it."""
+    """Write a delta to `out`; returns its size in bytes. It may be as large as the target: the planner decides."""
     raise NotImplementedError

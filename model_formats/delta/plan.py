@@ -10,7 +10,7 @@ __all__ = ["PlannedDelta", "plan_deltas"]
 
 @dataclass(frozen=True, slots=True)
 class PlannedDelta:
-    """A delta that was made and kept in the layout: from one file's digest to another's. (`sync.messages.DeltaOffer` on the wire.)"""
+    """A delta that was made and kept in the layout, from one file to another by digest. (`DeltaOffer` on the wire.)"""
 
     base: str
     target: str
