@@ -31,8 +31,8 @@ class DatabaseUnusable(OperatorError):
 class Database:
     """One database. Thread-safe; every call of `begin` or `read` is one transaction.
 
-    One writer at a time, on both engines (SQLite: BEGIN IMMEDIATE; PostgreSQL: an advisory lock of the transaction): so a rule may
-    read, decide and write without retries, and the audit chain has no gaps. Readers never wait.
+    One writer at a time, on both engines (SQLite: BEGIN IMMEDIATE; PostgreSQL: an advisory lock of the transaction): so a rule
+    may read, decide and write without retries, and the audit chain has no gaps. Readers never wait.
     """
 
     def __init__(self, url: str) -> None:

@@ -70,15 +70,12 @@ invites = Table(
     "invites",
     metadata,
     Column("id", String(64), primary_key=True),
-    Column("site", NAME, nullable=False),
-    Column("spoke", NAME, nullable=False),
-    Column("zone", NAME, nullable=False),
-    Column("regime", String(16), nullable=False),
+    Column("document", LargeBinary, nullable=False),
     Column("created", Float, nullable=False),
     Column("expires", Float, nullable=False),
     Column("used", Float),
 )
-"""One-time enrolment codes, by digest."""
+"""One-time enrolment codes; the code itself is not kept."""
 
 spokes = Table(
     "spokes",
@@ -104,7 +101,7 @@ versions = Table(
     metadata,
     Column("model", NAME, primary_key=True),
     Column("version", Integer, primary_key=True),
-    Column("index", DIGEST, nullable=False),
+    Column("index_digest", DIGEST, nullable=False),
     Column("size", Integer, nullable=False),
     Column("signature", DIGEST, nullable=False),
     Column("title", Text, nullable=False),
@@ -135,14 +132,15 @@ rollouts = Table(
     Column("name", NAME, primary_key=True),
     Column("model", NAME, nullable=False),
     Column("version", Integer, nullable=False),
-    Column("index", DIGEST, nullable=False),
+    Column("index_digest", DIGEST, nullable=False),
     Column("document", LargeBinary, nullable=False),
+    Column("author", String(100), nullable=False),
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False, default=""),
     Column("created", Float, nullable=False),
     Column("changed", Float, nullable=False),
-    Column("due", Float, nullable=False),
 )
+"""Plans under way and done; `reason` is what it waits for, or why it ended."""
 
 rings = Table(
     "rings",
@@ -163,7 +161,7 @@ assignments = Table(
     Column("spoke", NAME, primary_key=True),
     Column("model", NAME, primary_key=True),
     Column("version", Integer, nullable=False),
-    Column("index", DIGEST, nullable=False),
+    Column("index_digest", DIGEST, nullable=False),
     Column("rollout", NAME),
     Column("ring", Integer),
     Column("terms", LargeBinary, nullable=False),
@@ -197,15 +195,16 @@ reports = Table(
     Column("received", Float, nullable=False),
     Column("model", NAME, nullable=False),
     Column("version", Integer, nullable=False),
-    Column("index", DIGEST, nullable=False),
+    Column("index_digest", DIGEST, nullable=False),
     Column("generation", Integer, nullable=False),
     Column("state", String(16), nullable=False),
     Column("reason", String(40), nullable=False),
+    Column("evidence", Text, nullable=False),
     Column("envelope", LargeBinary, nullable=False),
     UniqueConstraint("site", "spoke", "nonce"),
 )
 """Signed transitions, kept as they came."""
-Index("reports_by_version", reports.c.model, reports.c.index, reports.c.site)
+Index("reports_by_version", reports.c.model, reports.c.index_digest, reports.c.site)
 
 egress = Table(
     "egress",
@@ -215,9 +214,10 @@ egress = Table(
     Column("spoke", NAME, nullable=False),
     Column("kind", String(32), nullable=False),
     Column("sequence", Integer, nullable=False),
-    Column("model", NAME, nullable=False),
+    Column("model", NAME),
     Column("received", Float, nullable=False),
     Column("quarantined", Text),
+    Column("document", LargeBinary, nullable=False),
     Column("envelope", LargeBinary, nullable=False),
 )
 """What came through outboxes; `quarantined` says why a record is not believed."""
