@@ -49,8 +49,10 @@ def verify_audit(connection: Connection) -> int | None:
 
 
 def _all(connection: Connection) -> Iterator[tuple[AuditLine, str]]:
-    for row in connection.execute(select(audit).order_by(audit.c.number).execution_options(yield_per=1000)):
-        yield _line(row)
+    after = 0
+    while page := read_audit(connection, after=after):
+        yield from page
+        after = page[-1][0].number
 
 
 def _line(row: Row[tuple[object, ...]]) -> tuple[AuditLine, str]:
