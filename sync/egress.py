@@ -86,9 +86,9 @@ FLOORS: dict[Regime, frozenset[Kind]] = {
 }
 """What a regime allows at most. Health and banking data have laws of their own, under which even statistics count as data."""
 
-ROW_STEPS = (0, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 1_000_000)
 RowsAtLeast = Literal[0, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 1_000_000]
 """How many rows, as the largest step not above it."""
+ROW_STEPS: tuple[RowsAtLeast, ...] = get_args(RowsAtLeast)
 
 PBucket = Annotated[int, Field(ge=0, le=12)]
 """k means p <= 10^-k."""
@@ -115,8 +115,7 @@ def coarse_end(time: datetime) -> datetime:
 
 def rows_at_least(rows: int) -> RowsAtLeast:
     """The step for a number of rows."""
-    step: RowsAtLeast = max(s for s in ROW_STEPS if s <= max(rows, 0))  # type: ignore[assignment]
-    return step
+    return max(s for s in ROW_STEPS if s <= max(rows, 0))
 
 
 def p_bucket(p: float) -> int:
@@ -259,7 +258,7 @@ Body = Annotated[DriftVerdict | DriftHist | RffMean | PerfEstimate | HeadStats |
 
 
 class EgressRecord(Document):
-    """One message of the outbox, on topic `site/<site>/<spoke>/egress/<kind>`, inside a DSSE envelope signed by the device key."""
+    """One message of the outbox, on topic `site/<site>/<spoke>/egress/<kind>`, in a DSSE envelope of the device key."""
 
     max_bytes: ClassVar[int] = max(MAX_BYTES.values())
 

@@ -88,7 +88,8 @@ class DataStore:
             if found is None:
                 self._wait(handle, values)
                 return False
-            self._set_labels(*found, values)
+            number, first, count = found
+            self._set_labels(number, first, count, values)
         return True
 
     # ---- reading ----------------------------------------------------------------------------------------------------------
@@ -256,9 +257,9 @@ class DataStore:
             return
         for offset in range(count):
             value = values[offset if len(values) > 1 else 0]
-            self._store_label(number, first + offset, value, _agrees(batch, first + offset, value))
+            self._store_label(number, first + offset, value, correct=_agrees(batch, first + offset, value))
 
-    def _store_label(self, number: int, row: int, value: float, correct: bool | None) -> None:
+    def _store_label(self, number: int, row: int, value: float, *, correct: bool | None) -> None:
         sealed = self._key.seal(_LABELS, struct.pack("<d", value), _cell(number, row))
         self._connection.execute(
             "INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?, ?)",
@@ -315,7 +316,7 @@ class DataStore:
         sealed = self._key.seal(_ROWS, plain, _bound(rest.model, rest.version, rest.index))
         number = self._insert(rest, sealed, kept=True)
         for row, value in enumerate(labelled.labels):
-            self._store_label(number, row, float(value), _agrees(labelled, row, float(value)))
+            self._store_label(number, row, float(value), correct=_agrees(labelled, row, float(value)))
         self._thin_kept()
 
     def _thin_kept(self) -> None:
@@ -362,7 +363,7 @@ class DataStore:
         self._connection.execute("DELETE FROM labels WHERE batch = ?", (number,))
         for row, value in enumerate(batch.labels):
             if not np.isnan(value):
-                self._store_label(number, row, float(value), _agrees(batch, row, float(value)))
+                self._store_label(number, row, float(value), correct=_agrees(batch, row, float(value)))
 
     def _shift(self, number: int, first: int, count: int) -> None:
         self._connection.execute("DELETE FROM requests WHERE batch = ? AND row = ?", (number, first))

@@ -1,12 +1,19 @@
 """The one door: asks policy and floors, writes the log, then sends."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from model_formats.profile import ReferenceProfile
+from spoke_agent.outbox.errors import PolicyInvalid
+from spoke_agent.outbox.floors import merge_small, noisy, rounded
+from spoke_agent.outbox.log import EgressLog, LogEntry
+from spoke_agent.outbox.policy import Asked, SitePolicy, Why, decide, load_policy
+from sync.bus import BusDown
 from sync.clock import Clock
-from sync.egress import Body, EgressRecord
+from sync.egress import MERGED, Body, DriftHist, EgressRecord, FeatureCounts, Kind, coarse_end, coarse_start
 from sync.messages import EgressCeiling
 from sync.types import Regime, SpokeId
 
@@ -15,10 +22,12 @@ __all__ = ["About", "Outbox", "Send"]
 Send = Callable[[str, bytes], None]
 """(kind, envelope) -> None: publish on topic `site/<site>/<spoke>/egress/<kind>`, QoS 1. May raise BusDown: it is tried again."""
 
+_NEVER_TWICE: frozenset[Kind] = frozenset({"drift_hist", "rff_mean", "head_stats"})
+
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a body speaks of."""
+    """What a body speaks of: a version, and the rows between two moments (made coarse before they leave)."""
 
     model: str
     version: int
@@ -29,7 +38,7 @@ class About:
 
 
 class Outbox:
-    """Default-deny. Every offer is logged, whether it leaves or not, before it leaves."""
+    """Default-deny, thread-safe. Every offer is logged, whether it leaves or not, before it leaves."""
 
     def __init__(
         self,
@@ -40,21 +49,177 @@ class Outbox:
         clock: Clock,
         send: Send | None = None,
         seal: Callable[[EgressRecord], bytes] | None = None,
-        ceiling: Callable[[], EgressCeiling] | None = None,
+        ceiling: Callable[[], EgressCeiling | None] | None = None,
     ) -> None:
-        """`seal` signs a record with the device key (DSSE); without it, records are kept but cannot be sent.
+        """`seal` signs a record with the device key (DSSE); without it nothing may leave.
 
-        `ceiling` gives the hub's last signed word (Directive.egress), None meaning the default ceiling.
+        `ceiling` gives the hub's last signed word (Directive.egress); none, or None from it, is the default ceiling. Without
+        `send`, messages wait for `waiting()` (sideload).
         """
+        self.log = EgressLog(home / "egress.db")
+        self._home, self._me, self._regime = home, me, regime
+        self._clock, self._send, self._seal, self._ceiling = clock, send, seal, ceiling
+        self._lock = threading.RLock()
 
-    def offer(self, body: Body, about: About | None = None) -> bool:
+    def offer(self, body: Body, about: About | None = None, *, urgent: bool = False, epsilon: float = 0.0) -> bool:
         """Ask to let one body out. True: it may leave and is in the log (and sent, or queued until the hub is reached)."""
-        raise NotImplementedError
+        with self._lock:
+            allowed = self._record(body, about, urgent=urgent, epsilon=epsilon) is Why.ALLOWED
+        if allowed:
+            self.flush()
+        return allowed
+
+    def offer_counts(self, profile: ReferenceProfile, counts: list[list[int]], about: About) -> bool:
+        """Ask to let a window's histograms out, protected as the site's rule says: merged, rounded, or with noise."""
+        with self._lock:
+            try:
+                policy = self.policy()
+            except PolicyInvalid:
+                return self._refuse("drift_hist", about, Why.POLICY_UNREADABLE)
+            rule = policy.rule("drift_hist")
+            if rule is None:
+                return self._refuse("drift_hist", about, Why.NOT_IN_SITE_POLICY, policy)
+            epsilon = policy.epsilon_per_day if "dp" in rule.protect else 0.0
+            chosen = [
+                i
+                for i, f in enumerate(profile.features)
+                if (f.source != "confidence" if rule.features is None else f.id in rule.features)
+            ]
+            features = [
+                FeatureCounts(feature=i, counts=cells)
+                for i in chosen
+                if (cells := _protected(counts[i], policy, epsilon / max(1, len(chosen)))) is not None
+            ]
+            if not features:
+                return self._refuse("drift_hist", about, Why.NOTHING_LEFT_TO_SAY, policy)
+        step = 1 if epsilon else policy.round_to
+        body = DriftHist(
+            edges=profile.edges_digest, rounded_to=step, noise_epsilon_milli=round(epsilon * 1000), features=tuple(features)
+        )
+        return self.offer(body, about, epsilon=epsilon)
+
+    def policy(self) -> SitePolicy:
+        """The site's policy as it is on disk now. Raises PolicyInvalid."""
+        return load_policy(self._home, self._me.site, self._regime)
 
     def flush(self) -> int:
-        """Send what waits; returns how many left. Call after every reconnect and from the loop. Stops quietly when the bus is down."""
-        raise NotImplementedError
+        """Send what waits; returns how many left. Call from the loop. Stops quietly when the bus is down."""
+        if self._send is None:
+            return 0
+        done = 0
+        with self._lock:
+            if self._sealed_off():
+                return 0
+            for sequence, kind, envelope in self.log.waiting():
+                try:
+                    self._send(kind, envelope)
+                except BusDown:
+                    break
+                self.log.mark_sent(sequence, self._clock.now())
+                done += 1
+        return done
 
     def waiting(self) -> list[tuple[str, bytes]]:
-        """Sealed messages that have not left, oldest first: (kind, envelope), for sideload receipts."""
-        raise NotImplementedError
+        """Sealed messages that have not left, oldest first: (kind, envelope), for sideload receipts. None while sealed off."""
+        with self._lock:
+            return [] if self._sealed_off() else [(kind, envelope) for _, kind, envelope in self.log.waiting()]
+
+    def mark_carried(self) -> None:
+        """All that `waiting` gave has been written to a receipt file: it counts as sent."""
+        with self._lock:
+            for sequence, _, _ in self.log.waiting():
+                self.log.mark_sent(sequence, self._clock.now())
+
+    def close(self) -> None:
+        """Close the log."""
+        self.log.close()
+
+    def _sealed_off(self) -> bool:
+        """The switch holds for what was allowed before it was turned, too; an unreadable policy counts as sealed."""
+        try:
+            return self.policy().sovereignty == "sealed"
+        except PolicyInvalid:
+            return True
+
+    def _record(self, body: Body, about: About | None, *, urgent: bool, epsilon: float) -> Why:
+        now = self._clock.now()
+        try:
+            policy = self.policy()
+        except PolicyInvalid:
+            self._refuse(body.kind, about, Why.POLICY_UNREADABLE)
+            return Why.POLICY_UNREADABLE
+        record = self._compose(body, about, policy, now)
+        asked = Asked(body.kind, about.rows if about else 0, len(record.canonical()), epsilon, urgent)
+        model = about.model if about else None
+        ceiling = (self._ceiling() if self._ceiling else None) or EgressCeiling()
+        why = decide(policy, ceiling, self._regime, asked, self.log.day(body.kind, model, now))
+        if why is Why.ALLOWED and about and body.kind in _NEVER_TWICE and self._overlaps(body.kind, about):
+            why = Why.WINDOW_OVERLAPS
+        if why is Why.ALLOWED and self._seal is None:
+            why = Why.NOT_SIGNED
+        if why is not Why.ALLOWED or self._seal is None:
+            self._refuse(body.kind, about, why, policy, size=asked.bytes)
+            return why
+        entry = self._entry(body.kind, about, why, policy, asked.bytes, record, epsilon)
+        self.log.add(entry, record, self._seal(record), about.end.timestamp() if about else None)
+        return why
+
+    def _overlaps(self, kind: Kind, about: About) -> bool:
+        """No row is counted in two statistics: their difference would speak of a few rows."""
+        until = self.log.spoken_until(kind, about.model)
+        return until is not None and about.start.timestamp() < until
+
+    def _compose(self, body: Body, about: About | None, policy: SitePolicy, now: datetime) -> EgressRecord:
+        sequence, previous = self.log.last_record()
+        record = EgressRecord(
+            site=self._me.site,
+            spoke=self._me.spoke,
+            sequence=sequence + 1,
+            previous=previous,
+            policy=policy.digest,
+            model=about.model if about else None,
+            version=about.version if about else None,
+            index=about.index if about else None,
+            start=coarse_start(about.start if about else now),
+            end=coarse_end(about.end if about else now),
+            body=body,
+        )
+        return EgressRecord.parse(record.canonical())  # what leaves is what the strict reader accepts, or nothing
+
+    def _refuse(self, kind: str, about: About | None, why: Why, policy: SitePolicy | None = None, *, size: int = 0) -> bool:
+        self.log.add(self._entry(kind, about, why, policy, size, None, 0.0), None, None)
+        return False
+
+    def _entry(
+        self,
+        kind: str,
+        about: About | None,
+        why: Why,
+        policy: SitePolicy | None,
+        size: int,
+        record: EgressRecord | None,
+        epsilon: float,
+    ) -> LogEntry:
+        sequence, previous = self.log.head()
+        return LogEntry.model_validate(
+            {
+                "sequence": sequence + 1,
+                "previous": previous,
+                "time": self._clock.now().replace(microsecond=0),
+                "asked": kind,
+                "model": about.model if about else None,
+                "why": why,
+                "policy": policy.digest if policy else None,
+                "rows": about.rows if about else 0,
+                "bytes": size,
+                "epsilon_milli": round(epsilon * 1000),
+                "record": record.digest if record else None,
+            }
+        )
+
+
+def _protected(counts: list[int], policy: SitePolicy, epsilon: float) -> tuple[int, ...] | None:
+    if epsilon:
+        return noisy(counts, epsilon, policy.min_cell)
+    cells = merge_small(counts, policy.min_cell)
+    return None if cells is None or not any(c != MERGED for c in cells) else rounded(cells, policy.round_to, policy.min_cell)

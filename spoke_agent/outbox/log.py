@@ -1,0 +1,185 @@
+"""The log of all that left, or wanted to: append-only, hash-chained, on disk before a byte is sent.
+
+Two chains run through it. Every entry (refusals too) names the digest of the entry before it: that is the site's own log. Every
+record that left names the digest of the record before it: that chain the hub can check without seeing the log.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AwareDatetime, Field
+from sqlite_utils import Database
+
+from model_formats.document import Document
+from model_formats.types import Digest, Name, digest_of
+from spoke_agent.outbox.errors import LogBroken
+from spoke_agent.outbox.policy import Day, Why
+from sync.egress import EgressRecord, Kind
+
+__all__ = ["EgressLog", "LogEntry", "Logged", "Totals"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS log (
+    sequence INTEGER PRIMARY KEY, entry BLOB NOT NULL, digest TEXT NOT NULL, kind TEXT NOT NULL, model TEXT,
+    time REAL NOT NULL, allowed INTEGER NOT NULL, bytes INTEGER NOT NULL, epsilon REAL NOT NULL,
+    until REAL, record BLOB, sealed BLOB, sent REAL);
+CREATE INDEX IF NOT EXISTS log_by_time ON log (time);
+CREATE INDEX IF NOT EXISTS log_waiting ON log (sequence) WHERE allowed = 1 AND sent IS NULL;
+"""
+
+
+class LogEntry(Document):
+    """One line of the log."""
+
+    max_bytes: ClassVar[int] = 16 * 1024
+
+    kind: Literal["egress-entry"] = "egress-entry"
+    schema_: Literal[1] = Field(1, alias="schema")
+    sequence: Annotated[int, Field(ge=1)]
+    previous: Digest | None
+    time: AwareDatetime
+    asked: Kind
+    model: Name | None
+    why: Why
+    policy: Digest | None
+    rows: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0)]
+    epsilon_milli: Annotated[int, Field(ge=0)] = 0
+    record: Digest | None
+    """Digest of the exact record that left; None for a refusal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """An entry with its record, as it stands on disk."""
+
+    entry: LogEntry
+    record: EgressRecord | None
+    sent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What `verify` found."""
+
+    entries: int
+    left: int
+    refused: int
+    waiting: int
+    head: str | None
+
+
+class EgressLog:
+    """Thread-safe; the agent writes, the command line reads. Only rows that did leave may lose their sealed copy."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600, exist_ok=True)
+        self._connection = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
+        Database(self._connection).enable_wal()
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.executescript(_SCHEMA)
+        self._lock = threading.RLock()
+
+    def add(self, entry: LogEntry, record: EgressRecord | None, sealed: bytes | None, until: float | None = None) -> None:
+        """Append one entry, durably. `until`: exact end of the rows it speaks of (kept here only)."""
+        row = (
+            entry.sequence,
+            entry.canonical(),
+            entry.digest,
+            entry.asked,
+            entry.model,
+            entry.time.timestamp(),
+            int(record is not None),
+            entry.bytes,
+            entry.epsilon_milli / 1000,
+            until,
+            record.canonical() if record else None,
+            sealed,
+        )
+        with self._lock:
+            self._connection.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", row)
+
+    def head(self) -> tuple[int, str | None]:
+        """(sequence, digest) of the last entry; (0, None) at the start."""
+        row = self._fetch("SELECT sequence, digest FROM log ORDER BY sequence DESC LIMIT 1")
+        return (int(row[0][0]), str(row[0][1])) if row else (0, None)
+
+    def last_record(self) -> tuple[int, str | None]:
+        """(sequence, digest) of the last record that left."""
+        row = self._fetch("SELECT record FROM log WHERE allowed = 1 ORDER BY sequence DESC LIMIT 1")
+        if not row:
+            return 0, None
+        return EgressRecord.parse(row[0][0]).sequence, digest_of(row[0][0])
+
+    def waiting(self) -> list[tuple[int, str, bytes]]:
+        """(sequence, kind, envelope) of what has not left yet, oldest first."""
+        rows = self._fetch("SELECT sequence, kind, sealed FROM log WHERE allowed = 1 AND sent IS NULL ORDER BY sequence")
+        return [(int(s), str(k), bytes(d)) for s, k, d in rows]
+
+    def mark_sent(self, sequence: int, now: datetime) -> None:
+        """One message left; its sealed copy is not needed any more."""
+        with self._lock:
+            self._connection.execute("UPDATE log SET sent = ?, sealed = NULL WHERE sequence = ?", (now.timestamp(), sequence))
+
+    def day(self, kind: Kind, model: str | None, now: datetime) -> Day:
+        """What left in the last day and in 30 days, and how long ago something of this kind did."""
+        at = now.timestamp()
+        ((size, epsilon),) = self._fetch(
+            "SELECT coalesce(sum(bytes), 0), coalesce(sum(epsilon), 0) FROM log WHERE allowed = 1 AND time > ?", at - 86400
+        )
+        ((month,),) = self._fetch(
+            "SELECT coalesce(sum(epsilon), 0) FROM log WHERE allowed = 1 AND time > ?", at - timedelta(days=30).total_seconds()
+        )
+        ((last,),) = self._fetch("SELECT max(time) FROM log WHERE allowed = 1 AND kind = ? AND model IS ?", kind, model)
+        return Day(int(size), float(epsilon), float(month), None if last is None else at - float(last))
+
+    def spoken_until(self, kind: Kind, model: str | None) -> float | None:
+        """Exact end of the rows that the last record of this kind and model spoke of."""
+        ((until,),) = self._fetch("SELECT max(until) FROM log WHERE allowed = 1 AND kind = ? AND model IS ?", kind, model)
+        return until  # type: ignore[no-any-return]
+
+    def entries(self, *, since: datetime | None = None, refused: bool = True) -> Iterator[Logged]:
+        """Entries in order, with the exact records."""
+        rows = self._fetch(
+            "SELECT entry, record, sent FROM log WHERE time >= ? AND allowed >= ? ORDER BY sequence",
+            since.timestamp() if since else 0.0,
+            int(not refused),
+        )
+        for entry, record, sent in rows:
+            yield Logged(LogEntry.parse(entry), EgressRecord.parse(record) if record else None, sent is not None)
+
+    def verify(self) -> Totals:
+        """Follow both chains from the start. Raises LogBroken that names the first entry that does not fit."""
+        previous: str | None = None
+        record_before: str | None = None
+        left = refused = waiting = number = 0
+        for number, (raw, digest, record, sent) in enumerate(
+            self._fetch("SELECT entry, digest, record, sent FROM log ORDER BY sequence"), start=1
+        ):
+            entry = LogEntry.parse(raw)
+            if digest_of(raw) != digest or entry.sequence != number or entry.previous != previous:
+                raise LogBroken(f"entry {number}: its bytes, number or link to the entry before were changed")
+            if (digest_of(record) if record else None) != entry.record:
+                raise LogBroken(f"entry {number}: the record kept beside it is not the one that left")
+            if record:
+                if EgressRecord.parse(record).previous != record_before:
+                    raise LogBroken(f"entry {number}: its record does not follow the one before")
+                record_before, left, waiting = digest_of(record), left + 1, waiting + (sent is None)
+            refused += record is None
+            previous = digest
+        return Totals(number, left, refused, waiting, previous)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    def _fetch(self, query: str, *values: object) -> list[Any]:
+        with self._lock:
+            return list(self._connection.execute(query, values).fetchall())

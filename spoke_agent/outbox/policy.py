@@ -1,0 +1,173 @@
+"""What may leave: the site's own policy, the hub's ceiling and the regime's floor, all three.
+
+`egress.yaml` in the spoke's home belongs to the site. No file is the default policy: operations and verdicts. A file that cannot
+be read, or that contradicts itself, closes the outbox. The hub can tighten, never widen. Pure but for `load_policy`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from model_formats.document import Document, Value
+from model_formats.types import Name
+from spoke_agent.outbox.errors import PolicyInvalid
+from sync.egress import FLOORS, MAX_BYTES, MIN_CELL, MIN_ROWS, Kind
+from sync.messages import EgressCeiling
+from sync.types import Regime
+
+__all__ = ["POLICY_FILE", "Allow", "Asked", "Day", "SitePolicy", "Sovereignty", "Why", "decide", "default_policy", "load_policy"]
+
+POLICY_FILE = "egress.yaml"
+Sovereignty = Literal["normal", "verdict_only", "sealed"]
+_QUIET: frozenset[Kind] = frozenset({"ops", "drift_verdict"})
+
+
+class Allow(Value):
+    """One kind that may leave. What is not listed may not."""
+
+    kind: Kind
+    features: tuple[str, ...] | None = None
+    """For histograms: the ids (of the reference profile) that may be counted; none given is all inputs and predictions."""
+    min_rows: Annotated[int, Field(ge=0)] = 0
+    """More than the kind's own floor; less has no effect."""
+    interval_min_s: Annotated[int, Field(ge=0)] = 0
+    """At most one of a kind and model in this time (a verdict whose level changed may go at once)."""
+    protect: tuple[Literal["suppress", "round", "dp"], ...] = ("suppress", "round")
+    consent: str | None = Field(None, max_length=100)
+    """For `head_stats`: the site's own reference to the consent or decision behind it. Required there, and never sent."""
+
+
+class SitePolicy(Document):
+    """`egress.yaml`, checked."""
+
+    max_bytes: ClassVar[int] = 256 * 1024
+
+    kind: Literal["egress-policy"] = "egress-policy"
+    schema_: Literal[1] = Field(1, alias="schema")
+    site: Name
+    regime: Regime
+    sovereignty: Sovereignty = "normal"
+    min_cell: Annotated[int, Field(ge=MIN_CELL, le=10_000)] = MIN_CELL
+    round_to: Annotated[int, Field(ge=1, le=100)] = 5
+    max_bytes_per_day: Annotated[int, Field(ge=0)] = 262_144
+    epsilon_per_day: Annotated[float, Field(gt=0, le=10)] = 1.0
+    epsilon_per_30_days: Annotated[float, Field(gt=0, le=100)] = 8.0
+    allow: tuple[Allow, ...] = ()
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> "SitePolicy":
+        kinds = [a.kind for a in self.allow]
+        if len(set(kinds)) != len(kinds):
+            raise ValueError("a kind is allowed twice")
+        beyond = sorted(set(kinds) - FLOORS[self.regime])
+        if beyond:
+            raise ValueError(f"regime {self.regime} never lets {', '.join(beyond)} out")
+        if self.epsilon_per_day > self.epsilon_per_30_days:
+            raise ValueError("epsilon_per_day is more than epsilon_per_30_days")
+        if any(a.kind == "head_stats" and not a.consent for a in self.allow):
+            raise ValueError("head_stats needs a consent")
+        return self
+
+    def rule(self, kind: Kind) -> Allow | None:
+        """The rule of a kind, None where it may not leave."""
+        return next((a for a in self.allow if a.kind == kind), None)
+
+
+class Why(StrEnum):
+    """Which rule decided: on the log, and what `spoke egress explain` puts into words."""
+
+    ALLOWED = "allowed"
+    POLICY_UNREADABLE = "policy_unreadable"
+    SEALED = "sealed"
+    VERDICT_ONLY = "verdict_only"
+    NOT_IN_SITE_POLICY = "not_in_site_policy"
+    NOT_IN_HUB_CEILING = "not_in_hub_ceiling"
+    BELOW_REGIME_FLOOR = "below_regime_floor"
+    TOO_FEW_ROWS = "too_few_rows"
+    NOTHING_LEFT_TO_SAY = "nothing_left_to_say"
+    TOO_SOON = "too_soon"
+    TOO_LARGE = "too_large"
+    DAY_FULL = "day_full"
+    LEDGER_EXHAUSTED = "ledger_exhausted"
+    WINDOW_OVERLAPS = "window_overlaps"
+    NOT_SIGNED = "not_signed"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a body would need."""
+
+    kind: Kind
+    rows: int
+    bytes: int
+    epsilon: float = 0.0
+    urgent: bool = False
+    """A verdict whose level changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What has left already."""
+
+    bytes: int = 0
+    epsilon: float = 0.0
+    epsilon_30_days: float = 0.0
+    since_last_s: float | None = None
+    """Of this kind and model."""
+
+
+def decide(policy: SitePolicy, ceiling: EgressCeiling, regime: Regime, asked: Asked, day: Day) -> Why:
+    """ALLOWED, or the first rule that says no. `regime` is the one of enrolment; its floor holds beside the policy's."""
+    rule = policy.rule(asked.kind)
+    noes: Sequence[tuple[bool, Why]] = (
+        (policy.sovereignty == "sealed", Why.SEALED),
+        (policy.sovereignty == "verdict_only" and asked.kind not in _QUIET, Why.VERDICT_ONLY),
+        (asked.kind not in FLOORS[regime] or asked.kind not in FLOORS[policy.regime], Why.BELOW_REGIME_FLOOR),
+        (rule is None, Why.NOT_IN_SITE_POLICY),
+        (asked.kind not in ceiling.kinds, Why.NOT_IN_HUB_CEILING),
+        (asked.rows < max(MIN_ROWS[asked.kind], rule.min_rows if rule else 0), Why.TOO_FEW_ROWS),
+        (asked.bytes > MAX_BYTES[asked.kind], Why.TOO_LARGE),
+        (day.bytes + asked.bytes > min(policy.max_bytes_per_day, ceiling.max_bytes_per_day), Why.DAY_FULL),
+        (_too_soon(rule, asked, day), Why.TOO_SOON),
+        (asked.epsilon > 0 and day.epsilon + asked.epsilon > policy.epsilon_per_day, Why.LEDGER_EXHAUSTED),
+        (asked.epsilon > 0 and day.epsilon_30_days + asked.epsilon > policy.epsilon_per_30_days, Why.LEDGER_EXHAUSTED),
+    )
+    return next((why for no, why in noes if no), Why.ALLOWED)
+
+
+def default_policy(site: str, regime: Regime) -> SitePolicy:
+    """What holds where the site wrote nothing: operations and verdicts, no statistics."""
+    return SitePolicy(site=site, regime=regime, allow=(Allow(kind="ops"), Allow(kind="drift_verdict")))
+
+
+def load_policy(home: Path, site: str, regime: Regime) -> SitePolicy:
+    """Read `egress.yaml`; no file is the default policy. Raises PolicyInvalid, naming the field and the rule."""
+    path = home / POLICY_FILE
+    if not path.exists():
+        return default_policy(site, regime)
+    try:
+        if path.stat().st_size > SitePolicy.max_bytes:
+            raise PolicyInvalid(f"{POLICY_FILE}: more than {SitePolicy.max_bytes} bytes")
+        fields = yaml.safe_load(path.read_text())
+        policy = SitePolicy.model_validate_json(json.dumps({"site": site, "regime": regime} | (fields or {})))
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "policy"
+        raise PolicyInvalid(f"{POLICY_FILE}: {where}: {first['msg']}") from e
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as e:
+        raise PolicyInvalid(f"{POLICY_FILE}: not a policy: {e}") from e
+    if policy.site != site or policy.regime != regime:
+        raise PolicyInvalid(f"{POLICY_FILE}: speaks of {policy.site} under {policy.regime}; this is {site} under {regime}")
+    return policy
+
+
+def _too_soon(rule: Allow | None, asked: Asked, day: Day) -> bool:
+    if rule is None or asked.urgent or day.since_last_s is None:
+        return False
+    return day.since_last_s < rule.interval_min_s
