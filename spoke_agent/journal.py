@@ -165,6 +165,12 @@ class Journal:
         with self._writing() as db:
             _write(db, "updates", _row(update), replace=True)
 
+    def forget(self, model: str) -> None:
+        """Drop a row that makes no sense, with its unsigned reports."""
+        with self._writing() as db:
+            db.execute("DELETE FROM updates WHERE model = ?", [model])
+            db.execute("DELETE FROM reports WHERE model = ? AND sealed IS NULL", [model])
+
     # ---- reports
 
     def drafts(self) -> list[Draft]:

@@ -7,7 +7,7 @@ before its work begins. What a restart does is part of the table (event RESTARTE
 
 - ADMITTED, STAGING go on (blocks that are on disk stay there); VERIFIED, SHADOW and ARMED verify again;
 - PROBATION starts again once, a second crash inside it (CRASHED) rolls back;
-- a row that cannot be read goes to last-good (UNREADABLE).
+- what cannot be read goes to last-good and begins anew (UNREADABLE).
 
 `next_state` is total: a pair that is not in the table is in NEVER, and the two are checked for holes and overlaps at import,
 as is that every state but the last ones can end.
@@ -82,11 +82,11 @@ TABLE: dict[tuple[State, Event], State] = {
     # end before the switch: nothing is to be undone but the candidate
     (State.ADMITTED, Event.REFUSED): State.REJECTED,
     **_each(_BEFORE_SWITCH - {State.ADMITTED}, {Event.REFUSED}, State.FAILED),
-    **_each(_BEFORE_SWITCH, {Event.FAULT, Event.TIMED_OUT, Event.CANCELLED, Event.EXHAUSTED, Event.UNREADABLE}, State.FAILED),
+    **_each(_BEFORE_SWITCH, {Event.FAULT, Event.TIMED_OUT, Event.CANCELLED, Event.EXHAUSTED}, State.FAILED),
     # end after the switch: back to last-good
     **_each(
         {State.PROBATION},
-        {Event.FAULT, Event.REFUSED, Event.TIMED_OUT, Event.CANCELLED, Event.CRASHED, Event.EXHAUSTED, Event.UNREADABLE},
+        {Event.FAULT, Event.REFUSED, Event.TIMED_OUT, Event.CANCELLED, Event.CRASHED, Event.EXHAUSTED},
         State.ROLLED_BACK,
     ),
     (State.COMMITTED, Event.REVERTED): State.ROLLED_BACK,
@@ -95,7 +95,7 @@ TABLE: dict[tuple[State, Event], State] = {
     # restart
     **_each({State.SHADOW, State.ARMED}, {Event.RESTARTED}, State.VERIFIED),
     **{(state, Event.RESTARTED): state for state in State if state not in {State.SHADOW, State.ARMED}},
-    **_each({State.IDLE, *TERMINAL}, {Event.UNREADABLE}, State.IDLE),
+    **_each(State, {Event.UNREADABLE}, State.IDLE),
 }
 
 NEVER: frozenset[tuple[State, Event]] = frozenset(
@@ -128,7 +128,7 @@ def _check() -> None:
     if both := TABLE.keys() & NEVER:
         raise AssertionError(f"update machine contradicts itself: {sorted(both)}")
     for state in ACTIVE:
-        for event in (Event.TIMED_OUT, Event.CANCELLED, Event.EXHAUSTED, Event.UNREADABLE):
+        for event in (Event.TIMED_OUT, Event.CANCELLED, Event.EXHAUSTED):
             if TABLE[state, event] not in TERMINAL:
                 raise AssertionError(f"{event} does not end {state}")
 
