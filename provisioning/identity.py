@@ -3,13 +3,59 @@
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
-from securesystemslib.signer import Signer
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from pydantic import Field
+from securesystemslib.signer import CryptoSigner
 
-from sync.mqtt import TlsFiles
+from model_formats.document import Document, Value
+from model_formats.errors import OperatorError, RefusedError
+from model_formats.types import Name
+from sync.files import atomic_write
+from sync.tls import TlsFiles
+from sync.trust.keys import device_signer, key_of_certificate, load_signer, pem_of, save_signer
 from sync.types import Regime, SpokeId
 
-__all__ = ["Identity"]
+__all__ = ["HubAddress", "Identity", "IdentityDocument", "NotEnrolled", "WrongCertificate", "device_csr", "device_key", "store"]
+
+
+class NotEnrolled(OperatorError):
+    """There is no identity in this home, or a part of it is missing."""
+
+    code = "not_enrolled"
+    hint = "Get a code with `hub spoke invite` and run `spoke enrol`."
+
+
+class WrongCertificate(RefusedError):
+    """A certificate that is not for this spoke's key."""
+
+    code = "certificate_wrong"
+    hint = "The grant answers another request; run `spoke enrol` again with a new code."
+
+
+class HubAddress(Value):
+    """Where a spoke finds its hub."""
+
+    url: str
+    """HTTPS base address, without a slash at the end."""
+    broker_host: str
+    broker_port: int = Field(ge=1, le=65535)
+
+
+class IdentityDocument(Document):
+    """`identity.json`."""
+
+    kind: Literal["identity"] = "identity"
+    schema_: Literal[1] = Field(1, alias="schema")
+    site: Name
+    spoke: Name
+    zone: Name
+    regime: Regime
+    hub: HubAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,37 +63,119 @@ class Identity:
     """The folder `home/identity`: `identity.json`, `device.key` (0600), `device.crt`, `ca.crt`, `root.json`."""
 
     folder: Path
-    spoke: SpokeId
-    zone: str
-    regime: Regime
-    hub_url: str
-    broker_host: str
-    broker_port: int
+    document: IdentityDocument
 
     @classmethod
     def load(cls, home: Path) -> "Identity":
-        """Read it; raises NotEnrolled."""
-        raise NotImplementedError
+        """Read the identity of a spoke's home. Raises NotEnrolled."""
+        folder = home / "identity"
+        for name in ("identity.json", "device.key", "device.crt", "ca.crt", "root.json"):
+            if not (folder / name).is_file():
+                raise NotEnrolled(f"{folder} has no {name}")
+        return cls(folder, IdentityDocument.parse((folder / "identity.json").read_bytes()))
+
+    @property
+    def spoke(self) -> SpokeId:
+        """Site and spoke."""
+        return SpokeId(self.document.site, self.document.spoke)
+
+    @property
+    def zone(self) -> str:
+        """Residency zone."""
+        return self.document.zone
+
+    @property
+    def regime(self) -> Regime:
+        """Data-protection regime of the site."""
+        return self.document.regime
+
+    @property
+    def hub_url(self) -> str:
+        """HTTPS base address of the hub."""
+        return self.document.hub.url
+
+    @property
+    def broker_host(self) -> str:
+        """Where the broker is."""
+        return self.document.hub.broker_host
+
+    @property
+    def broker_port(self) -> int:
+        """Where the broker listens."""
+        return self.document.hub.broker_port
 
     @property
     def tls(self) -> TlsFiles:
-        """For `MqttBus` and httpx."""
-        raise NotImplementedError
+        """For `MqttBus`, and through `sync.tls.client_context` for httpx."""
+        return TlsFiles(self.folder / "ca.crt", self.folder / "device.crt", self.folder / "device.key")
 
     @property
     def tuf_root(self) -> bytes:
-        """The root metadata this spoke was enrolled with."""
-        raise NotImplementedError
+        """The root metadata this spoke was enrolled with: where its trust begins."""
+        return (self.folder / "root.json").read_bytes()
+
+    @property
+    def certificate(self) -> bytes:
+        """The device certificate, PEM."""
+        return (self.folder / "device.crt").read_bytes()
 
     @property
     def public_key(self) -> bytes:
         """The device's public key, PEM."""
-        raise NotImplementedError
+        return pem_of(key_of_certificate(self.certificate)).encode()
 
-    def signer(self) -> Signer:
+    def signer(self) -> CryptoSigner:
         """Signs reports and tokens with the device key."""
-        raise NotImplementedError
+        return load_signer(self.folder / "device.key")
+
+    def expires(self) -> datetime:
+        """End of the certificate's life, UTC."""
+        return x509.load_pem_x509_certificate(self.certificate).not_valid_after_utc
 
     def renewal_due(self, now: datetime) -> bool:
         """Whether two thirds of the certificate's life are over."""
-        raise NotImplementedError
+        certificate = x509.load_pem_x509_certificate(self.certificate)
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        return now >= begin + (end - begin) * 2 / 3
+
+    def replace_certificate(self, certificate: bytes) -> None:
+        """Take a renewed certificate for the same key; the bus takes it up with its next connect. Raises WrongCertificate."""
+        _check_certificate(certificate, self.signer())
+        atomic_write(self.folder / "device.crt", certificate)
+
+
+def device_key(home: Path) -> CryptoSigner:
+    """The device key of a home; made (0600) when there is none. It never leaves the device."""
+    path = home / "identity" / "device.key"
+    if not path.exists():
+        save_signer(path, device_signer())
+    return load_signer(path)
+
+
+def device_csr(signer: CryptoSigner) -> bytes:
+    """A certificate request (PEM) for the device key. It names nobody: the hub decides on the name."""
+    key = _private(signer)
+    return x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, SHA256()).public_bytes(Encoding.PEM)
+
+
+def store(home: Path, document: IdentityDocument, *, certificate: bytes, ca: bytes, tuf_root: bytes) -> Identity:
+    """Write an identity; `identity.json` comes last, so that a half-written one does not count. Raises WrongCertificate."""
+    folder = home / "identity"
+    _check_certificate(certificate, device_key(home))
+    atomic_write(folder / "device.crt", certificate)
+    atomic_write(folder / "ca.crt", ca)
+    atomic_write(folder / "root.json", tuf_root)
+    atomic_write(folder / "identity.json", document.canonical())
+    return Identity.load(home)
+
+
+def _check_certificate(certificate: bytes, signer: CryptoSigner) -> None:
+    if key_of_certificate(certificate).keyid != signer.public_key.keyid:
+        raise WrongCertificate("the certificate is for another key than this device's")
+
+
+def _private(signer: CryptoSigner) -> EllipticCurvePrivateKey:
+    key = load_pem_private_key(signer.private_bytes, None)
+    if not isinstance(key, EllipticCurvePrivateKey):
+        raise NotEnrolled("the device key is not an EC P-256 key")
+    return key
