@@ -1,0 +1,523 @@
+"""The author's side of TUF: one repository of released versions, in files, with the keys beside it or elsewhere.
+
+    root        2 of 3 people, offline: names all keys
+    targets     offline: the director's key, the deny list, one delegated role per model family
+    model-<f>   the family's approvers, k of n: the versions `models/<f>/<n>/index.json` with their terms
+    snapshot    online: which version of each file belongs together
+    timestamp   online: that this is still so
+    (director)  online, not a TUF role: signs directives; its public key is a target
+
+A hub needs only the online keys to run. Whatever needs another key is written as a proposal, carried to whoever holds the key
+(`add_signature`), and published by `accept` once enough have signed. Where the keys are on this machine, all that happens in one
+call.
+
+Metadata is not versioned by file name (except root): it is published on retained topics, where old versions would pile up.
+Publish the files in the order of `files()`; `timestamp.json` comes last and is what tells a spoke to look.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from securesystemslib.signer import CryptoSigner
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    Metadata,
+    MetaFile,
+    Root,
+    Signed,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
+
+from model_formats.errors import OperatorError
+from model_formats.publisher import PublisherPolicy
+from model_formats.types import ModelRef, digest_of, hex_of
+from sync.clock import Clock, SystemClock
+from sync.files import atomic_write
+from sync.trust.documents import (
+    DENY,
+    DIRECTOR,
+    DenyList,
+    DirectorKeys,
+    Freshness,
+    Lane,
+    ReleaseTerms,
+    SignatureRef,
+    file_of_target,
+)
+from sync.trust.errors import KeyMissing, MetadataRefused
+from sync.trust.freshness import LIFETIME
+from sync.trust.keys import Key, PublicKey, Signer, load_signer, pem_of, role_signer, save_signer
+from sync.types import Reason, Regime
+
+__all__ = ["Proposal", "ReleaseInvalid", "Repository", "add_signature", "role_of_model"]
+
+R = TypeVar("R", Root, Targets, Snapshot, Timestamp)
+
+YEAR = timedelta(days=365)
+_LIFE = {"root": 2 * YEAR, "targets": YEAR, "snapshot": timedelta(days=90)}
+_ONLINE = ("snapshot", "timestamp", "director")
+_TOP = ("root", "targets", "snapshot", "timestamp")
+
+
+class ReleaseInvalid(OperatorError):
+    """A release, denial or key change that contradicts what is there."""
+
+    code = "release_invalid"
+    hint = "Look at what is released with `hub model list`."
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """New metadata of one role, with the signatures it has so far."""
+
+    role: str
+    version: int
+    data: bytes
+    signed: int
+    threshold: int
+    complete: bool
+    """True: enough people signed, and it is published."""
+
+
+def role_of_model(name: str) -> str:
+    """The delegated role of a model family."""
+    return f"model-{name}"
+
+
+def add_signature(data: bytes, *signers: Signer) -> bytes:
+    """Sign proposed metadata: all that the offline machine does. It reads nothing but these bytes and its key."""
+    metadata: Metadata[Any] = _read(data)
+    for signer in signers:
+        metadata.sign(signer, append=True)
+    return metadata.to_bytes()
+
+
+class Repository:
+    """TUF metadata in `folder`, keys of offline roles in `keys` (default `folder/keys`), online keys in `folder/online`."""
+
+    def __init__(self, folder: Path, *, keys: Path | None = None, clock: Clock | None = None) -> None:
+        self.folder = folder
+        self.keys = keys or folder / "keys"
+        self._online = folder / "online"
+        self._clock = clock or SystemClock()
+
+    # ---- beginning ---------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls, folder: Path, *, keys: Path | None = None, clock: Clock | None = None, root_keys: int = 3, root_threshold: int = 2
+    ) -> Self:
+        """Make keys and first metadata. Raises ReleaseInvalid where a repository is already."""
+        repo = cls(folder, keys=keys, clock=clock)
+        if repo._path("timestamp.json").exists():
+            raise ReleaseInvalid(f"{folder} already holds a repository", hint="Use it, or choose another folder.")
+        signers = repo._first_keys(root_keys)
+        root = Root(expires=repo._until("root"), consistent_snapshot=False)
+        for name, signer in signers:
+            role = name.partition("-")[0]
+            if role in _TOP:
+                root.add_key(signer.public_key, role)
+        root.roles["root"].threshold = root_threshold
+        repo._publish("root", repo._signed(root, root.roles["root"].keyids))
+        targets = Targets(expires=repo._until("targets"), delegations=Delegations(keys={}, roles={}))
+        director = next(signer for name, signer in signers if name == "director")
+        repo._set_target(targets, DIRECTOR, DirectorKeys(keys=(PublicKey(pem=pem_of(director.public_key)),)).canonical())
+        repo._set_target(targets, DENY, DenyList().canonical())
+        repo._publish("targets", repo._signed(targets, root.roles["targets"].keyids))
+        repo.refresh_online()
+        return repo
+
+    @property
+    def anchor(self) -> bytes:
+        """The first root, which a spoke gets at enrolment."""
+        return self._path("1.root.json").read_bytes()
+
+    @property
+    def root(self) -> Root:
+        """The current root."""
+        return self._load("root", Root).signed
+
+    @property
+    def director(self) -> Signer:
+        """The signer of directives. Raises KeyMissing."""
+        return self._signer_in(self._online, [k.key().keyid for k in self._director_keys().keys])
+
+    # ---- what is released --------------------------------------------------------------------------------------------------
+
+    def families(self) -> list[str]:
+        """Model families that have a role."""
+        return sorted(role.removeprefix("model-") for role in self._delegations().roles or {})
+
+    def add_model_family(self, name: str, *, keys: Sequence[Key] = (), threshold: int = 1) -> Proposal:
+        """Delegate `models/<name>/*` to a role of its own; its approvers are `keys` (default: a fresh key in the key folder)."""
+        role = role_of_model(name)
+        if name in self.families():
+            raise ReleaseInvalid(f"model family {name} exists")
+        approvers = list(keys) or [self._fresh_key(role).public_key]
+        targets = self._next("targets", Targets)
+        paths = [f"models/{name}/*/index.json"]
+        _delegations(targets).roles = {
+            **(_delegations(targets).roles or {}),
+            role: DelegatedRole(role, [], threshold, True, paths),  # noqa: FBT003  (python-tuf's signature)
+        }
+        for key in approvers:
+            targets.add_key(key, role)
+        return self._propose("targets", targets)
+
+    def release(
+        self,
+        ref: ModelRef,
+        index_digest: str,
+        index_size: int,
+        *,
+        signature_digest: str,
+        signature_size: int,
+        zones: Sequence[str],
+        publishers: PublisherPolicy,
+        regimes: Sequence[Regime] | None = None,
+        fallback: Sequence[int] = (),
+    ) -> Proposal:
+        """Release a version: its OCI index under its terms. A released version never changes; release a higher one instead."""
+        role = role_of_model(ref.name)
+        if ref.name not in self.families():
+            raise ReleaseInvalid(
+                f"there is no model family {ref.name}", hint="Add it first: its approvers get a role of their own."
+            )
+        terms = ReleaseTerms(
+            signature=SignatureRef(digest=signature_digest, length=signature_size),
+            zones=tuple(zones),
+            regimes=None if regimes is None else tuple(regimes),
+            publishers=publishers,
+            fallback=tuple(sorted(fallback)),
+        )
+        family = self._next(role, Targets)
+        self._check_release(ref, index_digest, terms, family)
+        family.targets[ref.target] = _target(ref.target, index_digest, index_size, terms)
+        return self._propose(role, family)
+
+    def withdraw(self, ref: ModelRef) -> Proposal:
+        """Take a version out of the released ones. Spokes that have it keep it; use `deny` where it must stop."""
+        family = self._next(role_of_model(ref.name), Targets)
+        if family.targets.pop(ref.target, None) is None:
+            raise ReleaseInvalid(f"{ref} is not released")
+        return self._propose(role_of_model(ref.name), family)
+
+    def deny(self, *digests: str) -> Proposal:
+        """Add digests to the deny list, which wins over every release and grant."""
+        held = DenyList.parse(self._target(DENY)).digests
+        targets = self._next("targets", Targets)
+        self._set_target(targets, DENY, DenyList(digests=tuple(sorted({*held, *digests}))).canonical())
+        return self._propose("targets", targets)
+
+    # ---- keys --------------------------------------------------------------------------------------------------------------
+
+    def roll_root(self, *, add: Sequence[Key] = (), remove: Sequence[str] = (), threshold: int | None = None) -> Proposal:
+        """Change who holds root keys (`remove` by key id). Enough of the old and enough of the new must sign."""
+        root = self._next("root", Root)
+        self._swap(root, "root", add, remove)
+        root.roles["root"].threshold = threshold or root.roles["root"].threshold
+        return self._propose("root", root)
+
+    def roll(self, role: str, *, keys: Sequence[Key] = (), threshold: int | None = None) -> Proposal:
+        """Replace all keys of a role (`targets`, `snapshot`, `timestamp`, `director` or `model-<family>`), as after a theft.
+
+        The new keys are `keys`, or one fresh key on this machine. What the old ones signed is signed anew as soon as the change
+        is published. After a roll of snapshot or timestamp spokes forget the old counters, which undoes a fast-forward.
+        """
+        new = list(keys) or [self._fresh_key(role).public_key]
+        if role == "director":
+            return self._roll_director(new, threshold or 1)
+        delegator = self._next("root", Root) if role in _TOP else self._next("targets", Targets)
+        self._swap(delegator, role, new, list(delegator.get_delegated_role(role).keyids))
+        delegator.get_delegated_role(role).threshold = threshold or 1
+        return self._propose("root" if role in _TOP else "targets", delegator)
+
+    # ---- publishing --------------------------------------------------------------------------------------------------------
+
+    def pending(self) -> list[Proposal]:
+        """Proposals that wait for signatures."""
+        folder = self.folder / "pending"
+        return [self._weigh(p.stem, p.read_bytes()) for p in sorted(folder.glob("*.json"))] if folder.exists() else []
+
+    def accept(self, role: str, data: bytes, contents: Mapping[str, bytes] | None = None) -> Proposal:
+        """Take a proposal back, with more signatures, and publish it when there are enough.
+
+        `contents`: bytes of small targets by path, where the proposal was made elsewhere. Raises MetadataRefused for anything
+        that is not the next version of the role, or is signed by nobody who may.
+        """
+        for content in (contents or {}).values():
+            self._keep(content)
+        held = self.folder / "pending" / f"{role}.json"
+        if held.exists():
+            data = _merged(held.read_bytes(), data)
+        self._check_next(role, data)
+        return self._settle(self._weigh(role, data))
+
+    def refresh_online(self, *, max_age: timedelta = timedelta(hours=12)) -> bool:
+        """Bring snapshot and timestamp up to date with what is published; True when something changed.
+
+        With nothing new it signs a timestamp only when the last is older than `max_age`. Call it now and then, and after a crash.
+        """
+        changed = self._refresh_snapshot()
+        if not changed and self._path("timestamp.json").exists():
+            held = self._load("timestamp", Timestamp)
+            young = self._now() - Freshness.of(held.signed).issued < max_age
+            if young and self._weigh("timestamp", held.to_bytes()).complete:
+                return False
+        self._publish("timestamp", self._timestamp("online", None, grow=True))
+        return True
+
+    def files(self, lane: Lane = "online", site: str | None = None) -> dict[str, bytes]:
+        """All current files by name, in the order to publish them. The timestamp of other lanes is signed now, for that lane
+        and site."""
+        found = {p.name: p.read_bytes() for p in self._roots()}
+        for name in (DIRECTOR, DENY):
+            found[file_of_target(name)] = self._target(name)
+        for role in ("targets", *(self._delegations().roles or {}), "snapshot"):
+            if self._path(f"{role}.json").exists():
+                found[f"{role}.json"] = self._path(f"{role}.json").read_bytes()
+        online = self._path("timestamp.json").read_bytes()
+        found["timestamp.json"] = online if lane == "online" else self._timestamp(lane, site, grow=False).to_bytes()
+        return found
+
+    # ---- inside ------------------------------------------------------------------------------------------------------------
+
+    def _first_keys(self, root_keys: int) -> list[tuple[str, CryptoSigner]]:
+        names = [*(f"root-{n}" for n in range(1, root_keys + 1)), "targets", *_ONLINE]
+        return [(name, self._fresh_key(name)) for name in names]
+
+    def _fresh_key(self, name: str) -> CryptoSigner:
+        signer = role_signer()
+        folder = self._online if name in _ONLINE else self.keys
+        path = folder / f"{name}.pem"
+        if path.exists():
+            path = folder / f"{name}.{signer.public_key.keyid[:8]}.pem"
+        save_signer(path, signer)
+        return signer
+
+    def _signers(self, keyids: Iterable[str]) -> Iterator[CryptoSigner]:
+        wanted = set(keyids)
+        for folder in (self._online, self.keys):
+            for path in sorted(folder.glob("*.pem")) if folder.exists() else []:
+                signer = load_signer(path)
+                if signer.public_key.keyid in wanted:
+                    wanted.discard(signer.public_key.keyid)
+                    yield signer
+
+    def _signer_in(self, folder: Path, keyids: Sequence[str]) -> Signer:
+        found = next(self._signers(keyids), None)
+        if found is None:
+            raise KeyMissing(f"no private key of {', '.join(k[:8] for k in keyids)} is in {folder}")
+        return found
+
+    def _signed(self, signed: Signed, keyids: Iterable[str]) -> Metadata[Any]:
+        metadata: Metadata[Any] = Metadata(signed)
+        for signer in self._signers(keyids):
+            metadata.sign(signer, append=True)
+        return metadata
+
+    def _propose(self, role: str, signed: Root | Targets) -> Proposal:
+        metadata = self._signed(signed, self._keyids(role, signed))
+        return self._settle(self._weigh(role, metadata.to_bytes()))
+
+    def _settle(self, proposal: Proposal) -> Proposal:
+        held = self.folder / "pending" / f"{proposal.role}.json"
+        if not proposal.complete:
+            atomic_write(held, proposal.data)
+            return proposal
+        self._publish(proposal.role, _read(proposal.data))
+        held.unlink(missing_ok=True)
+        self._follow_up(proposal.role)
+        self.refresh_online()
+        return proposal
+
+    def _follow_up(self, role: str) -> None:
+        """Sign anew what stands under keys that have just been replaced, where the new keys are here; else it is a proposal."""
+        below = ("targets",) if role == "root" else tuple(self._delegations().roles or {}) if role == "targets" else ()
+        for name in below:
+            if not self._path(f"{name}.json").exists():
+                self._propose(name, Targets(expires=self._until("targets")))
+            elif not self._weigh(name, self._path(f"{name}.json").read_bytes()).complete:
+                self._propose(name, self._next(name, Targets))
+
+    def _weigh(self, role: str, data: bytes) -> Proposal:
+        metadata: Metadata[Any] = _read(data)
+        results = [
+            delegator.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
+            for delegator in self._delegators(role, metadata.signed)
+        ]
+        weakest = min(results, key=lambda r: len(r.signed) - r.threshold)
+        complete = all(r.verified for r in results)
+        return Proposal(role, metadata.signed.version, data, len(weakest.signed), weakest.threshold, complete)
+
+    def _delegators(self, role: str, signed: Signed) -> list[Root | Targets]:
+        if isinstance(signed, Root):
+            return [signed] if signed.version == 1 else [self.root, signed]
+        return [self.root if role in _TOP else self._load("targets", Targets).signed]
+
+    def _keyids(self, role: str, signed: Root | Targets) -> set[str]:
+        return {keyid for d in self._delegators(role, signed) for keyid in d.get_delegated_role(role).keyids}
+
+    def _check_next(self, role: str, data: bytes) -> None:
+        metadata: Metadata[Any] = _read(data)
+        kind = Root if role == "root" else Targets
+        if role in ("snapshot", "timestamp") or not isinstance(metadata.signed, kind):
+            raise MetadataRefused(Reason.METADATA_INVALID, f"this is not metadata of role {role}")
+        if role not in _TOP and role.removeprefix("model-") not in self.families():
+            raise MetadataRefused(Reason.METADATA_INVALID, f"nobody delegated to role {role}")
+        exists = role == "root" or self._path(f"{role}.json").exists()
+        expected = (
+            _read((self._roots()[-1] if role == "root" else self._path(f"{role}.json")).read_bytes()).signed.version + 1
+            if exists
+            else 1
+        )
+        if metadata.signed.version != expected:
+            raise MetadataRefused(
+                Reason.METADATA_ROLLBACK,
+                f"{role} version {metadata.signed.version}, expected {expected}",
+                hint="Somebody published in between: make the proposal again from the current state.",
+            )
+        if self._weigh(role, data).signed == 0:
+            raise MetadataRefused(Reason.METADATA_INVALID, f"{role} is signed by nobody who may sign it")
+
+    def _check_release(self, ref: ModelRef, digest: str, terms: ReleaseTerms, family: Targets) -> None:
+        if not terms.zones or terms.publishers == PublisherPolicy():
+            raise ReleaseInvalid(
+                f"{ref} needs at least one zone and one publisher", hint="An empty list means nowhere, and nobody."
+            )
+        held = family.targets.get(ref.target)
+        if held is not None and f"sha256:{held.hashes['sha256']}" != digest:
+            raise ReleaseInvalid(f"{ref} is released with another content", hint=f"Release it as {ref.name}@{ref.version + 1}.")
+        if any(v >= ref.version for v in terms.fallback):
+            raise ReleaseInvalid(f"{ref} cannot fall back to {max(terms.fallback)}: only to lower versions")
+
+    def _roll_director(self, keys: Sequence[Key], threshold: int) -> Proposal:
+        targets = self._next("targets", Targets)
+        document = DirectorKeys(keys=tuple(PublicKey(pem=pem_of(k)) for k in keys), threshold=threshold)
+        self._set_target(targets, DIRECTOR, document.canonical())
+        return self._propose("targets", targets)
+
+    def _swap(self, delegator: Root | Targets, role: str, add: Sequence[Key], remove: Sequence[str]) -> None:
+        for keyid in remove:
+            with contextlib.suppress(ValueError):
+                delegator.revoke_key(keyid, role)
+        for key in add:
+            delegator.add_key(key, role)
+
+    def _next(self, role: str, kind: type[R]) -> R:
+        """A copy of a role's metadata, one version higher and with a new expiry."""
+        signed = self._load(role, kind).signed
+        signed.version += 1
+        signed.expires = self._until("root" if role == "root" else "targets")
+        return signed
+
+    def _set_target(self, targets: Targets, path: str, data: bytes) -> None:
+        self._keep(data)
+        targets.targets[path] = TargetFile.from_data(path, data, ["sha256"])
+
+    def _refresh_snapshot(self) -> bool:
+        roles = ("targets", *(self._delegations().roles or {}))
+        meta = {f"{role}.json": self._meta(role) for role in roles if self._path(f"{role}.json").exists()}
+        version = 1
+        if self._path("snapshot.json").exists():
+            held = self._load("snapshot", Snapshot)
+            young = held.signed.expires - self._now() > _LIFE["snapshot"] / 2
+            if held.signed.meta == meta and young and self._weigh("snapshot", held.to_bytes()).complete:
+                return False
+            version = held.signed.version + 1
+        snapshot = Snapshot(version=version, expires=self._until("snapshot"), meta=meta)
+        self._publish("snapshot", self._sign_online("snapshot", snapshot))
+        return True
+
+    def _timestamp(self, lane: Lane, site: str | None, *, grow: bool) -> Metadata[Any]:
+        exists = self._path("timestamp.json").exists()
+        version = self._load("timestamp", Timestamp).signed.version if exists else 0
+        now = self._now()
+        timestamp = Timestamp(
+            version=version + 1 if grow else version,
+            expires=now + LIFETIME[lane],
+            snapshot_meta=self._meta("snapshot"),
+            unrecognized_fields=Freshness(issued=now, lane=lane, site=site).fields(),
+        )
+        return self._sign_online("timestamp", timestamp)
+
+    def _sign_online(self, role: str, signed: Signed) -> Metadata[Any]:
+        metadata = self._signed(signed, self.root.roles[role].keyids)
+        if not self._weigh(role, metadata.to_bytes()).complete:
+            raise KeyMissing(f"the {role} key is not in {self._online}")
+        return metadata
+
+    def _meta(self, role: str) -> MetaFile:
+        data = self._path(f"{role}.json").read_bytes()
+        return MetaFile.from_data(_read(data).signed.version, data, ["sha256"])
+
+    def _director_keys(self) -> DirectorKeys:
+        return DirectorKeys.parse(self._target(DIRECTOR))
+
+    def _delegations(self) -> Delegations:
+        return _delegations(self._load("targets", Targets).signed)
+
+    def _publish(self, role: str, metadata: Metadata[Any]) -> None:
+        name = f"{metadata.signed.version}.root.json" if role == "root" else f"{role}.json"
+        atomic_write(self._path(name), metadata.to_bytes())
+
+    def _load(self, role: str, kind: type[R]) -> Metadata[R]:
+        path = self._roots()[-1] if role == "root" else self._path(f"{role}.json")
+        metadata: Metadata[R] = Metadata.from_bytes(path.read_bytes())
+        return metadata
+
+    def _roots(self) -> list[Path]:
+        return sorted((self.folder / "metadata").glob("*.root.json"), key=lambda p: int(p.name.partition(".")[0]))
+
+    def _path(self, name: str) -> Path:
+        return self.folder / "metadata" / name
+
+    def _target(self, path: str) -> bytes:
+        """The published bytes of a small target (a newer one may lie beside it and wait for signatures)."""
+        held = self._load("targets", Targets).signed.targets[path]
+        return (self.folder / "targets" / held.hashes["sha256"]).read_bytes()
+
+    def _keep(self, data: bytes) -> None:
+        atomic_write(self.folder / "targets" / hex_of(digest_of(data)), data)
+
+    def _now(self) -> datetime:
+        return self._clock.now().replace(microsecond=0)
+
+    def _until(self, role: str) -> datetime:
+        return self._now() + _LIFE[role]
+
+
+def _delegations(targets: Targets) -> Delegations:
+    if targets.delegations is None:
+        targets.delegations = Delegations(keys={}, roles={})
+    return targets.delegations
+
+
+def _target(path: str, digest: str, size: int, terms: ReleaseTerms) -> TargetFile:
+    custom = terms.model_dump(mode="json", exclude_none=True)
+    return TargetFile(size, {"sha256": hex_of(digest)}, path, {"custom": custom})
+
+
+def _read(data: bytes) -> Metadata[Any]:
+    try:
+        metadata: Metadata[Any] = Metadata.from_bytes(data)
+    except RepositoryError as e:
+        raise MetadataRefused(Reason.METADATA_INVALID, f"not TUF metadata: {e}") from e
+    return metadata
+
+
+def _merged(held: bytes, data: bytes) -> bytes:
+    """The signatures of both, when they are over the same content; otherwise the newer proposal alone."""
+    old, new = _read(held), _read(data)
+    if old.signed_bytes == new.signed_bytes:
+        new.signatures = {**old.signatures, **new.signatures}
+    return new.to_bytes()
