@@ -87,6 +87,9 @@ class Reason(StrEnum):
     METADATA_EXPIRED = "metadata_expired"
     METADATA_ROLLBACK = "metadata_rollback"
     PUBLISHER_UNTRUSTED = "publisher_untrusted"
+    REPORT_UNTRUSTED = "report_untrusted"
+    REPORT_REPLAYED = "report_replayed"
+    REPORT_CONTRADICTS = "report_contradicts"
     PACKAGE_TAMPERED = "package_tampered"
     PACKAGE_INVALID = "package_invalid"
     # transfer

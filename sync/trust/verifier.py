@@ -26,8 +26,8 @@ The report (spoke -> hub), `verify_report`:
 14. It is signed by that spoke's device key, and speaks of that spoke.
 15. Its sequence is higher than the last one accepted, and its nonce was not seen.
 16. Its time is not in the future of the hub's clock by more than `MAX_AHEAD`.
-17. It does not contradict itself: a committed version is among what is served, with that index; and every file said to be served is
-    a file of the package that the hub knows under that index.
+17. It does not contradict itself: a committed version is among what is served, with that index; and every file said to be served
+    is a file of the package that the hub knows under that index.
 """
 
 from collections.abc import Callable, Collection
@@ -185,13 +185,15 @@ def verify_report(
 
     Raises EnvelopeRefused or ReportRefused, with the reason.
     """
-    report = unseal(data, [device_key], Report, reason=Reason.WRONG_RECIPIENT)  # 14
+    report = unseal(data, [device_key], Report, reason=Reason.REPORT_UNTRUSTED)  # 14
     if (report.site, report.spoke) != (spoke.site, spoke.spoke):
-        raise ReportRefused(Reason.WRONG_RECIPIENT, f"the report of {report.site}/{report.spoke} came from {spoke}")
+        raise ReportRefused(Reason.REPORT_UNTRUSTED, f"the report of {report.site}/{report.spoke} came from {spoke}")
     if report.sequence <= last_sequence or report.nonce in seen_nonces:  # 15
-        raise ReportRefused(Reason.DIRECTIVE_REPLAYED, f"report {report.sequence} of {spoke} was seen before ({last_sequence})")
+        raise ReportRefused(Reason.REPORT_REPLAYED, f"report {report.sequence} of {spoke} was seen before ({last_sequence})")
     if report.time > now + MAX_AHEAD:  # 16
-        raise ReportRefused(Reason.METADATA_INVALID, f"report {report.sequence} of {spoke} comes from the future: {report.time}")
+        raise ReportRefused(
+            Reason.REPORT_CONTRADICTS, f"report {report.sequence} of {spoke} comes from the future: {report.time}"
+        )
     _check_serving(report, files_of or _unknown)  # 17
     return report
 
@@ -238,15 +240,15 @@ def _check_serving(report: Report, files_of: Callable[[str], Collection[str] | N
     about = next((s for s in report.serving if s.model == report.model), None)
     if report.state is State.COMMITTED and (about is None or about.index != report.index or about.version != report.version):
         raise ReportRefused(
-            Reason.PACKAGE_TAMPERED,
-            f"report {report.sequence}: says {report.model}@{report.version} is committed, but does not serve it",
+            Reason.REPORT_CONTRADICTS,
+            f"report {report.sequence}: {report.model}@{report.version} is said to be committed, but not served",
         )
     for serving in report.serving:
         known = files_of(serving.index)
         if known is not None and serving.file not in known:
             raise ReportRefused(
-                Reason.PACKAGE_TAMPERED,
-                f"report {report.sequence}: serves {serving.file[:19]} as {serving.model}@{serving.version}, which is no file of it",
+                Reason.REPORT_CONTRADICTS,
+                f"report {report.sequence}: {serving.file[:19]} is no file of {serving.model}@{serving.version}",
             )
 
 
