@@ -63,6 +63,7 @@ def render_config(folder: Path, tls: TlsFiles, *, host: str, port: int, crl: Pat
         "log_type error",
         "log_type warning",
         "log_type notice",
+        "log_type information",
         "connection_messages false",
         f"max_packet_size {MAX_PACKET}",
         f"max_queued_bytes {MAX_QUEUED_BYTES}",
@@ -125,10 +126,13 @@ class Broker:
         self._wait(timeout)
 
     def allow(self, spokes: Iterable[tuple[SpokeId, str]]) -> None:
-        """Replace the access list by these spokes (with zones). It holds at once, for clients that are connected as well."""
+        """Replace the access list by these spokes (with zones); returns when it holds, for connected clients as well.
+
+        Raises BrokerFailed when the broker does not say that it took it.
+        """
         self._write_acl(spokes)
         if self._pid is not None and self.alive():
-            os.kill(self._pid, signal.SIGHUP)
+            self._reload(self._pid)
 
     def alive(self) -> bool:
         """Whether the process runs."""
@@ -154,10 +158,20 @@ class Broker:
         path = self.folder / "mosquitto.conf"
         if path.exists() and path.read_bytes() == config and _answers(self._host, self._port):
             self._pid = pid
-            os.kill(pid, signal.SIGHUP)
+            self._reload(pid)
             return True
         self._end(pid, 10.0)
         return False
+
+    def _reload(self, pid: int) -> None:
+        log = self.folder / "mosquitto.log"
+        seen = log.stat().st_size if log.exists() else 0
+        os.kill(pid, signal.SIGHUP)
+        end = time.monotonic() + 5.0
+        while not (log.exists() and b"Reloading config" in _tail(log, seen)):
+            if time.monotonic() > end:
+                raise BrokerFailed("mosquitto does not take up its new access list")
+            time.sleep(0.01)
 
     def _running_pid(self) -> int | None:
         with contextlib.suppress(OSError, ValueError):
@@ -220,6 +234,12 @@ def _program() -> str:
         if place and os.access(place, os.X_OK):
             return place
     raise BrokerMissing("the program mosquitto is not on this machine")
+
+
+def _tail(path: Path, offset: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read()
 
 
 def _near(host: str) -> str:

@@ -8,6 +8,7 @@ import collections
 import contextlib
 import logging
 import secrets
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -61,6 +62,8 @@ class MqttBus:
         self._reconnect_s, self._tries = reconnect_s, 0
         self._tls = tls
         self._context = client_context(tls) if tls else None
+        if self._context is not None:
+            self._context.sslsocket_class = _TidySocket
         self._lock = threading.Condition(threading.RLock())
         self._delivery = threading.RLock()
         self._filters: dict[str, _Filter] = {}
@@ -292,6 +295,17 @@ class _Filter:
     def __init__(self, pattern: str, id_: int, qos: int) -> None:
         self.pattern, self.id, self.qos = pattern, id_, qos
         self.handlers: tuple[Handler, ...] = ()
+
+
+class _TidySocket(ssl.SSLSocket):
+    """Closed when its handshake fails, which paho forgets."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002  # as in ssl
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
 
 
 class _MqttSubscription:
