@@ -23,7 +23,8 @@ def intend(update: Update | None, slots: ModelSlots, desired: DesiredModel | Non
     if desired is None:
         return Event.RETIRED if slots != ModelSlots() else None
     if slots.champion and slots.champion.index == desired.index:
-        settled = update is not None and state is State.COMMITTED and _same(update.desired, desired)
+        same = update is not None and _same(update.desired, desired) and update.desired.rollout == desired.rollout
+        settled = same and state is State.COMMITTED
         return None if settled else Event.CONFIRMED
     if update and state in _SPENT and update.desired == desired:
         return None

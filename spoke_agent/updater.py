@@ -134,7 +134,7 @@ class Updater:
         event = intend(found, self._places(model), self._desired(model))
         if event is not None:
             return self._begin(found, model, event)
-        return self._work(found) if found and found.state in ACTIVE else False
+        return self._work(self._with_new_terms(found)) if found and found.state in ACTIVE else False
 
     def _begin(self, found: Update | None, model: str, event: Event) -> bool:
         desired, course = self._desired(model), self._course(model)
@@ -155,6 +155,15 @@ class Updater:
         if event is Event.CONFIRMED and base:
             update = replace(update, variant=base.variant)
         return self._move(update, event, Reason.NONE)
+
+    def _with_new_terms(self, update: Update) -> Update:
+        """A newer directive may change the terms of the version that is on its way; that does not begin it again."""
+        desired = self._desired(update.model)
+        if desired is None or desired == update.desired:
+            return update
+        update = replace(update, desired=desired, generation=self._generation)
+        self._journal.amend(update)
+        return update
 
     def _work(self, update: Update) -> bool:
         course = self._course(update.model)
