@@ -1,7 +1,7 @@
 """Content-addressed files on a spoke: an OCI image layout folder whose blobs may arrive in pieces, over days, through power cuts.
 
-A partial blob is two files: `partial/<hex>.part`, as long as the blob will be, and `partial/<hex>.map`, which says what blocks are
-on disk. The map is written only after the blocks it speaks of were synced, so it never claims too much; what a power cut costs is
+A partial blob is two files: `partial/<hex>.part`, as long as the blob will be, and `partial/<hex>.map`, which tells what blocks
+are on disk. The map is written only after the blocks it speaks of were synced, so it never claims too much; what a power cut costs is
 what came after the last save (`SAVE_BYTES`). A blob gets its name only when all of its bytes hash to it.
 
 `BlobStore` (disk) and `MemoryStore` are both a `Store`, held to one contract suite (tests/contract/test_store.py), and both are a
@@ -324,8 +324,8 @@ class _MemoryWriter(_Blocks):
     def __init__(self, store: "MemoryStore", digest: str, size: int, block_size: int) -> None:
         super().__init__(digest, size, block_size)
         self._store = store
-        self._data, here = store.partial.get(digest, (bytearray(size), b""))
-        if len(self._data) == size and len(here) == len(self._here):
+        self._data, here, held_in = store.partial.get(digest, (bytearray(size), bytes(len(self._here)), block_size))
+        if (len(self._data), held_in) == (size, block_size):
             self._take(here)
         else:
             self._data = bytearray(size)
@@ -340,7 +340,7 @@ class _MemoryWriter(_Blocks):
         return True
 
     def save(self) -> None:
-        self._store.partial[self.digest] = (self._data, bytes(self._here))
+        self._store.partial[self.digest] = (self._data, bytes(self._here), self.block_size)
 
     def commit(self) -> None:
         if self.received != self.size:
@@ -366,7 +366,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._blobs: dict[str, bytes] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self.partial: dict[str, tuple[bytearray, bytes]] = {}
+        self.partial: dict[str, tuple[bytearray, bytes, int]] = {}
 
     def has(self, digest: str) -> bool:
         """Whether the whole blob is here."""

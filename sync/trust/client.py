@@ -4,54 +4,33 @@ The rules are python-tuf's `TrustedMetadataSet` (signatures, thresholds, version
 ours, since the reference updater fetches from a server by itself, keeps its files without fsync, uses the machine's clock and
 will not show an expired set. Here:
 
- - `fetch` is a callable: the mirror of a topic, a folder, an HTTPS client, a bundle. None means that there is no such file. -
- The trusted set is one file, replaced at once: after a power cut it is the old one or the new one, and it always verifies
- whole. - It is verified whole from the anchor at every start, so that a delegated role kept from an older delegator must please
- the
+ - `fetch` is a callable: the mirror of a topic, a folder, an HTTPS client, a bundle. None means that there is no such file.
+ - The trusted set is one file, replaced at once: after a power cut it is the old one or the new one, and it verifies whole.
+ - It is verified whole from the anchor at every start, so that a delegated role kept from an older delegator must please the
    current one too, and nothing that lay on the disk is believed for lying there.
  - Expiry is judged at the end, for all roles together, at trusted time (`freshness`). An expired set takes part in every
    comparison of versions, still tells what was released, and allows nothing new. Fetching newer metadata is always possible.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import AwareDatetime, Field
-from tuf.api.exceptions import (
-    BadVersionNumberError,
-    EqualVersionNumberError,
-    ExpiredMetadataError,
-    RepositoryError,
-)
-from tuf.api.metadata import DelegatedRole, Metadata, Root, Targets, Timestamp
-from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
-from tuf.ngclient.config import EnvelopeType
 
-from model_formats.document import Document, DocumentRefused
+from model_formats.document import Document
 from model_formats.types import Digest, digest_of
 from sync.clock import Clock
 from sync.files import atomic_write
-from sync.trust.documents import DENY, DIRECTOR, DenyList, DirectorKeys, Freshness, Lane, file_of_target
-from sync.trust.errors import MetadataIncomplete, MetadataRefused
-from sync.trust.freshness import EPOCH, correction, lanes_allowed, trusted_now
-from sync.trust.keys import Key, KeyFileInvalid
-from sync.trust.released import Released, Target
-from sync.types import Reason, SpokeId
+from sync.trust.documents import Lane
+from sync.trust.errors import MetadataIncomplete
+from sync.trust.freshness import EPOCH, correction, trusted_now
+from sync.trust.released import Released
+from sync.trust.workflow import Fetch, advance, after_roots, expired, nothing, walk_roots
+from sync.types import SpokeId
 
-__all__ = ["CAPS", "Fetch", "TrustStore"]
-
-Fetch = Callable[[str], bytes | None]
-"""Gives the bytes of a metadata file by name (`timestamp.json`, `2.root.json`, `keys.director.json`), or None."""
-
-CAPS = {"root": 512_000, "timestamp": 16_384, "snapshot": 2_000_000, "targets": 5_000_000, "small": 1 << 20}
-"""Largest size in bytes of each kind of file."""
-MAX_ROOTS = 256
-MAX_FAMILIES = 1024
-_SIDELOAD = "sideload.timestamp.json"
+__all__ = ["Fetch", "TrustStore"]
 
 
 class TrustedState(Document):
@@ -66,15 +45,6 @@ class TrustedState(Document):
     """Metadata by file name, as text."""
     floor: AwareDatetime = EPOCH
     correction_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    """The outcome of the rules: files to keep, what they say, and the new floor of time."""
-
-    files: dict[str, bytes]
-    released: Released
-    floor: datetime
 
 
 class TrustStore:
@@ -107,14 +77,14 @@ class TrustStore:
         metadata is kept: it only ever takes trust away.
         """
         held = {name: text.encode() for name, text in self._state.files.items()}
-        roots = _walk_roots(self._anchor, held, fetch)
+        roots = walk_roots(self._anchor, held, fetch)
         if len(roots) > sum(name.endswith(".root.json") for name in held):
-            held = _after_roots(held, roots)
+            held = after_roots(held, roots)
             self._write(held, self._state.floor if "timestamp.json" in held else EPOCH)
-        checked = _advance(roots, held, fetch, lane or self._lane, self._site, self.now())
+        checked = advance(roots, held, fetch, lane or self._lane, self._site, self.now())
         if checked.released.expired:
-            raise _expired(checked.released)
-        self._write(checked.files, max(self._state.floor, checked.floor))
+            raise expired(checked.released)
+        self._write(checked.files, max(self._state.floor, checked.issued))
         return checked.released
 
     def released(self) -> Released:
@@ -122,7 +92,7 @@ class TrustStore:
         held = {name: text.encode() for name, text in self._state.files.items()}
         if "timestamp.json" not in held:
             raise MetadataIncomplete("no trust metadata has arrived yet")
-        return _advance(_walk_roots(self._anchor, held, _nothing), held, _nothing, self._lane, self._site, self.now()).released
+        return advance(walk_roots(self._anchor, held, nothing), held, nothing, self._lane, self._site, self.now()).released
 
     def correct_clock(self, answer: bytes, me: SpokeId, nonce: str) -> float:
         """Take the hub's signed answer to our nonce; returns the seconds by which the wall clock is wrong. Raises a refusal."""
@@ -151,302 +121,3 @@ class TrustStore:
         if state != self._state or not self._path.exists():
             atomic_write(self._path, state.canonical(), mode=0o600)
         self._state = state
-
-
-# ---- the rules, without disk or clock ------------------------------------------------------------------------------------
-
-
-def _walk_roots(anchor: bytes, held: Mapping[str, bytes], fetch: Fetch) -> dict[str, bytes]:
-    """The chain of root metadata from the anchor to the newest there is, each signed by the one before and by itself."""
-    with _refusals("root"):
-        trusted = _trust(anchor)
-        roots = {f"{trusted.root.version}.root.json": anchor}
-        for version in range(trusted.root.version + 1, trusted.root.version + MAX_ROOTS):
-            name = f"{version}.root.json"
-            data = held.get(name) or _fetched(fetch, name, CAPS["root"])
-            if data is None:
-                break
-            trusted.update_root(data)
-            roots[name] = data
-        return roots
-
-
-def _after_roots(held: Mapping[str, bytes], roots: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Forget timestamp and snapshot when root has replaced one of their keys: that is how a fast-forward is undone."""
-    known = [data for name, data in roots.items() if name in held]
-    kept = {name: data for name, data in held.items() if not name.endswith(".root.json")}
-    if known:
-        old, new = _root_of(known[-1]), _root_of(list(roots.values())[-1])
-        if any(set(old.roles[r].keyids) != set(new.roles[r].keyids) for r in ("timestamp", "snapshot")):
-            kept = {n: d for n, d in kept.items() if n not in ("timestamp.json", "snapshot.json", _SIDELOAD)}
-    return {**roots, **kept}
-
-
-def _advance(
-    roots: Mapping[str, bytes],
-    held: Mapping[str, bytes],
-    fetch: Fetch,
-    lane: Lane,
-    site: str | None,
-    now: datetime,
-) -> _Checked:
-    """The client workflow of the TUF specification (5.3 to 5.6), on what is held and what is offered.
-
-    1. Root is final. 2. Timestamp: signed, of an allowed lane, not older than the held one. 3. Snapshot: as the timestamp says,
-    no role lost, none older. 4. Targets: as the snapshot says. 5. Each delegated role: as the snapshot says, signed by the keys
-    of the delegator of now. 6. Director keys and deny list: as the targets say. 7. Expiry, for all, at trusted time.
-    """
-    trusted = _trust(next(iter(roots.values())))
-    for data in list(roots.values())[1:]:
-        with _refusals("root"):
-            trusted.update_root(data)  # 1
-    files = dict(roots)
-    files |= _timestamp(trusted, held, fetch, lane, site)  # 2
-    files["snapshot.json"] = _snapshot(trusted, held, fetch)  # 3
-    files["targets.json"] = _role(trusted, held, fetch, "targets", "root")  # 4
-    refused: dict[str, MetadataRefused] = {}
-    for role in (r for r in _families(trusted.targets) if f"{r.name}.json" in trusted.snapshot.meta):
-        try:
-            files[f"{role.name}.json"] = _role(trusted, held, fetch, role.name, "targets")  # 5
-        except MetadataRefused as e:
-            refused[role.name] = e
-        except MetadataIncomplete as e:
-            if fetch is not _nothing:
-                raise
-            refused[role.name] = MetadataRefused(Reason.METADATA_INVALID, e.message)
-    small = {path: _small(trusted.targets, held, fetch, path) for path in (DIRECTOR, DENY)}  # 6
-    files |= {file_of_target(path): data for path, data in small.items()}
-    with _refusals("timestamp"):
-        fresh = Freshness.of(trusted.timestamp)
-    return _Checked(files, _released(trusted, files, small, refused, fresh, max(now, fresh.issued)), fresh.issued)  # 7
-
-
-def _timestamp(
-    trusted: TrustedMetadataSet, held: Mapping[str, bytes], fetch: Fetch, lane: Lane, site: str | None
-) -> dict[str, bytes]:
-    own = held.get("timestamp.json")
-    if own is not None:
-        with _refusals("timestamp"):
-            trusted.update_timestamp(own)
-    offered = _fetched(fetch, "timestamp.json", CAPS["timestamp"])
-    if offered is None or offered == own:
-        return _kept(held, "the timestamp")
-    _check_lane(trusted, offered, lane, site)
-    try:
-        with _refusals("timestamp"):
-            trusted.update_timestamp(offered)
-    except EqualVersionNumberError:
-        return _merged(held, offered, lane)
-    except MetadataRefused as e:
-        if lane == "sideload" and e.reason is Reason.METADATA_ROLLBACK and own is not None:
-            return _merged(held, offered, lane)
-        raise
-    return {"timestamp.json": offered}
-
-
-def _kept(held: Mapping[str, bytes], what: str) -> dict[str, bytes]:
-    if "timestamp.json" not in held:
-        raise MetadataIncomplete(f"{what} has not arrived")
-    return {name: held[name] for name in ("timestamp.json", _SIDELOAD) if name in held}
-
-
-def _merged(held: Mapping[str, bytes], offered: bytes, lane: Lane) -> dict[str, bytes]:
-    """The held set stays, since it is newer; a stick's longer validity is taken over, as the set is at least as fresh as the
-    stick."""
-    kept = _kept(held, "the timestamp")
-    return {**kept, _SIDELOAD: offered} if lane == "sideload" else kept
-
-
-def _check_lane(trusted: TrustedMetadataSet, data: bytes, lane: Lane, site: str | None) -> None:
-    """Signed by the timestamp key, and for this way and this site; its version is judged elsewhere."""
-    with _refusals("timestamp"):
-        fresh = Freshness.of(_timestamp_of(trusted.root, data))
-    if fresh.lane not in lanes_allowed(lane):
-        raise MetadataRefused(Reason.METADATA_INVALID, f"timestamp.json: made for the {fresh.lane} lane, came over {lane}")
-    if fresh.site is not None and fresh.site != site:
-        raise MetadataRefused(Reason.WRONG_RECIPIENT, f"timestamp.json: made for site {fresh.site}")
-
-
-def _snapshot(trusted: TrustedMetadataSet, held: Mapping[str, bytes], fetch: Fetch) -> bytes:
-    own = held.get("snapshot.json")
-    if own is not None:
-        try:
-            trusted.update_snapshot(own, trusted=True)
-            return own
-        except RepositoryError:
-            pass  # held for the comparison; the timestamp asks for another one
-    data = _needed(fetch, "snapshot.json", trusted.timestamp.snapshot_meta.length or CAPS["snapshot"])
-    with _refusals("snapshot"):
-        trusted.update_snapshot(data)
-    return data
-
-
-def _role(trusted: TrustedMetadataSet, held: Mapping[str, bytes], fetch: Fetch, role: str, delegator: str) -> bytes:
-    name = f"{role}.json"
-    if name in held:
-        try:
-            trusted.update_delegated_targets(held[name], role, delegator)
-            return held[name]
-        except (RepositoryError, ValueError):
-            pass  # replaced, or no longer signed by those whom the delegator names
-    meta = trusted.snapshot.meta.get(name)
-    if meta is None:
-        raise MetadataRefused(Reason.METADATA_INVALID, f"{name}: not in the snapshot")
-    data = _needed(fetch, name, meta.length or CAPS["targets"])
-    with _refusals(role):
-        trusted.update_delegated_targets(data, role, delegator)
-    return data
-
-
-def _small(targets: Targets, held: Mapping[str, bytes], fetch: Fetch, path: str) -> bytes:
-    listed = targets.targets.get(path)
-    if listed is None:
-        raise MetadataRefused(Reason.METADATA_INVALID, f"targets.json: {path} is missing")
-    for data in (held.get(file_of_target(path)), _fetched(fetch, file_of_target(path), min(listed.length, CAPS["small"]))):
-        if data is not None and _matches(listed.length, listed.hashes, data):
-            return data
-    raise MetadataIncomplete(f"{path} of this version has not arrived")
-
-
-def _families(targets: Targets) -> list[DelegatedRole]:
-    roles = targets.delegations.roles if targets.delegations and targets.delegations.roles else {}
-    if len(roles) > MAX_FAMILIES:
-        raise MetadataRefused(
-            Reason.METADATA_INVALID, f"targets.json: {len(roles)} delegated roles, at most {MAX_FAMILIES} are allowed"
-        )
-    return list(roles.values())
-
-
-def _released(
-    trusted: TrustedMetadataSet,
-    files: Mapping[str, bytes],
-    small: Mapping[str, bytes],
-    refused: Mapping[str, MetadataRefused],
-    freshness: Freshness,
-    now: datetime,
-) -> Released:
-    refusals = dict(refused)
-    targets = dict(_targets_of(trusted.targets, None))
-    for role in _families(trusted.targets):
-        family = trusted.get(role.name)
-        if isinstance(family, Targets) and now >= family.expires:
-            refusals[role.name] = MetadataRefused(
-                Reason.METADATA_EXPIRED, f"{role.name}.json expired on {family.expires:%Y-%m-%d}"
-            )
-        elif isinstance(family, Targets):
-            targets = {**dict(_targets_of(family, role)), **targets}
-    expires = max([trusted.timestamp.expires, *_extension(trusted.root, files)])
-    limits = {
-        "root": trusted.root.expires,
-        "timestamp": expires,
-        "snapshot": trusted.snapshot.expires,
-        "targets": trusted.targets.expires,
-    }
-    keys, threshold = _director(small[DIRECTOR])
-    return Released(
-        versions={name: signed.version for name, signed in trusted.items()},
-        targets=targets,
-        refused=refusals,
-        director_keys=keys,
-        director_threshold=threshold,
-        denied=frozenset(DenyList.parse(small[DENY]).digests),
-        lane=freshness.lane,
-        issued=freshness.issued,
-        expires=expires,
-        now=now,
-        expired=tuple(name for name, limit in limits.items() if now >= limit),
-    )
-
-
-def _targets_of(targets: Targets, role: DelegatedRole | None) -> Iterator[tuple[str, Target]]:
-    for path, file in targets.targets.items():
-        if "sha256" in file.hashes and (role is None or role.is_delegated_path(path)):
-            custom = file.custom if isinstance(file.custom, dict) else {}
-            yield path, Target(f"sha256:{file.hashes['sha256']}", file.length, custom)
-
-
-def _extension(root: Root, files: Mapping[str, bytes]) -> list[datetime]:
-    """Until when a stick said that what it carried (which is no newer than this set) may be used."""
-    if _SIDELOAD not in files:
-        return []
-    with _refusals("timestamp"):
-        return [_timestamp_of(root, files[_SIDELOAD]).expires]
-
-
-def _director(data: bytes) -> tuple[tuple[Key, ...], int]:
-    document = DirectorKeys.parse(data)
-    try:
-        keys = {key.keyid: key for key in (public.key() for public in document.keys)}
-    except KeyFileInvalid as e:
-        raise MetadataRefused(Reason.METADATA_INVALID, f"{DIRECTOR}: {e.message}") from e
-    return tuple(keys.values()), document.threshold
-
-
-def _trust(anchor: bytes) -> TrustedMetadataSet:
-    """An empty trusted set. Expiry is judged by us at the end, so inside it is always the beginning of time."""
-    with _refusals("root"):
-        trusted = TrustedMetadataSet(anchor, EnvelopeType.METADATA)
-    trusted.reference_time = EPOCH
-    return trusted
-
-
-def _root_of(data: bytes) -> Root:
-    root = Metadata.from_bytes(data).signed
-    assert isinstance(root, Root)  # noqa: S101  (verified before)
-    return root
-
-
-def _timestamp_of(root: Root, data: bytes) -> Timestamp:
-    """A timestamp that is signed by the key that root names, whatever its version."""
-    with _refusals("timestamp"):
-        metadata: Metadata[Timestamp] = Metadata.from_bytes(data)
-        if not isinstance(metadata.signed, Timestamp):
-            raise RepositoryError(f"expected 'timestamp', got {metadata.signed.type!r}")
-        root.verify_delegate("timestamp", metadata.signed_bytes, metadata.signatures)
-        return metadata.signed
-
-
-def _fetched(fetch: Fetch, name: str, cap: int) -> bytes | None:
-    data = fetch(name)
-    if data is not None and len(data) > cap:
-        raise MetadataRefused(Reason.METADATA_INVALID, f"{name}: {len(data)} bytes, more than the {cap} allowed")
-    return data
-
-
-def _needed(fetch: Fetch, name: str, cap: int) -> bytes:
-    data = _fetched(fetch, name, cap)
-    if data is None:
-        raise MetadataIncomplete(f"{name} has not arrived")
-    return data
-
-
-def _nothing(_name: str) -> bytes | None:
-    return None
-
-
-def _matches(length: int, hashes: Mapping[str, str], data: bytes) -> bool:
-    return len(data) == length and digest_of(data) == f"sha256:{hashes.get('sha256')}"
-
-
-def _expired(released: Released) -> MetadataRefused:
-    names = ", ".join(f"{name}.json" for name in released.expired)
-    return MetadataRefused(
-        Reason.METADATA_EXPIRED,
-        f"{names} expired before {released.now:%Y-%m-%d %H:%M} (trusted time)",
-        hint="Bring newer metadata: reach the hub, or export a new bundle. If the date is wrong, the clock is.",
-    )
-
-
-@contextlib.contextmanager
-def _refusals(role: str) -> Iterator[None]:
-    """The seam to python-tuf: its errors become refusals with a reason."""
-    try:
-        yield
-    except EqualVersionNumberError:
-        raise
-    except BadVersionNumberError as e:
-        raise MetadataRefused(Reason.METADATA_ROLLBACK, f"{role}: {e}") from e
-    except ExpiredMetadataError as e:
-        raise MetadataRefused(Reason.METADATA_EXPIRED, f"{role}: {e}") from e
-    except (RepositoryError, ValueError, KeyError, TypeError, DocumentRefused) as e:
-        raise MetadataRefused(Reason.METADATA_INVALID, f"{role}: {e}") from e
