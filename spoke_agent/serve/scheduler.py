@@ -45,9 +45,13 @@ class Cost:
 class Job(Protocol):
     """What a lane needs of a request."""
 
+    mirrored: bool = False
+    """True for a copy of live traffic: nobody waits for it, it is neither counted nor captured."""
+
     inputs: Mapping[str, Array]
     rows: int
     key: object
+    """Jobs of equal key may share a run."""
     adapter: HeadAdapter | None
     deadline: float
     """Loop time after which nobody waits for the answer; infinity for none."""
@@ -72,15 +76,16 @@ class Batch:
 
 
 Run = Callable[[Mapping[str, Array], HeadAdapter | None], Sequence[Array]]
-Prepare = Callable[[list[Job]], list[Job]]
+Prepare = Callable[[Batch], list[Job] | None]
 Done = Callable[[Batch], None]
 
 
 class Lane:
     """The queue of one loaded version.
 
-    `run` runs a batch; `prepare` may refuse or change jobs before they are joined (ranges); `done` sees every batch after its
-    jobs are answered (counting, capture, mirror). All but `run` are called on the loop.
+    `run` runs a batch; `prepare` looks at it before: None lets it run, a list is the jobs to run instead (those left out have
+    been failed); `done` sees every batch after its jobs are answered (counting, capture, mirror). All but `run` are called on
+    the loop.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class Lane:
         cost: Cost,
         placement: Placement,
         *,
+        loop: asyncio.AbstractEventLoop,
         name: str = "lane",
         batched: bool = True,
         max_rows: int = 256,
@@ -110,7 +116,7 @@ class Lane:
         self._max_wait_s = max_wait_s
         self._max_jobs = max_jobs
         self._queue: deque[Job] = deque()
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._scheduled = False
         self._closed = False
         self._worker = _Worker(self, self._loop, name) if placement == "thread" else None
@@ -208,16 +214,14 @@ class Lane:
         now = self._loop.time()
         if any(job.deadline < now for job in jobs):
             jobs = self._in_time(jobs, now)
-        if self._prepare is not None:
-            before = sum(job.rows for job in jobs)
-            jobs = self._prepare(jobs)
-            self.depth_rows -= before - sum(job.rows for job in jobs)
-        if not jobs:
-            return None
-        if len(jobs) == 1:
-            return Batch(jobs, jobs[0].rows, jobs[0].inputs)
-        inputs = {name: np.concatenate([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
-        return Batch(jobs, sum(job.rows for job in jobs), inputs)
+        batch = _join(jobs)
+        if batch is None or self._prepare is None:
+            return batch
+        kept = self._prepare(batch)
+        if kept is None:
+            return batch
+        self.depth_rows -= batch.rows - sum(job.rows for job in kept)
+        return _join(kept)
 
     def _in_time(self, jobs: list[Job], now: float) -> list[Job]:
         late = [job for job in jobs if job.deadline < now]
@@ -241,6 +245,15 @@ class Lane:
                 start = end
         if self._done is not None:
             self._done(batch)
+
+
+def _join(jobs: list[Job]) -> Batch | None:
+    if not jobs:
+        return None
+    if len(jobs) == 1:
+        return Batch(jobs, jobs[0].rows, jobs[0].inputs)
+    inputs = {name: np.concatenate([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
+    return Batch(jobs, sum(job.rows for job in jobs), inputs)
 
 
 class RowsWrong(SpokeshaveError):

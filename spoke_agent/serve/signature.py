@@ -73,20 +73,19 @@ class Signature:
         return max(rows, 1)
 
     def within(self, inputs: Mapping[str, Array]) -> bool:
-        """Whether every value of a batch is in contract. One look over the whole batch, so that the common case is cheap."""
+        """Whether every value is in contract. The common case is cheap: one look at the smallest and the largest."""
         return all(_within(inputs[t.name], t) for t in self.inputs)
 
-    def enforce(self, inputs: dict[str, Array]) -> tuple[dict[str, Array], str | None]:
-        """For one request of a batch that is not within: the values to run (clipped where the policy says so), and what is wrong.
+    def enforce(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """For a request that is not within: the values to run, clipped where the policy says so.
 
-        Raises RequestInvalid under policy `refuse`.
+        Raises RequestInvalid under policy `refuse`, and for what has no place in a range (NaN, a category) under `clip`.
         """
-        wrong = next((fault for t in self.inputs if (fault := _fault(inputs[t.name], t)) is not None), None)
-        if wrong is None or self.policy == "count":
-            return inputs, wrong
+        if self.policy == "count":
+            return inputs
         if self.policy == "refuse":
-            raise RequestInvalid(wrong)
-        return {t.name: _clip(inputs[t.name], t) for t in self.inputs}, wrong
+            raise RequestInvalid(next(f for t in self.inputs if (f := _fault(inputs[t.name], t)) is not None))
+        return {t.name: _clip(inputs[t.name], t) for t in self.inputs}
 
     def _takes(self) -> str:
         return ", ".join(f"{t.name} {t.datatype}{list(t.shape)}" for t in self.inputs)

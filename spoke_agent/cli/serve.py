@@ -1,0 +1,61 @@
+"""`spoke serve`: the serving process, alone."""
+
+import logging
+from pathlib import Path
+
+import click
+
+from model_formats.console import Context, pass_context, talk
+
+__all__ = ["serve"]
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="TCP port; 0 takes a free one.")
+@click.option("--no-tcp", is_flag=True, help="Only the unix socket HOME/run/server.sock.")
+@click.option("--tls-certificate", type=click.Path(exists=True, path_type=Path), help="PEM certificate chain: serve HTTPS.")
+@click.option("--tls-key", type=click.Path(exists=True, path_type=Path), help="PEM key, when it is not in the same file.")
+@click.option(
+    "--token-file", type=click.Path(exists=True, path_type=Path), help="File with the bearer token TCP callers must send."
+)
+@click.option("--no-capture", is_flag=True, help="Keep no rows: no drift, no labels, no tuning from this traffic.")
+@click.option("--memory-mb", type=click.IntRange(min=32), help="Refuse models that would take this process beyond.")
+@pass_context
+def serve(
+    ctx: Context,
+    *,
+    host: str,
+    port: int,
+    no_tcp: bool,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    token_file: Path | None,
+    no_capture: bool,
+    memory_mb: int | None,
+) -> None:
+    """Serve the models that slots.json names, by the Open Inference Protocol v2, until stopped.
+
+    The port is written to HOME/run/server.port. No agent is needed.
+    """
+    from spoke_agent.serve.server import Server
+    from spoke_agent.serve.server import serve as run
+    from spoke_agent.serve.settings import ServeSettings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    settings = ServeSettings(
+        home=ctx.home,
+        host=host,
+        port=None if no_tcp else port,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        token_file=token_file,
+        capture=not no_capture,
+        memory_mb=memory_mb,
+    )
+
+    def ready(server: Server) -> None:
+        where = f"port {server.port}" if server.port is not None else "the unix socket only"
+        talk.print(f"serving {', '.join(server.models.live) or 'no model yet'} on {where}")
+
+    run(settings, ready=ready)

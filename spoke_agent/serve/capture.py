@@ -1,0 +1,171 @@
+"""Rows, answers and labels on their way into the local store, off the hot path.
+
+A batch costs one append to a bounded ring; a writer thread joins what gathered and stores it encrypted
+(`spoke_agent.data.store`).
+When more comes than the budget allows, batches are left out and counted: capture never slows an answer.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from model_formats.runtimes.base import Array
+from spoke_agent.data.rows import Batch as StoredRows
+from spoke_agent.serve.scheduler import Batch
+from spoke_agent.serve.version import Version
+
+__all__ = ["Capture", "Labelled", "RowStore"]
+
+_PAUSE_S = 0.1
+
+Labelled = Callable[[bool | Exception], None]
+"""Called on the writer thread: whether the request was known, or why the label was refused."""
+
+
+class RowStore(Protocol):
+    """What capture needs of `DataStore`."""
+
+    def append(self, batch: StoredRows) -> int:
+        """Store rows."""
+
+    def label(self, request_id: str, label: float | Sequence[float]) -> bool:
+        """Set the label of a request; False when it is not known (yet)."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class _Captured(NamedTuple):
+    version: Version
+    adapter: str
+    time: float
+    ids: list[str]
+    batch: Batch
+
+
+class Capture:
+    """`watch` is a `Watcher` for champions. The store is opened on the writer thread, at the first row or label."""
+
+    def __init__(
+        self, open_store: Callable[[], RowStore], *, rows_s: float, burst: int, on_fault: Callable[[Exception], None]
+    ) -> None:
+        self.stored_rows = 0
+        self.dropped_rows = 0
+        self._open_store = open_store
+        self._on_fault = on_fault
+        self._store: RowStore | None = None
+        self._rate, self._burst, self._tokens = rows_s, float(burst), float(burst)
+        self._refilled = time.monotonic()
+        self._ring: deque[_Captured] = deque()
+        self._labels: deque[tuple[str, list[float], Labelled]] = deque()
+        self._wake = threading.Event()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._work, name="capture", daemon=True)
+        self._thread.start()
+
+    def watch(self, version: Version, batch: Batch) -> None:
+        """Keep a batch, when the budget allows. On the loop; about a microsecond."""
+        rows = batch.rows
+        if self._tokens < rows and not self._refill(rows):
+            self.dropped_rows += rows
+            return
+        self._tokens -= rows
+        jobs: Sequence[Any] = batch.jobs
+        ids = [job.request_id for job in jobs]
+        self._ring.append(_Captured(version, jobs[0].adapter_name, time.time(), ids, batch))
+
+    def label(self, request_id: str, labels: list[float], done: Labelled) -> None:
+        """Hand a label to the writer thread, behind the rows captured so far."""
+        self._labels.append((request_id, labels, done))
+        self._wake.set()
+
+    def flush(self) -> None:
+        """Ask the writer to write now."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Write what is there, then end (waits for it)."""
+        self._stopped = True
+        self._wake.set()
+        self._thread.join(timeout=10)
+
+    def _refill(self, rows: int) -> bool:
+        now = time.monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - self._refilled) * self._rate)
+        self._refilled = now
+        return self._tokens >= rows
+
+    # ---- on the writer thread
+
+    def _work(self) -> None:
+        while not self._stopped:
+            self._wake.wait(_PAUSE_S)
+            self._wake.clear()
+            self._write()
+        self._write()
+        if self._store is not None:
+            self._store.close()
+
+    def _write(self) -> None:
+        try:
+            labels = [self._labels.popleft() for _ in range(len(self._labels))]
+            captured = [self._ring.popleft() for _ in range(len(self._ring))]
+            for _, group in groupby(captured, key=lambda c: (c.version.index, c.adapter, c.version.signature.inputs)):
+                self._append(list(group))
+            for request_id, values, done in labels:
+                self._label(request_id, values, done)
+        except Exception as e:  # noqa: BLE001 - a full disk or a lost key must not end serving; it is counted and told
+            self._on_fault(e)
+
+    def _append(self, group: list[_Captured]) -> None:
+        rows = sum(c.batch.rows for c in group)
+        try:
+            self._opened().append(_joined(group))
+            self.stored_rows += rows
+        except Exception:
+            self.dropped_rows += rows
+            raise
+
+    def _label(self, request_id: str, values: list[float], done: Labelled) -> None:
+        try:
+            done(self._opened().label(request_id, values if len(values) > 1 else values[0]))
+        except Exception as e:  # noqa: BLE001 - handed to whoever sent the label
+            done(e)
+
+    def _opened(self) -> RowStore:
+        if self._store is None:
+            self._store = self._open_store()
+        return self._store
+
+
+def _joined(group: list[_Captured]) -> StoredRows:
+    first = group[0]
+    jobs = [(c.time, request_id, job.rows) for c in group for request_id, job in zip(c.ids, c.batch.jobs, strict=True)]
+    counts = [rows for _, _, rows in jobs]
+    names = first.version.names
+    return StoredRows(
+        model=first.version.model,
+        version=first.version.number,
+        index=first.version.index,
+        request_ids=[request_id for _, request_id, rows in jobs for _ in range(rows)],
+        times=np.repeat(np.array([at for at, _, _ in jobs]), counts),
+        inputs={n: _stack([c.batch.inputs[n] for c in group]) for n in first.batch.inputs if _storable(first.batch.inputs[n])},
+        outputs={
+            n: _stack([c.batch.outputs[i] for c in group]) for i, n in enumerate(names) if _storable(first.batch.outputs[i])
+        },
+        adapter=first.adapter,
+    )
+
+
+def _stack(arrays: list[Array]) -> Array:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _storable(array: Array) -> bool:
+    """Text stays out of the store: it has no edges to count over, and may hold anything."""
+    return array.dtype.kind != "O"

@@ -1,0 +1,133 @@
+"""The hot path: one infer request from parsed bytes to its answer."""
+
+import time
+from collections.abc import Mapping, Sequence
+from math import inf
+
+from model_formats.errors import SpokeshaveError
+from model_formats.runtimes.base import Array, HeadAdapter
+from spoke_agent.serve.errors import Overloaded, RequestInvalid, UnknownTarget
+from spoke_agent.serve.inference_protocol import InferRequest, parse_request, render_response
+from spoke_agent.serve.metrics import ModelCounts
+from spoke_agent.serve.models import BASE_HEAD, Models, Places
+from spoke_agent.serve.transport import Exchange
+from spoke_agent.serve.version import Version
+
+__all__ = ["InferJob", "answer_error", "choose_adapter", "deadline_of", "infer", "key_of"]
+
+_OCTETS = b"application/octet-stream"
+_now = time.monotonic
+
+
+class InferJob:
+    """An HTTP request in a lane."""
+
+    __slots__ = ("adapter", "adapter_name", "deadline", "exchange", "inputs", "key", "request", "rows", "version")
+
+    mirrored = False
+
+    def __init__(self, exchange: Exchange, request: InferRequest, places: Places, version: Version, rows: int) -> None:
+        self.exchange = exchange
+        self.request = request
+        self.version = version
+        self.inputs: Mapping[str, Array] = request.inputs
+        self.rows = rows
+        self.adapter_name, self.adapter = choose_adapter(places, version, request)
+        self.key: object = key_of(version, request, self.adapter_name)
+        self.deadline = inf if not request.parameters else deadline_of(request, exchange.started)
+
+    @property
+    def request_id(self) -> str:
+        """For capture and labels; empty when the caller gave none."""
+        return self.request.id or ""
+
+    def finish(self, outputs: Sequence[Array]) -> None:
+        """Answer."""
+        exchange, version = self.exchange, self.version
+        version.counts.request_us.add(int((_now() - exchange.started) * 1e6))
+        if exchange.gone:
+            return
+        try:
+            body, json_length = render_response(version.model, str(version.number), self.request, version.names, outputs)
+        except RequestInvalid as e:
+            answer_error(exchange, e, version.model_counts)
+            return
+        if json_length is None:
+            exchange.reply(200, body)
+        else:
+            extra = b"Inference-Header-Content-Length: %d\r\n" % json_length
+            exchange.reply(200, body, content_type=_OCTETS, extra=extra)
+
+    def fail(self, error: Exception) -> None:
+        """Answer with what went wrong."""
+        answer_error(self.exchange, error, self.version.model_counts)
+
+
+def infer(models: Models, exchange: Exchange, model: str, number: str | None) -> None:
+    """Parse, check and queue one request; every outcome is an answer on the exchange."""
+    counts = models.counts.get(model)
+    try:
+        places, version = models.version(model, number)
+        request = parse_request(exchange.body, _json_length(exchange))
+        job = InferJob(exchange, request, places, version, version.signature.rows(request))
+        counts = version.model_counts
+        counts.requests += 1
+        counts.last_request = exchange.started
+        version.lane.submit(job)
+    except SpokeshaveError as e:
+        answer_error(exchange, e, counts)
+
+
+def answer_error(exchange: Exchange, error: Exception, counts: ModelCounts | None = None) -> None:
+    """The protocol's error shape with the status of the error's kind; faults inside the model are 500."""
+    if isinstance(error, Overloaded):
+        if counts is not None:
+            counts.shed += 1
+        exchange.refuse(error.http, error.message, extra=b"Retry-After: 1\r\n")
+    elif isinstance(error, SpokeshaveError):
+        if counts is not None and error.http < 500:
+            counts.bad_requests += 1
+        exchange.refuse(error.http, error.message)
+    else:
+        exchange.refuse(500, f"the model failed: {type(error).__name__}")
+
+
+def choose_adapter(places: Places, version: Version, request: InferRequest) -> tuple[str, HeadAdapter | None]:
+    """The head that answers: asked for by the parameter `adapter`, else the site's default. Raises UnknownTarget."""
+    asked = request.text("adapter") if request.parameters else None
+    if asked is None:
+        if not places.adapter_name or version is not places.answering:
+            return "", None
+        return places.adapter_name, places.adapters[places.adapter_name]
+    if asked in ("", BASE_HEAD):
+        return "", None
+    if version is not places.answering or asked not in places.adapters:
+        names = ", ".join((BASE_HEAD, *places.adapters))
+        raise UnknownTarget(f"parameters.adapter: {asked!r} is not loaded for this version; there are: {names}")
+    return asked, places.adapters[asked]
+
+
+def key_of(version: Version, request: InferRequest, adapter_name: str) -> object:
+    """Requests of equal key may share a run: the same head, and the same shapes but for the rows."""
+    if version.signature.fixed:
+        return adapter_name
+    return (adapter_name, *(request.inputs[t.name].shape[1:] for t in version.signature.inputs))
+
+
+def deadline_of(request: InferRequest, started: float) -> float:
+    """The request's own `timeout` parameter: microseconds from its arrival, as Triton has it."""
+    timeout = request.parameters.get("timeout")
+    if timeout is None or timeout == 0:
+        return inf
+    if type(timeout) is not int or timeout < 0:
+        raise RequestInvalid("parameters.timeout: must be a whole number of microseconds")
+    return started + timeout / 1e6
+
+
+def _json_length(exchange: Exchange) -> int | None:
+    value = exchange.headers.get(b"inference-header-content-length")
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > 12:
+        raise RequestInvalid("Inference-Header-Content-Length: must be a whole number of bytes, 0 or more")
+    return int(value)

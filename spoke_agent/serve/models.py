@@ -1,0 +1,276 @@
+"""Who answers: the places of every model, following `slots.json`, swapped by one assignment.
+
+A reconcile loads what is new on a thread of its own (verify, golden vectors, measure), then puts one new `Places` object in place
+of the old one. Requests already taken keep the version they were given; it goes away when the last of them is answered. What
+cannot be loaded changes nothing for callers: the version that answered before goes on, or last-good.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from model_formats.errors import SpokeshaveError
+from model_formats.package import BlobReader
+from model_formats.runtimes.base import HeadAdapter
+from spoke_agent.serve.answers import AdapterState, LoadedState, ModelState, ModelStats, ReconcileAnswer, ShadowStats
+from spoke_agent.serve.engine import Engined, load_adapter, load_version, measure, reason_of
+from spoke_agent.serve.errors import NotServing, UnknownTarget
+from spoke_agent.serve.metrics import ModelCounts
+from spoke_agent.serve.settings import ServeSettings
+from spoke_agent.serve.shadow import Mirror
+from spoke_agent.serve.version import Version, Watcher
+from spoke_agent.slots import AdapterSlot, ModelSlots, Slot, Slots, read_slots
+from sync.messages import Serving
+
+__all__ = ["BASE_HEAD", "Models", "Places"]
+
+BASE_HEAD = "none"
+"""Adapter name with which a caller asks for the hub's own head."""
+
+Role = Literal["champion", "candidate", "last_good"]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """One model right now. Replaced whole, never changed."""
+
+    slots: ModelSlots
+    answering: Version | None = None
+    champion: Version | None = None
+    candidate: Version | None = None
+    last_good: Version | None = None
+    adapter_name: str = ""
+    """Name of the adapter that answers by default; empty for the hub's head."""
+    adapters: Mapping[str, HeadAdapter] = field(default_factory=dict)
+    """By name, for the answering version."""
+    mirror: Mirror | None = None
+    faults: Mapping[str, LoadedState] = field(default_factory=dict)
+    """By role: why a slot is not loaded."""
+    adapter: AdapterState | None = None
+
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        """All loaded versions, each once."""
+        found = (self.answering, self.champion, self.candidate, self.last_good)
+        return tuple(dict.fromkeys(v for v in found if v is not None))
+
+
+class Models:
+    """All models of this process. Everything but the loading itself happens on the loop."""
+
+    def __init__(self, settings: ServeSettings, blobs: BlobReader, *, watcher: Watcher | None = None) -> None:
+        self.live: dict[str, Places] = {}
+        self.counts: dict[str, ModelCounts] = {}
+        self.slots_error: str | None = None
+        self._settings = settings
+        self._blobs = blobs
+        self._watcher = watcher
+        self.loop = asyncio.get_running_loop()
+        self._lock = asyncio.Lock()
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+
+    # ---- asking
+
+    def places(self, model: str) -> Places:
+        """Raises UnknownTarget."""
+        places = self.live.get(model)
+        if places is None:
+            raise UnknownTarget(f"model {model!r} is not served here; `POST /v2/repository/index` lists the models")
+        return places
+
+    def version(self, model: str, number: str | None = None) -> tuple[Places, Version]:
+        """The version that answers, or a given one of those that may answer. Raises UnknownTarget, NotServing."""
+        places = self.places(model)
+        if number is None:
+            if places.answering is None:
+                raise NotServing(f"model {model!r}: no version is loaded; {self._why(places)}")
+            return places, places.answering
+        for version in (places.answering, places.champion, places.last_good):
+            if version is not None and str(version.number) == number:
+                return places, version
+        raise UnknownTarget(f"model {model!r} has no version {number!r} here")
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model that has a champion answers."""
+        return self.slots_error is None and all(
+            p.answering is not None for p in self.live.values() if p.slots.champion is not None
+        )
+
+    def serving(self) -> tuple[Serving, ...]:
+        """What callers get right now."""
+        return tuple(p.answering.serving(adapted=bool(p.adapter_name)) for p in self.live.values() if p.answering is not None)
+
+    def stats(self) -> dict[str, ModelStats]:
+        """Counts by model and role."""
+        return {name: self._stats(name, places) for name, places in self.live.items()}
+
+    # ---- following slots.json
+
+    async def reconcile(self) -> ReconcileAnswer:
+        """Follow `slots.json` now. Raises DocumentRefused on a damaged file; then everything stays as it is."""
+        async with self._lock:
+            started = time.perf_counter()
+            slots = self._read()
+            for name in [*self.live]:
+                if name not in slots.models:
+                    self._retire(name)
+            return ReconcileAnswer(models={n: await self._follow(n, m, started) for n, m in slots.models.items()})
+
+    async def close(self) -> None:
+        """Let everything go."""
+        async with self._lock:
+            for name in [*self.live]:
+                self._retire(name)
+        self._loader.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self) -> Slots:
+        try:
+            slots = read_slots(self._settings.folder.slots)
+        except SpokeshaveError as e:
+            self.slots_error = e.message
+            raise
+        self.slots_error = None
+        return slots
+
+    async def _follow(self, name: str, slots: ModelSlots, started: float) -> ModelState:
+        old = self.live.get(name, Places(slots))
+        faults: dict[str, LoadedState] = {}
+        champion = await self._load(name, slots.champion, old, faults, "champion", adaptable=slots.adapter is not None)
+        last_good = None
+        if slots.probation or (slots.champion is not None and champion is None):
+            last_good = await self._load(name, slots.last_good, old, faults, "last_good", adaptable=False)
+        answering = champion or (last_good or old.answering if slots.champion is not None else None)
+        places = Places(slots, answering, champion, old.candidate, last_good, mirror=old.mirror, faults=faults)
+        places = self._adapted(places, await self._adapter(answering, slots.adapter))
+        swapped = (answering is not old.answering) and answering is not None
+        self._put(name, places)
+        swap_ms = (time.perf_counter() - started) * 1e3 if swapped else None
+        candidate = await self._load(name, slots.candidate, places, faults, "candidate", adaptable=slots.adapter is not None)
+        if candidate is not None and candidate not in places.versions:
+            await self._measure_again(champion)
+        self._put(name, self._with_candidate(places, candidate))
+        return self._state(name, swap_ms)
+
+    async def _load(
+        self, name: str, slot: Slot | None, old: Places, faults: dict[str, LoadedState], role: Role, *, adaptable: bool
+    ) -> Version | None:
+        """The version of a slot: one that is loaded already, or a new one. None, and a fault, when it cannot be loaded."""
+        if slot is None:
+            return None
+        for version in (*self.live.get(name, old).versions, *old.versions):
+            if version.engined.slot == slot and (version.adaptable or not adaptable):
+                return version
+        try:
+            return self._version(name, await self._prepared(name, slot, adaptable=adaptable))
+        except Exception as e:  # noqa: BLE001 - whatever a model file does, callers keep their version and the agent hears why
+            faults[role] = _fault(slot, e)
+            return None
+
+    async def _prepared(self, name: str, slot: Slot, *, adaptable: bool) -> Engined:
+        load: Callable[[], Engined] = lambda: load_version(self._settings, self._blobs, name, slot, adaptable=adaptable)  # noqa: E731
+        return await self.loop.run_in_executor(self._loader, load)
+
+    def _version(self, name: str, engined: Engined) -> Version:
+        return Version(engined, self._settings, self.loop, self.counts.setdefault(name, ModelCounts()))
+
+    async def _adapter(self, version: Version | None, slot: AdapterSlot | None) -> tuple[HeadAdapter | None, AdapterState | None]:
+        """The default adapter. One that does not fit is told, and the hub's head answers."""
+        if version is None or slot is None:
+            return None, None
+        folder = self._settings.folder.adapters
+        try:
+            adapter = await self.loop.run_in_executor(self._loader, load_adapter, folder, version.engined, slot)
+        except (SpokeshaveError, OSError, RuntimeError) as e:
+            return None, AdapterState(name=slot.name, file=slot.file, loaded=False, detail=str(e))
+        return adapter, AdapterState(name=slot.name, file=slot.file, loaded=True)
+
+    def _adapted(self, places: Places, found: tuple[HeadAdapter | None, AdapterState | None]) -> Places:
+        adapter, state = found
+        if adapter is None or state is None:
+            return replace(places, adapter=state)
+        return replace(places, adapter=state, adapter_name=state.name, adapters={state.name: adapter})
+
+    async def _measure_again(self, champion: Version | None) -> None:
+        """Time the champion in the same minute as its candidate, so that the two can be compared."""
+        if champion is None:
+            return
+        e = champion.engined
+        golden = e.package.golden()
+        _, e.latency_ms, e.row_ms_batch = await self.loop.run_in_executor(self._loader, measure, e.session, golden, e.signature)
+
+    def _with_candidate(self, places: Places, candidate: Version | None) -> Places:
+        mirror = places.mirror
+        if mirror is not None and (mirror.candidate is not candidate or mirror.champion is not places.answering):
+            mirror.stop()
+            mirror = None
+        if mirror is None and candidate is not None and places.answering is not None and candidate is not places.answering:
+            mirror = Mirror(places.answering, candidate, self.loop)
+        return replace(places, candidate=candidate, mirror=mirror)
+
+    def _put(self, name: str, places: Places) -> None:
+        """The swap: one assignment. Versions that have no place any more end after their last answer."""
+        old = self.live.get(name)
+        self.counts.setdefault(name, ModelCounts())
+        watchers = tuple(w for w in (self._watcher, places.mirror.watch if places.mirror else None) if w is not None)
+        for version in places.versions:
+            version.watchers = watchers if version is places.answering else watchers[:1] if self._watcher else ()
+        self.live[name] = places
+        kept = places.versions
+        for version in old.versions if old is not None else ():
+            if version not in kept:
+                version.close()
+
+    def _retire(self, name: str) -> None:
+        places = self.live.pop(name)
+        if places.mirror is not None:
+            places.mirror.stop()
+        for version in places.versions:
+            version.close()
+
+    # ---- telling
+
+    def _state(self, name: str, swap_ms: float | None) -> ModelState:
+        places = self.live[name]
+        slots = places.slots
+        return ModelState(
+            champion=_told(slots.champion, places.champion, places.faults.get("champion")),
+            candidate=_told(slots.candidate, places.candidate, places.faults.get("candidate")),
+            last_good=_told(slots.last_good, places.last_good, places.faults.get("last_good")),
+            adapter=places.adapter,
+            answering=places.answering.index if places.answering is not None else None,
+            swap_ms=swap_ms,
+        )
+
+    def _stats(self, name: str, places: Places) -> ModelStats:
+        counts = self.counts[name]
+        return ModelStats(
+            champion=places.champion.stats() if places.champion else None,
+            candidate=places.candidate.stats() if places.candidate else None,
+            last_good=places.last_good.stats() if places.last_good else None,
+            shadow=places.mirror.stats() if places.mirror else ShadowStats(),
+            requests=counts.requests,
+            bad_requests=counts.bad_requests,
+            shed=counts.shed,
+            idle_s=time.monotonic() - counts.last_request if counts.last_request else None,
+        )
+
+    def _why(self, places: Places) -> str:
+        fault = places.faults.get("champion")
+        return fault.detail if fault is not None else "slots.json names no champion"
+
+
+def _told(slot: Slot | None, version: Version | None, fault: LoadedState | None) -> LoadedState | None:
+    if slot is None:
+        return None
+    return fault if fault is not None else version.state() if version is not None else None
+
+
+def _fault(slot: Slot, error: Exception) -> LoadedState:
+    detail = error.message if isinstance(error, SpokeshaveError) else f"{type(error).__name__}: {error}"
+    return LoadedState(
+        loaded=False, version=slot.version, index=slot.index, variant=slot.variant, reason=reason_of(error), detail=detail[:2000]
+    )

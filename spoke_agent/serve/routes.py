@@ -1,0 +1,301 @@
+"""The paths of the Open Inference Protocol, and the few beside it: `/metrics` and the feedback for labels.
+
+Paths are resolved once and remembered (bounded), so that a request costs one dictionary look-up. Triton's extensions that need
+files or memory of the server are answered, but refused: models come signed from the hub, never by request.
+"""
+
+import hmac
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from model_formats.contract import TensorContract
+from model_formats.errors import SpokeshaveError
+from spoke_agent.serve.capture import Capture
+from spoke_agent.serve.errors import NotAllowed, NotServing, RequestInvalid, UnknownTarget, Unsupported
+from spoke_agent.serve.infer import answer_error, infer
+from spoke_agent.serve.metrics import Histogram
+from spoke_agent.serve.models import Models
+from spoke_agent.serve.page import render_metrics
+from spoke_agent.serve.transport import Exchange
+from spoke_agent.serve.version import Version
+
+__all__ = ["EXTENSIONS", "Routes"]
+
+Answer = Callable[[Exchange], None]
+EXTENSIONS: Final = (
+    "binary_tensor_data",
+    "adapters",
+    "feedback",
+    "model_configuration",
+    "model_repository(index)",
+    "parameters",
+    "statistics",
+)
+_REMEMBERED: Final = 1024
+_LONGEST_REMEMBERED: Final = 300
+_PLATFORMS: Final = {"onnxruntime": "onnxruntime_onnx", "openvino": "openvino"}
+
+
+class Routes:
+    """`handle` is the transport's handler. `token` guards everything but health, where callers have to show one."""
+
+    def __init__(
+        self, models: Models, capture: Capture | None, *, token: bytes | None = None, started: float | None = None
+    ) -> None:
+        self._models = models
+        self._capture = capture
+        self._token = token
+        self._started = time.monotonic() if started is None else started
+        self._known: dict[tuple[bytes, bytes], Answer] = {}
+
+    def handle(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        answer = self._known.get((exchange.method, exchange.path))
+        try:
+            if answer is None:
+                answer = self._resolved(exchange)
+            if self._token is not None:
+                self._check_token(exchange)
+            answer(exchange)
+        except SpokeshaveError as e:
+            answer_error(exchange, e)
+
+    def _resolved(self, exchange: Exchange) -> Answer:
+        method, path = exchange.method, exchange.path
+        parts = _parts(path)
+        answer = self._model_route(method, parts) if parts[:2] == ["v2", "models"] else self._server_route(method, parts)
+        if answer is None:
+            raise UnknownTarget(f"{_text(method)} {_text(path)[:200]}: there is no such path; the protocol's are under /v2")
+        if len(path) < _LONGEST_REMEMBERED:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[(method, path)] = answer
+        return answer
+
+    def _server_route(self, method: bytes, parts: list[str]) -> Answer | None:
+        gets: dict[tuple[str, ...], Answer] = {
+            ("v2",): self._server,
+            ("v2", "health", "live"): self._live,
+            ("v2", "health", "ready"): self._ready,
+            ("healthz",): self._live,
+            ("readyz",): self._ready,
+            ("metrics",): self._metrics,
+            ("v2", "models"): self._index,
+            ("v2", "models", "stats"): lambda x: self._statistics(x, None, None),
+        }
+        if method in (b"GET", b"HEAD"):
+            return gets.get(tuple(parts))
+        if method == b"POST" and parts == ["v2", "repository", "index"]:
+            return self._index
+        if method == b"POST" and parts[:3] == ["v2", "repository", "models"]:
+            return _refuse(NotAllowed("models are not loaded or unloaded by request"))
+        if parts[:1] == ["v2"] and len(parts) > 1 and parts[1].endswith(("sharedmemory", "trace", "logging")):
+            return _refuse(Unsupported(f"the {parts[1]} extension is not served"))
+        return None
+
+    def _model_route(self, method: bytes, parts: list[str]) -> Answer | None:
+        if parts == ["v2", "models", "stats"] or len(parts) < 3:
+            return self._server_route(method, parts)
+        model, rest, number = parts[2], parts[3:], None
+        if rest[:1] == ["versions"] and len(rest) > 1:
+            number, rest = rest[1], rest[2:]
+        if method == b"POST" and rest == ["infer"]:
+            return lambda x: infer(self._models, x, model, number)
+        if method == b"POST" and rest == ["feedback"]:
+            return lambda x: self._feedback(x, model)
+        if method not in (b"GET", b"HEAD"):
+            return None
+        found: dict[tuple[str, ...], Answer] = {
+            (): lambda x: _json(x, _metadata(self._models.version(model, number)[1], self._models)),
+            ("ready",): lambda x: self._model_ready(x, model, number),
+            ("config",): lambda x: _json(x, _config(self._models.version(model, number)[1])),
+            ("stats",): lambda x: self._statistics(x, model, number),
+        }
+        return found.get(tuple(rest))
+
+    # ---- the server
+
+    def _live(self, exchange: Exchange) -> None:
+        exchange.reply(200, b"{}")
+
+    def _ready(self, exchange: Exchange) -> None:
+        if not self._models.ready:
+            raise NotServing(self._models.slots_error or "not every model is loaded yet")
+        exchange.reply(200, b"{}")
+
+    def _server(self, exchange: Exchange) -> None:
+        _json(exchange, {"name": "spokeshave", "version": _own_version(), "extensions": EXTENSIONS})
+
+    def _metrics(self, exchange: Exchange) -> None:
+        page = render_metrics(self._models, self._capture, time.monotonic() - self._started)
+        exchange.reply(200, page, content_type=b"text/plain; version=0.0.4; charset=utf-8")
+
+    def _index(self, exchange: Exchange) -> None:
+        rows = []
+        for name, places in self._models.live.items():
+            rows += [
+                {
+                    "name": name,
+                    "version": str(v.number),
+                    "state": "READY",
+                    "reason": "" if v is places.answering else "standing by",
+                }
+                for v in places.versions
+            ]
+            rows += [
+                {"name": name, "version": str(f.version), "state": "UNAVAILABLE", "reason": f.detail}
+                for f in places.faults.values()
+            ]
+        _json(exchange, rows)
+
+    def _statistics(self, exchange: Exchange, model: str | None, number: str | None) -> None:
+        names = [model] if model is not None else list(self._models.live)
+        versions = [
+            v for n in names for v in ([self._models.version(n, number)[1]] if number else self._models.places(n).versions)
+        ]
+        _json(exchange, {"model_stats": [_triton_stats(v) for v in versions]})
+
+    # ---- one model
+
+    def _model_ready(self, exchange: Exchange, model: str, number: str | None) -> None:
+        self._models.version(model, number)
+        _json(exchange, {"name": model, "ready": True})
+
+    def _feedback(self, exchange: Exchange, model: str) -> None:
+        self._models.places(model)
+        if self._capture is None:
+            raise NotServing("capture is switched off here, so labels have no row to belong to")
+        request_id, labels = _feedback_of(exchange.body)
+        loop = self._models.loop
+
+        def told(outcome: bool | Exception) -> None:  # noqa: FBT001 - a value, not a switch
+            loop.call_soon_threadsafe(_answer_feedback, exchange, outcome)
+
+        self._capture.label(request_id, labels, told)
+
+    def _check_token(self, exchange: Exchange) -> None:
+        if exchange.path in (b"/v2/health/live", b"/v2/health/ready", b"/healthz", b"/readyz"):
+            return
+        scheme, _, given = exchange.headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token or b""):
+            raise TokenRequired("this server asks for a bearer token (header Authorization)")
+
+
+class TokenRequired(NotAllowed):
+    """No token, or a wrong one."""
+
+    code = "request_token_required"
+    http = 401
+    hint = "Send `Authorization: Bearer TOKEN` with the token of the server's token file."
+
+
+def _answer_feedback(exchange: Exchange, outcome: bool | Exception) -> None:  # noqa: FBT001 - one caller
+    if isinstance(outcome, Exception):
+        answer_error(exchange, outcome)
+    else:
+        _json(exchange, {"known": outcome})
+
+
+def _feedback_of(body: bytes) -> tuple[str, list[float]]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as e:
+        raise RequestInvalid(f"the feedback is not JSON: {e}") from e
+    if type(document) is not dict or type(document.get("id")) is not str or not document["id"]:
+        raise RequestInvalid("id: must be the id of the infer request")
+    labels = document.get("label")
+    labels = labels if type(labels) is list else [labels]
+    if not labels or not all(type(value) in (int, float) for value in labels):
+        raise RequestInvalid("label: must be a number (the class's position), or one for each row of the request")
+    return document["id"], labels
+
+
+def _metadata(version: Version, models: Models) -> dict[str, Any]:
+    engined = version.engined
+    numbers = [v.number for v in models.places(version.model).versions]
+    return {
+        "name": version.model,
+        "versions": [str(n) for n in sorted(set(numbers))],
+        "platform": _PLATFORMS[engined.engine],
+        "inputs": [_tensor(t) for t in version.signature.inputs],
+        "outputs": [_tensor(t) for t in version.signature.outputs],
+        "parameters": {
+            "engine": engined.engine,
+            "placement": engined.placement,
+            "variant": engined.slot.variant,
+            "file": version.file,
+            "latency_ms": round(engined.latency_ms, 4),
+            "rows_a_batch": version.lane.rows_a_batch,
+        },
+    }
+
+
+def _tensor(tensor: TensorContract) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+
+
+def _config(version: Version) -> dict[str, Any]:
+    """What Triton's clients read of a model configuration."""
+
+    def tensor(t: TensorContract) -> dict[str, Any]:
+        dims = t.shape[1:] if version.signature.batched else t.shape
+        return {"name": t.name, "data_type": f"TYPE_{'STRING' if t.datatype == 'BYTES' else t.datatype}", "dims": dims}
+
+    return {
+        "name": version.model,
+        "platform": _PLATFORMS[version.engined.engine],
+        "backend": version.engined.engine,
+        "max_batch_size": version.lane.rows_a_batch if version.signature.batched else 0,
+        "input": [tensor(t) for t in version.signature.inputs],
+        "output": [tensor(t) for t in version.signature.outputs],
+    }
+
+
+def _triton_stats(version: Version) -> dict[str, Any]:
+    c = version.counts
+    return {
+        "name": version.model,
+        "version": str(version.number),
+        "inference_count": c.rows,
+        "execution_count": c.run_us.size,
+        "inference_stats": {
+            "success": _duration(c.request_us),
+            "fail": {"count": c.errors, "ns": 0},
+            "compute_infer": _duration(c.run_us),
+        },
+    }
+
+
+def _duration(histogram: Histogram) -> dict[str, int]:
+    return {"count": histogram.size, "ns": histogram.total * 1000}
+
+
+def _refuse(error: SpokeshaveError) -> Answer:
+    return lambda exchange: answer_error(exchange, error)
+
+
+def _json(exchange: Exchange, value: object) -> None:
+    exchange.reply(200, orjson.dumps(value))
+
+
+def _parts(path: bytes) -> list[str]:
+    try:
+        return [unquote_to_bytes(part).decode() for part in path.partition(b"?")[0].strip(b"/").split(b"/")]
+    except UnicodeDecodeError as e:
+        raise UnknownTarget("the path is not UTF-8") from e
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def _own_version() -> str:
+    try:
+        return version("spokeshave")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,189 @@
+"""The serving process put together: sockets, models, capture, control; start reading here.
+
+It needs no agent, no hub and no network: it serves what `slots.json` says, and follows it when it is told to (`POST
+/control/reconcile`, or SIGHUP). The order of a start: the lock of the home, the sockets (health answers at once), the models,
+`run/server.port`.
+"""
+
+import asyncio
+import fcntl
+import gc
+import logging
+import os
+import signal
+import ssl
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from model_formats.errors import OperatorError, SpokeshaveError
+from spoke_agent.serve.capture import Capture, RowStore
+from spoke_agent.serve.control import Control
+from spoke_agent.serve.models import Models
+from spoke_agent.serve.routes import Routes
+from spoke_agent.serve.settings import ServeSettings
+from spoke_agent.serve.transport import HttpServer, Limits
+from sync.files import atomic_write
+from sync.store import BlobStore
+
+__all__ = ["ServeRefused", "Server", "serve"]
+
+log = logging.getLogger("spoke.serve")
+_LONGEST_SOCKET_PATH = 107
+
+
+class ServeRefused(OperatorError):
+    """The server cannot start as it is told to."""
+
+    code = "serve_refused"
+    hint = "Stop the other server, or correct the setting that is named."
+
+
+class Server:
+    """One serving process. Create it and call `start` inside a running loop."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
+        self.home = settings.folder
+        self.port: int | None = None
+        self.home.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = _locked(self.home.run / "server.lock")
+        self.capture = self._capture() if settings.capture else None
+        watcher = self.capture.watch if self.capture is not None else None
+        self.models = Models(settings, BlobStore(self.home.store), watcher=watcher)
+        local, guarded = Routes(self.models, self.capture), Routes(self.models, self.capture, token=_token(settings))
+        self._local = HttpServer(local.handle, settings.limits, on_fault=_fault)
+        self._tcp = HttpServer(guarded.handle, settings.limits, on_fault=_fault)
+        control = Control(self.models, self.capture, on_fault=_fault)
+        self._control = HttpServer(control.handle, Limits(connections=64, body_bytes=1 << 20), on_fault=_fault)
+
+    async def start(self) -> None:
+        """Listen, then load. A slot that cannot be loaded does not stop the rest."""
+        await _listen_unix(self._control, self.home.control_socket, 0o600)
+        await _listen_unix(self._local, self.home.server_socket, 0o660)
+        if self.settings.port is not None:
+            self.port = await self._listen_tcp(self.settings.port)
+        try:
+            await self.models.reconcile()
+        except SpokeshaveError as e:
+            log.error("slots_unreadable error=%s", e)  # health says so too, and the agent can put it right
+        if self.port is not None:
+            atomic_write(self.home.server_port, str(self.port).encode())
+        gc.freeze()
+        log.info("serving port=%s models=%s", self.port, ",".join(self.models.live))
+
+    async def stop(self) -> None:
+        """Answer what was taken, write what was captured, go."""
+        self.home.server_port.unlink(missing_ok=True)
+        await asyncio.gather(*(s.stop(grace_s=self.settings.drain_s) for s in (self._tcp, self._local, self._control)))
+        await self.models.close()
+        if self.capture is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self.capture.close)
+        for path in (self.home.server_socket, self.home.control_socket):
+            path.unlink(missing_ok=True)
+        os.close(self._lock)
+
+    async def _listen_tcp(self, port: int) -> int:
+        settings = self.settings
+        try:
+            return await self._tcp.listen_tcp(settings.host, port, tls=_tls(settings))
+        except OSError as e:
+            raise ServeRefused(f"cannot listen on {settings.host} port {port}: {e.strerror or e}") from e
+
+    def _capture(self) -> Capture:
+        settings = self.settings
+        return Capture(
+            _store_opener(settings.home), rows_s=settings.capture_rows_s, burst=settings.capture_burst, on_fault=_capture_fault
+        )
+
+
+def serve(settings: ServeSettings, *, ready: Callable[[Server], None] | None = None) -> None:
+    """Run until SIGTERM or SIGINT. `ready` is called once it serves."""
+    _run(_serve(settings, ready))
+
+
+async def _serve(settings: ServeSettings, ready: Callable[[Server], None] | None) -> None:
+    server = Server(settings)
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    try:
+        await server.start()
+        tasks: set[asyncio.Future[Any]] = set()
+        loop.add_signal_handler(signal.SIGHUP, lambda: tasks.add(asyncio.ensure_future(server.models.reconcile())))
+        if ready is not None:
+            ready(server)
+        await ended.wait()
+    finally:
+        await server.stop()
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    """With uvloop where it is installed: a third more requests a second."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+        return
+    uvloop.run(main)
+
+
+async def _listen_unix(server: HttpServer, path: Path, mode: int) -> None:
+    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+        raise ServeRefused(
+            f"{path}: longer than the {_LONGEST_SOCKET_PATH} bytes a unix socket may have", hint="Choose a shorter --home."
+        )
+    path.unlink(missing_ok=True)  # noqa: ASYNC240 - at start
+    before = os.umask(0o777 & ~mode)
+    try:
+        await server.listen_unix(str(path))
+    finally:
+        os.umask(before)
+
+
+def _locked(path: Path) -> int:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        os.close(handle)
+        raise ServeRefused(f"another server already serves {path.parent.parent}") from e
+    return handle
+
+
+def _token(settings: ServeSettings) -> bytes | None:
+    if settings.token_file is None:
+        return None
+    token = settings.token_file.read_bytes().strip()
+    if len(token) < 16:
+        raise ServeRefused(f"{settings.token_file}: a token needs at least 16 characters")
+    return token
+
+
+def _tls(settings: ServeSettings) -> ssl.SSLContext | None:
+    if settings.tls_certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    except (OSError, ssl.SSLError) as e:
+        raise ServeRefused(f"{settings.tls_certificate}: not a usable certificate and key: {e}") from e
+    return context
+
+
+def _store_opener(home: Path) -> Callable[[], RowStore]:
+    def opened() -> RowStore:
+        from spoke_agent.data.store import open_data  # late: a server that captures nothing needs no cryptography
+
+        return open_data(home)
+
+    return opened
+
+
+def _fault(error: Exception) -> None:
+    log.error("handler_fault", exc_info=error)
+
+
+def _capture_fault(error: Exception) -> None:
+    log.error("capture_fault error=%s", error)

@@ -1,0 +1,49 @@
+"""What the serving process can be told. Times in seconds, sizes in bytes unless the name says otherwise."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from model_formats.runtimes.base import Engine
+from spoke_agent.home import SpokeHome
+from spoke_agent.serve.transport import Limits
+
+__all__ = ["ServeSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """One serving process. Only `home` must be given."""
+
+    home: Path
+    host: str = "127.0.0.1"
+    port: int | None = 0
+    """TCP port; 0 takes a free one and writes it to `run/server.port`; None is no TCP, only the unix socket."""
+    limits: Limits = field(default_factory=Limits)
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    token_file: Path | None = None
+    """File with the bearer token that TCP callers must send; health and the unix socket need none."""
+    engines: tuple[Engine, ...] = ("onnxruntime", "openvino")
+    """Engines that may be tried; one that is not installed is passed over."""
+    threads: int = 1
+    """Threads inside a model run."""
+    loop_ms: float = 0.5
+    """A model whose single row takes less runs on the event loop, else on its own thread."""
+    slice_ms: float = 5.0
+    """The longest batch, by the measured cost of a row."""
+    max_batch: int = 256
+    max_wait_s: float = 2.0
+    """Queued work beyond this is refused with 503."""
+    memory_mb: int | None = None
+    """Ceiling for this process; a model that would pass it is refused. None: what the machine has available."""
+    capture: bool = True
+    capture_rows_s: float = 500.0
+    """Rows kept per second in the long run; more are sampled away and counted."""
+    capture_burst: int = 20_000
+    drain_s: float = 5.0
+    access_log: bool = False
+
+    @property
+    def folder(self) -> SpokeHome:
+        """Names under the home."""
+        return SpokeHome(self.home)

@@ -1,0 +1,148 @@
+"""A loaded version at work: its session, its lane, its counts, and who else sees its batches (capture, mirror)."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from model_formats.errors import SpokeshaveError
+from model_formats.runtimes.base import Array, HeadAdapter
+from spoke_agent.serve.answers import GoldenState, LoadedState, RoleStats
+from spoke_agent.serve.engine import Engined
+from spoke_agent.serve.metrics import ModelCounts, VersionCounts
+from spoke_agent.serve.scheduler import Batch, Job, Lane
+from spoke_agent.serve.settings import ServeSettings
+from sync.messages import Serving
+
+__all__ = ["Version", "Watcher"]
+
+Watcher = Callable[["Version", Batch], None]
+"""Sees every batch that ran well, on the loop, after its callers have their answers. Must be quick."""
+
+
+class Version:
+    """Made on the loop from what the loading thread prepared."""
+
+    def __init__(
+        self, engined: Engined, settings: ServeSettings, loop: asyncio.AbstractEventLoop, counts: ModelCounts | None = None
+    ) -> None:
+        self.engined = engined
+        self.model = engined.model
+        self.number = engined.slot.version
+        self.index = engined.slot.index
+        self.file = engined.file
+        self.signature = engined.signature
+        self.names = engined.signature.output_names
+        self.counts = VersionCounts()
+        self.model_counts = counts or ModelCounts()
+        self.watchers: tuple[Watcher, ...] = ()
+        self._session = engined.session
+        self.lane = Lane(
+            self._run,
+            engined.cost,
+            engined.placement,
+            loop=loop,
+            name=f"infer-{engined.model}-{engined.slot.version}",
+            batched=engined.signature.batched,
+            max_rows=settings.max_batch,
+            slice_s=settings.slice_ms / 1e3,
+            max_wait_s=settings.max_wait_s,
+            prepare=self._in_contract,
+            done=self._done,
+        )
+
+    @property
+    def adaptable(self) -> bool:
+        """Whether its engine can switch heads."""
+        return self.engined.engine == "onnxruntime"
+
+    def serving(self, *, adapted: bool) -> Serving:
+        """How it is told to the hub."""
+        return Serving(
+            model=self.model,
+            version=self.number,
+            index=self.index,
+            file=self.file,
+            variant=self.engined.slot.variant,
+            engine=self.engined.engine,
+            adapted=adapted,
+        )
+
+    def state(self) -> LoadedState:
+        """How it is told to the agent."""
+        e = self.engined
+        return LoadedState(
+            loaded=True,
+            version=self.number,
+            index=self.index,
+            variant=e.slot.variant,
+            file=e.file,
+            engine=e.engine,
+            placement=e.placement,
+            golden=GoldenState(ok=e.golden.ok, worst=e.golden.worst, detail=e.golden.detail),
+            latency_ms=e.latency_ms,
+            row_ms_batch=e.row_ms_batch,
+            load_ms=e.load_ms,
+            rss_mb=e.rss_mb,
+        )
+
+    def stats(self) -> RoleStats:
+        """Counts so far."""
+        c = self.counts
+        return RoleStats(
+            version=self.number,
+            index=self.index,
+            requests=c.requests,
+            rows=c.rows,
+            errors=c.errors,
+            latency_ms_p50=_ms(c.run_us.quantile(0.5)),
+            request_ms_p50=_ms(c.request_us.quantile(0.5)),
+            latency_ms=self.engined.latency_ms,
+        )
+
+    def close(self) -> None:
+        """Answer what is queued, then let go."""
+        self.lane.close()
+
+    def _run(self, inputs: Mapping[str, Array], adapter: HeadAdapter | None) -> Sequence[Array]:
+        return self._session.run(inputs, self.names, adapter)
+
+    def _in_contract(self, batch: Batch) -> list[Job] | None:
+        """One look over the whole batch; only when something is out of contract, one at each request."""
+        if self.signature.within(batch.inputs):
+            return None
+        return [job for job in batch.jobs if self.signature.within(job.inputs) or self._enforced(job)]
+
+    def _enforced(self, job: Job) -> bool:
+        self.model_counts.out_of_contract += 1
+        try:
+            job.inputs = self.signature.enforce(job.inputs)
+        except SpokeshaveError as e:
+            job.fail(e)
+            return False
+        return True
+
+    def _done(self, batch: Batch) -> None:
+        if batch.jobs[0].mirrored:
+            return
+        counts = self.counts
+        requests = len(batch.jobs)
+        counts.requests += requests
+        counts.rows += batch.rows
+        counts.run_us.add(int(batch.seconds * 1e6))
+        counts.batch_rows.add(batch.rows)
+        if batch.error is not None:
+            counts.errors += requests
+            return
+        if not _finite(batch.outputs):
+            counts.errors += requests
+        for watcher in self.watchers:
+            watcher(self, batch)
+
+
+def _finite(outputs: Sequence[Array]) -> bool:
+    return all(output.dtype.kind != "f" or np.isfinite(output).all() for output in outputs)
+
+
+def _ms(microseconds: float | None) -> float | None:
+    return None if microseconds is None else microseconds / 1e3
