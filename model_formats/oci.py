@@ -4,6 +4,7 @@ Sources: OCI image specification 1.1 (manifest, index, image layout), CNCF Model
 Parsing is bounded and checks every digest, size and media type; fields that others may add are ignored, as OCI asks.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -90,23 +91,31 @@ class Manifest(_Oci):
     """An image manifest (image specification 1.1, manifest.md)."""
 
     schema_version: Literal[2] = Field(alias="schemaVersion")
-    media_type: Literal["application/vnd.oci.image.manifest.v1+json"] = Field(alias="mediaType")
+    media_type: Literal["application/vnd.oci.image.manifest.v1+json"] = Field(
+        "application/vnd.oci.image.manifest.v1+json", alias="mediaType"
+    )
     artifact_type: str | None = Field(None, alias="artifactType")
     config: OciDescriptor
     layers: tuple[OciDescriptor, ...]
     subject: OciDescriptor | None = None
     annotations: dict[str, str] = Field(default_factory=dict)
+    manifests: None = None
+    """Must not be there: a page that is manifest and index at once means different things to different tools."""
 
 
 class Index(_Oci):
     """An image index (image specification 1.1, image-index.md)."""
 
     schema_version: Literal[2] = Field(alias="schemaVersion")
-    media_type: Literal["application/vnd.oci.image.index.v1+json"] = Field(alias="mediaType")
+    media_type: Literal["application/vnd.oci.image.index.v1+json"] = Field(
+        "application/vnd.oci.image.index.v1+json", alias="mediaType"
+    )
     artifact_type: str | None = Field(None, alias="artifactType")
     manifests: tuple[OciDescriptor, ...]
     subject: OciDescriptor | None = None
     annotations: dict[str, str] = Field(default_factory=dict)
+    layers: None = None
+    """Must not be there."""
 
 
 def parse_manifest(data: bytes) -> Manifest:
@@ -135,6 +144,14 @@ def descriptor_json(
 def canonical(value: dict[str, Any]) -> bytes:
     """One byte form, so that packing the same files twice gives the same digest."""
     return rfc8785.dumps(value)
+
+
+def go_json(value: dict[str, Any]) -> bytes:
+    """JSON as Go's encoder writes it (keys as given). Older skopeo re-writes an index; written so, it gets the same bytes."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text.encode()
 
 
 def _parse(cls: type[T], data: bytes) -> T:

@@ -221,7 +221,7 @@ def _variants(blobs: BlobReader, index: str) -> dict[str, Descriptor]:
 
 
 def _check_index(index: Index) -> None:
-    if index.artifact_type != MODEL_MANIFEST:
+    if index.artifact_type not in (None, MODEL_MANIFEST):
         raise PackageInvalid(f"index: artifactType is {index.artifact_type}, not {MODEL_MANIFEST}")
     if not 1 <= len(index.manifests) <= MAX_VARIANTS:
         raise PackageInvalid(f"index: {len(index.manifests)} manifests, allowed are 1 to {MAX_VARIANTS}")

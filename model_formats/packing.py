@@ -26,6 +26,7 @@ from model_formats.oci import (
     Descriptor,
     canonical,
     descriptor_json,
+    go_json,
 )
 from model_formats.opening import VARIANT, Package, agree, open_package
 from model_formats.spec import BLOCKS, CARD, CONTRACT, EVIDENCE, PROVENANCE, SPEC, PackageSpec, VariantSpec
@@ -151,9 +152,9 @@ def _put_variant(into: Layout, spec: PackageSpec, variant: VariantSpec, files: M
             "layers": [descriptor_json(d) for d in own],
         }
     )
-    notes = {VARIANT: variant.name, "dev.spokeshave.format": variant.format, "dev.spokeshave.precision": variant.precision}
+    notes = {"dev.spokeshave.format": variant.format, "dev.spokeshave.precision": variant.precision, VARIANT: variant.name}
     blob = Descriptor(into.put(manifest), len(manifest), MANIFEST)
-    return descriptor_json(blob, artifact_type=MODEL_MANIFEST, annotations=notes)
+    return descriptor_json(blob, annotations=notes)
 
 
 def _config(spec: PackageSpec, variant: VariantSpec, files: list[Descriptor]) -> dict[str, Any]:
@@ -172,12 +173,12 @@ def _config(spec: PackageSpec, variant: VariantSpec, files: list[Descriptor]) ->
 
 
 def _put_index(into: Layout, spec: PackageSpec, entries: list[dict[str, Any]]) -> str:
+    """No artifactType here (the manifests have it), and keys in Go's order: skopeo 1.9 drops the one and re-writes the other."""
     notes = {
-        "org.opencontainers.image.title": f"{spec.model}@{spec.version}",
         "org.opencontainers.image.licenses": spec.licence,
+        "org.opencontainers.image.title": f"{spec.model}@{spec.version}",
     }
-    index = {"schemaVersion": 2, "mediaType": INDEX, "artifactType": MODEL_MANIFEST, "manifests": entries, "annotations": notes}
-    data = canonical(index)
+    data = go_json({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries, "annotations": notes})
     into.name(f"{spec.model}-{spec.version}", Descriptor(into.put(data), len(data), INDEX), artifact_type=MODEL_MANIFEST)
     return digest_of(data)
 
