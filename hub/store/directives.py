@@ -35,6 +35,8 @@ class Assignment:
     ring: int | None
     terms: DesiredModel
     assigned: float
+    generation: int
+    """Of the first directive that says so: a report under an older one is about an earlier try."""
     good: tuple[int, str] | None
     """Version and index to go back to; None: there was none."""
 
@@ -60,6 +62,7 @@ def assign(connection: Connection, assignment: Assignment) -> None:
         "ring": assignment.ring,
         "terms": assignment.terms.model_dump_json().encode(),
         "assigned": assignment.assigned,
+        "generation": assignment.generation,
         "good_version": assignment.good[0] if assignment.good else None,
         "good_index": assignment.good[1] if assignment.good else None,
     }
@@ -128,6 +131,7 @@ def _assignment(row: Row[tuple[object, ...]]) -> Assignment:
         ring=row.ring,
         terms=DesiredModel.model_validate_json(row.terms),
         assigned=row.assigned,
+        generation=row.generation,
         good=None if row.good_version is None else (row.good_version, row.good_index),
     )
 

@@ -16,7 +16,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    UniqueConstraint,
 )
 
 __all__ = [
@@ -166,6 +165,7 @@ assignments = Table(
     Column("ring", Integer),
     Column("terms", LargeBinary, nullable=False),
     Column("assigned", Float, nullable=False),
+    Column("generation", Integer, nullable=False),
     Column("good_version", Integer),
     Column("good_index", DIGEST),
 )
@@ -189,8 +189,8 @@ reports = Table(
     metadata,
     Column("site", NAME, primary_key=True),
     Column("spoke", NAME, primary_key=True),
-    Column("sequence", Integer, primary_key=True),
-    Column("nonce", String(32), nullable=False),
+    Column("nonce", String(32), primary_key=True),
+    Column("sequence", Integer, nullable=False),
     Column("time", Float, nullable=False),
     Column("received", Float, nullable=False),
     Column("model", NAME, nullable=False),
@@ -201,9 +201,8 @@ reports = Table(
     Column("reason", String(40), nullable=False),
     Column("evidence", Text, nullable=False),
     Column("envelope", LargeBinary, nullable=False),
-    UniqueConstraint("site", "spoke", "nonce"),
 )
-"""Signed transitions, kept as they came."""
+"""Signed transitions, kept as they came. A spoke that is enrolled anew counts from one again, so the nonce is the key."""
 Index("reports_by_version", reports.c.model, reports.c.index_digest, reports.c.site)
 
 egress = Table(

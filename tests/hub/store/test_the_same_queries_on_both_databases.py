@@ -117,7 +117,7 @@ def test_a_version_and_its_deltas(database):
 
 def test_assignments_and_directives(database):
     terms = DesiredModel(model="digits", version=1, index=INDEX)
-    given = Assignment(DUBAI, ONE, INDEX, "r", 0, terms, 5.0, None)
+    given = Assignment(DUBAI, ONE, INDEX, "r", 0, terms, 5.0, 1, None)
     sealed = SealedDirective(DUBAI, 1, INDEX, 5.0, 500.0, b"signed")
     with database.begin() as db:
         assign(db, given)

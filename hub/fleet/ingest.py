@@ -1,0 +1,160 @@
+"""What spokes send: signed reports, outbox records, and hints of life. Verified, kept, and the rollout loop told.
+
+Bus handlers only put messages into a bounded queue; one thread takes them out. A refused message changes nothing but one line of
+the audit log, written once for a spoke and code in an hour, so that a flood cannot fill it.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Collection
+from functools import partial
+
+from sqlalchemy import Connection
+
+from hub.fleet.directives import SpokeUnknown
+from hub.hub import Hub
+from hub.store.audit import append_audit
+from hub.store.egress import add_egress, last_egress
+from hub.store.reports import add_report, nonce_seen
+from hub.store.spokes import Spoke, find_spoke, saw_report, saw_status
+from model_formats.errors import RefusedError, SpokeshaveError
+from model_formats.opening import open_package
+from sync import topics
+from sync.bus import Bus, Message, Subscription
+from sync.egress import EgressRecord
+from sync.messages import Report, Status
+from sync.trust.envelope import unseal
+from sync.trust.errors import ReportRefused
+from sync.trust.keys import Key, key_of_certificate
+from sync.trust.verifier import verify_report
+from sync.types import Reason, Regime, SpokeId
+
+__all__ = ["Ingest", "take_egress", "take_report", "take_status"]
+
+log = logging.getLogger(__name__)
+QUEUE = 10_000
+
+Judge = Callable[[EgressRecord, Regime, EgressRecord | None], str | None]
+"""Looks at a record, its site's regime and the record before it: why it is not to be believed, or None."""
+
+
+def take_report(hub: Hub, spoke: SpokeId, envelope: bytes) -> Report:
+    """Verify and keep one signed report. Raises EnvelopeRefused, ReportRefused, DocumentRefused, SpokeUnknown."""
+    with hub.database.begin() as db:
+        held = _enrolled(db, spoke)
+        report = verify_report(
+            envelope, _key(held), spoke, held.last_sequence, hub.clock.now(), files_of=lambda index: _files(hub, index)
+        )
+        if nonce_seen(db, spoke, report.nonce):
+            raise ReportRefused(Reason.REPORT_REPLAYED, f"a report of {spoke} with this nonce was seen before")
+        add_report(db, report, envelope, now=hub.now)
+        saw_report(db, spoke, report.sequence, report.serving, now=hub.now)
+        details = {"state": report.state.value, "reason": report.reason.value, "sequence": str(report.sequence)}
+        append_audit(db, str(spoke), "spoke.report", f"{report.model}@{report.version}", now=hub.now, details=details)
+    hub.wake.set()
+    return report
+
+
+def take_egress(hub: Hub, spoke: SpokeId, envelope: bytes, judge: Judge | None = None) -> EgressRecord:
+    """Verify and keep one outbox record; what breaks a rule of `judge` is kept apart as quarantined.
+
+    Raises EnvelopeRefused, ReportRefused, DocumentRefused, SpokeUnknown.
+    """
+    with hub.database.begin() as db:
+        held = _enrolled(db, spoke)
+        record = unseal(envelope, [_key(held)], EgressRecord, reason=Reason.REPORT_UNTRUSTED)
+        if (record.site, record.spoke) != (spoke.site, spoke.spoke):
+            raise ReportRefused(Reason.REPORT_UNTRUSTED, f"the record of {record.site}/{record.spoke} came from {spoke}")
+        why = judge(record, held.regime, last_egress(db, spoke)) if judge else None
+        fresh = add_egress(db, record, envelope, now=hub.now, quarantined=why)
+        if fresh and why is not None:
+            details = {"kind": record.body.kind, "why": why}
+            append_audit(db, str(spoke), "egress.quarantine", record.digest, now=hub.now, details=details)
+    return record
+
+
+def take_status(hub: Hub, spoke: SpokeId, payload: bytes) -> None:
+    """A hint of life; decides nothing. Raises DocumentRefused, SpokeUnknown."""
+    status = Status.parse(payload)
+    with hub.database.begin() as db:
+        _enrolled(db, spoke)
+        saw_status(db, spoke, online=status.online, now=hub.now)
+    hub.wake.set()
+
+
+class Ingest:
+    """The hub's ear on the bus. Several hubs share the messages (`$share/hub/...`)."""
+
+    def __init__(self, hub: Hub, bus: Bus, judge: Judge | None = None) -> None:
+        self._hub, self._bus = hub, bus
+        self._handlers: dict[str, Callable[[SpokeId, bytes], object]] = {
+            "report": partial(take_report, hub),
+            "status": partial(take_status, hub),
+            "egress": partial(take_egress, hub, judge=judge),
+        }
+        self._queue: queue.Queue[Message | None] = queue.Queue(QUEUE)
+        self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
+        self._subscriptions: list[Subscription] = []
+        self._told: dict[tuple[SpokeId, str], float] = {}
+
+    def start(self) -> None:
+        """Subscribe, and work until `stop`."""
+        self._thread.start()
+        for pattern in _INBOX:
+            self._subscriptions.append(self._bus.subscribe(f"$share/hub/{pattern}", self._queue.put))
+
+    def stop(self) -> None:
+        """Finish what is in the queue, then end."""
+        for subscription in self._subscriptions:
+            subscription.cancel()
+        self._queue.put(None)
+        self._thread.join(10)
+
+    def take(self, message: Message) -> None:
+        """Handle one message; refusals are noted, not raised."""
+        parts = message.topic.split("/")
+        handler = self._handlers.get(parts[5]) if len(parts) > 5 else None
+        if handler is None or not message.payload:
+            return
+        spoke = topics.spoke_of(message.topic)
+        try:
+            handler(spoke, message.payload)
+        except (RefusedError, SpokeUnknown) as e:
+            self._note(spoke, e)
+
+    def _run(self) -> None:
+        while (message := self._queue.get()) is not None:
+            try:
+                self.take(message)
+            except SpokeshaveError:
+                log.exception("ingest.failed", extra={"topic": message.topic})  # the database is away; the spoke sends again
+
+    def _note(self, spoke: SpokeId, error: SpokeshaveError) -> None:
+        now, key = self._hub.now, (spoke, error.code)
+        if now - self._told.get(key, 0) < 3600:
+            return
+        self._told[key] = now
+        with self._hub.database.begin() as db:
+            append_audit(db, str(spoke), "message.refused", error.code, now=now, details={"why": error.message[:500]})
+
+
+_ANY = SpokeId("+", "+")
+_INBOX = (topics.report(_ANY), topics.status(_ANY), topics.egress(_ANY, "+"))
+
+
+def _enrolled(db: Connection, spoke: SpokeId) -> Spoke:
+    held = find_spoke(db, spoke)
+    if held is None or held.revoked is not None:
+        raise SpokeUnknown(f"{spoke} is not enrolled")
+    return held
+
+
+def _key(spoke: Spoke) -> Key:
+    return key_of_certificate(spoke.certificate.encode())
+
+
+def _files(hub: Hub, index: str) -> Collection[str] | None:
+    if not hub.registry.has(index):
+        return None
+    return {blob.digest for blob in open_package(hub.registry, index).files.values()}

@@ -1,0 +1,74 @@
+"""What the hub keeps retained at the broker: release metadata in every zone, and each spoke's directive.
+
+Level-triggered: `tick` publishes what differs from what this process last published; after a reconnect it publishes all again, so a
+broker that lost its memory is made whole.
+"""
+
+import threading
+
+from hub.fleet.directives import refresh_directive
+from hub.hub import Hub
+from hub.store.directives import due_directives, find_directive
+from hub.store.spokes import list_spokes
+from model_formats.types import digest_of
+from sync import topics
+from sync.bus import Bus, Message
+
+__all__ = ["Publisher"]
+
+
+class Publisher:
+    """One hub's voice on the bus."""
+
+    def __init__(self, hub: Hub, bus: Bus) -> None:
+        self._hub, self._bus = hub, bus
+        self._said: dict[str, str] = {}
+        self._lock = threading.Lock()
+        bus.on_connect(self.forget)
+
+    def forget(self) -> None:
+        """Publish everything again at the next tick."""
+        with self._lock:
+            self._said.clear()
+        self._hub.wake.set()
+
+    def tick(self) -> int:
+        """Publish what is new; returns how many messages that were."""
+        wanted = {**self._metadata(), **self._directives()}
+        return sum(self._say(topic, data) for topic, data in wanted.items())
+
+    def refresh(self) -> None:
+        """Sign anew what grows old: the TUF timestamp, and directives of which half the life is over."""
+        with self._hub.trust() as repository:
+            repository.refresh_online()
+        life = self._hub.settings.directive_ttl_s
+        with self._hub.database.begin() as db:
+            enrolled = {spoke.id for spoke in list_spokes(db)}
+            for spoke in due_directives(db, before=self._hub.now - life / 2):
+                if spoke in enrolled:
+                    refresh_directive(db, self._hub.repository.director, spoke, now=self._hub.now, life_s=life)
+
+    def _metadata(self) -> dict[str, bytes]:
+        with self._hub.trust() as repository:
+            files = repository.files()
+        return {topics.tuf(zone, name): data for zone in self._hub.settings.zones for name, data in files.items()}
+
+    def _directives(self) -> dict[str, bytes]:
+        """By topic; empty (which clears the retained message) for revoked spokes."""
+        wanted: dict[str, bytes] = {}
+        with self._hub.database.read() as db:
+            for spoke in list_spokes(db, revoked=True):
+                held = find_directive(db, spoke.id)
+                if held is not None:
+                    wanted[topics.desired(spoke.id)] = b"" if spoke.revoked else held.envelope
+        return wanted
+
+    def _say(self, topic: str, data: bytes) -> bool:
+        digest = digest_of(data)
+        with self._lock:
+            if self._said.get(topic) == digest:
+                return False
+        self._bus.publish(Message(topic, data, qos=1, retain=True))
+        with self._lock:
+            self._said[topic] = digest
+        return True

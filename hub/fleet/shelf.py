@@ -1,0 +1,47 @@
+"""Which blobs may travel to which zone: those of released versions whose terms allow it, their signatures, and deltas towards them."""
+
+import threading
+from pathlib import Path
+
+from hub.hub import Hub
+from hub.store.versions import deltas_to, list_versions
+from model_formats.opening import closure
+
+__all__ = ["Shelf"]
+
+
+class Shelf:
+    """The registry as BlobSender sees it, with the rule of zones. Looks again when versions have changed."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._lock = threading.Lock()
+        self._zones: dict[str, frozenset[str]] = {}
+        self._known: object = None
+
+    def has(self, digest: str) -> bool:
+        """Whether the blob is here, whole."""
+        return self._hub.registry.has(digest)
+
+    def path(self, digest: str) -> Path:
+        """Its file."""
+        return self._hub.registry.path(digest)
+
+    def may(self, zone: str, digest: str) -> bool:
+        """Whether a blob may go to a zone; what no released version needs may go nowhere."""
+        with self._lock:
+            self._look()
+            return zone in self._zones.get(digest, ())
+
+    def _look(self) -> None:
+        with self._hub.database.read() as db:
+            versions = list_versions(db)
+            offers = {v.ref: deltas_to(db, v.ref) for v in versions}
+        if (versions, offers) == self._known:
+            return
+        zones: dict[str, frozenset[str]] = {}
+        for version in versions:
+            digests = {blob.digest for blob in closure(self._hub.registry, version.index)}
+            for digest in digests | {version.signature} | {offer.delta for offer in offers[version.ref]}:
+                zones[digest] = zones.get(digest, frozenset()) | frozenset(version.zones)
+        self._zones, self._known = zones, (versions, offers)

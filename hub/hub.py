@@ -1,0 +1,100 @@
+"""The parts of one hub, opened together: what the API, the loops and the tests all hold in their hands."""
+
+import fcntl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from hub.home import HubHome
+from hub.registry.store import RegistryStore
+from hub.rules.access import Role
+from hub.settings import HubSettings
+from hub.store.audit import append_audit
+from hub.store.database import Database
+from hub.store.tokens import make_token
+from model_formats.errors import OperatorError
+from provisioning.ca import DeviceCA
+from provisioning.enrol import HubAddress
+from sync.clock import Clock, SystemClock
+from sync.files import atomic_write
+from sync.trust.metadata import Repository
+
+__all__ = ["Hub", "HubMissing", "found"]
+
+
+class HubMissing(OperatorError):
+    """There is no hub in this folder, or one already."""
+
+    code = "hub_home"
+    hint = "`hub init` makes a hub in an empty folder; `--home` or HUB_HOME says which folder."
+
+
+@dataclass(slots=True)
+class Hub:
+    """An open hub: database, trust, registry, CA. No thread runs in here; `wake` tells the loops of server.py to look now."""
+
+    home: HubHome
+    settings: HubSettings
+    clock: Clock
+    database: Database
+    repository: Repository
+    registry: RegistryStore
+    ca: DeviceCA
+    address: HubAddress | None = None
+    """Where spokes reach it; known once the server listens."""
+    wake: threading.Event = field(default_factory=threading.Event)
+
+    @classmethod
+    def open(cls, home: Path, settings: HubSettings, clock: Clock | None = None) -> Self:
+        """Open what `found` made. The repository gets no folder of offline keys: a running hub cannot release anything.
+
+        Raises HubMissing, DatabaseDown, DatabaseUnusable.
+        """
+        place, clock = HubHome(home), clock or SystemClock()
+        if not place.metadata.exists():
+            raise HubMissing(f"no hub in {home}")
+        return cls(
+            home=place,
+            settings=settings,
+            clock=clock,
+            database=Database(settings.database(place)).open(),
+            repository=Repository(place.metadata, keys=place.metadata / "no-offline-keys", clock=clock),
+            registry=RegistryStore(place.blobs),
+            ca=DeviceCA.open(place.ca),
+        )
+
+    @property
+    def now(self) -> float:
+        """UTC seconds."""
+        return self.clock.now().timestamp()
+
+    @contextmanager
+    def trust(self) -> Iterator[Repository]:
+        """The repository, for one writer at a time over threads and processes."""
+        with (self.home.metadata / ".lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield self.repository
+
+    def close(self) -> None:
+        """Give back the database."""
+        self.database.close()
+
+
+def found(home: Path, settings: HubSettings, clock: Clock | None = None) -> None:
+    """Make a hub: keys and first metadata, device CA, database, the operator's token. Raises HubMissing where one is already."""
+    place, clock = HubHome(home), clock or SystemClock()
+    if place.metadata.exists():
+        raise HubMissing(f"{home} already holds a hub")
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not place.ca.exists():
+        DeviceCA.create(place.ca, now=clock.now())
+    database = Database(settings.database(place)).open()
+    with database.begin() as db:
+        _, token = make_token(db, "operator", frozenset({Role.OPERATOR, Role.ML_ENGINEER}), now=clock.now().timestamp())
+        append_audit(db, "operator", "hub.init", settings.name, now=clock.now().timestamp())
+    database.close()
+    atomic_write(place.token, f"{token}\n".encode(), mode=0o600)
+    Repository.create(place.metadata, keys=place.keys, clock=clock)
