@@ -114,7 +114,7 @@ class DriftMonitor:
             "tested": now,
             "told": now if tell else state.told,
             "told_level": detector.level if tell else state.told_level,
-            "sums": Sums() if ready else sums,
+            "sums": Sums(end=sums.end) if ready else sums,
         }
         # Saved before anything is offered: after a crash a verdict may be missing, but no row is ever counted twice.
         write_state(self._folder / f"{watched.model}.json", state.model_copy(update=update))
@@ -160,8 +160,8 @@ class DriftMonitor:
         if rows < least:
             return None
         start, end = min(float(b.times.min()) for b in batches), max(float(b.times.max()) for b in batches)
-        spoken = state.sums.end.timestamp() if state.sums.end else start
-        return _Taken(np.concatenate(tables), batches, _time(max(start, min(spoken, end))), _time(end))
+        start = max(start, state.sums.end.timestamp() if state.sums.end else start)
+        return _Taken(np.concatenate(tables), batches, _time(start), _time(max(start, end)))
 
     def _load(self, watched: Watched) -> DriftState:
         state = read_state(self._folder / f"{watched.model}.json")

@@ -1,0 +1,80 @@
+"""Labelled rows as features: the package's own (quantized) trunk is run over them, a few at a time."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from model_formats.adapter import Anchors, read_anchors
+from model_formats.contract import FeatureContract
+from model_formats.package import Package
+from model_formats.runtimes.base import Array, Session
+from model_formats.runtimes.choose import open_session
+from model_formats.spec import ANCHORS, AdapterPoint
+from spoke_agent.data.store import StoredBatch
+from spoke_agent.tune.errors import NotAdaptable
+from spoke_agent.tune.fit import Rows
+
+__all__ = ["Trunk", "labelled_rows", "open_trunk"]
+
+_AT_ONCE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """One variant, opened for its features, with what a fit needs from the package."""
+
+    session: Session
+    point: AdapterPoint
+    anchors: Anchors
+    base: str
+    """Digest of the model file: adapters are bound to it."""
+    contract: FeatureContract
+
+    def features(self, inputs: dict[str, Array]) -> Array:
+        """[n, d] float32. Raises RunFailed where the rows do not fit the model."""
+        return np.concatenate([self._run(piece) for piece in _pieces(inputs)])
+
+    def _run(self, inputs: dict[str, Array]) -> Array:
+        features: Array = self.session.run(inputs, [self.point.features])[0]
+        return features.reshape(len(features), -1)
+
+
+def open_trunk(package: Package, variant: str) -> Trunk:
+    """Open a variant for fitting. Raises NotAdaptable, saying why."""
+    spec, chosen = package.spec, package.variant(variant)
+    if spec.residency.learning == "none":
+        raise NotAdaptable(f"{spec.model}@{spec.version}: its author allows no learning at a site")
+    if spec.adapter is None or ANCHORS not in package.files:
+        raise NotAdaptable(f"{spec.model}@{spec.version}: has no separable head")
+    if chosen.format != "onnx":
+        raise NotAdaptable(f"{spec.model}@{spec.version}: variant {variant} is {chosen.format}; adapters need an ONNX variant")
+    return Trunk(
+        open_session(package.path(chosen.main)),
+        spec.adapter,
+        read_anchors(package.path(ANCHORS)),
+        package.files[chosen.main].digest,
+        package.contract,
+    )
+
+
+def labelled_rows(trunk: Trunk, batches: Iterable[StoredBatch]) -> Rows:
+    """Features and labels of labelled batches (of any version: the contract is the same). May be empty."""
+    features, labels = [], []
+    for batch in batches:
+        features.append(trunk.features(batch.inputs))
+        labels.append(batch.labels)
+    width = len(trunk.anchors.head.weight)
+    if not features:
+        return Rows(np.empty((0, width), np.float32), _labels(trunk, np.empty(0)))
+    return Rows(np.concatenate(features), _labels(trunk, np.concatenate(labels)))
+
+
+def _labels(trunk: Trunk, labels: Array) -> Array:
+    return labels.astype(np.int64) if trunk.contract.task == "classification" else labels
+
+
+def _pieces(inputs: dict[str, Array]) -> Iterator[dict[str, Array]]:
+    rows = len(next(iter(inputs.values())))
+    for start in range(0, rows, _AT_ONCE):
+        yield {name: array[start : start + _AT_ONCE] for name, array in inputs.items()}

@@ -1,0 +1,86 @@
+"""May the fitted head answer? It must surely win on rows that the fit never saw, and still get the hub's anchors right."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from model_formats.adapter import Head
+from model_formats.document import Value
+from model_formats.runtimes.base import Array
+from spoke_agent.drift.pvalues import binomial_tail
+from spoke_agent.tune.fit import Rows
+
+__all__ = ["GateTerms", "GateVerdict", "judge", "score"]
+
+
+@dataclass(frozen=True, slots=True)
+class GateTerms:
+    """`alpha` of the exact one-sided sign test; how much of the hub's anchors may be lost (share, or relative for regression)."""
+
+    alpha: float = 0.1
+    max_anchor_loss: float = 0.15
+
+
+class GateVerdict(Value):
+    """Counts on rows the fit did not see. `wins`: only the new head is right (or nearer); `losses`: only the old one is."""
+
+    passed: bool
+    rows: Annotated[int, Field(ge=0)]
+    wins: Annotated[int, Field(ge=0)]
+    losses: Annotated[int, Field(ge=0)]
+    p: float
+    before: float
+    """Score of the head that serves now: share right, or for regression 1 - error / spread."""
+    after: float
+    anchors: Annotated[int, Field(ge=0)]
+    anchors_before: float
+    anchors_after: float
+
+
+def judge(fitted: Head, current: Head, held_out: Rows, anchors: Rows | None, hub: Head, terms: GateTerms) -> GateVerdict:
+    """Sign test of `fitted` against `current` on held-out rows, and the loss on held-out anchors against the hub's head."""
+    wins, losses = _discordant(fitted, current, held_out)
+    p = binomial_tail(wins, wins + losses, 0.5)
+    kept_before = score(hub, anchors) if anchors is not None and len(anchors) else 1.0
+    kept_after = score(fitted, anchors) if anchors is not None and len(anchors) else 1.0
+    return GateVerdict(
+        passed=wins > losses and p <= terms.alpha and kept_after >= kept_before - terms.max_anchor_loss,
+        rows=len(held_out),
+        wins=wins,
+        losses=losses,
+        p=p,
+        before=score(current, held_out),
+        after=score(fitted, held_out),
+        anchors=0 if anchors is None else len(anchors),
+        anchors_before=kept_before,
+        anchors_after=kept_after,
+    )
+
+
+def score(head: Head, rows: Rows) -> float:
+    """Share right; for regression the share of the spread that is explained (may be negative)."""
+    if rows.classes:
+        return float(_right(head, rows).mean()) if len(rows) else 0.0
+    target = rows.labels.reshape(len(rows), -1)
+    spread = float(((target - target.mean(axis=0)) ** 2).mean()) or 1.0
+    return 1.0 - float((_errors(head, rows) ** 2).mean()) / spread
+
+
+def _discordant(fitted: Head, current: Head, rows: Rows) -> tuple[int, int]:
+    if rows.classes:
+        new, old = _right(fitted, rows), _right(current, rows)
+        return int((new & ~old).sum()), int((old & ~new).sum())
+    new, old = _errors(fitted, rows).mean(axis=1), _errors(current, rows).mean(axis=1)
+    return int((new < old).sum()), int((old < new).sum())
+
+
+def _right(head: Head, rows: Rows) -> Array:
+    right: Array = (rows.features.astype(np.float64) @ head.weight + head.bias).argmax(axis=1) == rows.labels
+    return right
+
+
+def _errors(head: Head, rows: Rows) -> Array:
+    error: Array = np.abs(rows.features.astype(np.float64) @ head.weight + head.bias - rows.labels.reshape(len(rows), -1))
+    return error
