@@ -1,0 +1,37 @@
+"""Dynamic INT8:
+
+weights per channel, activations measured at run time. For transformers; never for convolutions (4 times slower than fp32).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from model_formats.quantize.recipe import HEAD_NODE, QuantizeFailed, quiet_quantizer
+
+__all__ = ["DynamicInt8"]
+
+_OPERATORS = ["MatMul", "Gemm", "Gather"]
+
+
+class DynamicInt8:
+    """Matrix products and embeddings."""
+
+    text = "dynamic INT8 of MatMul, Gemm and Gather, weights per channel"
+
+    def quantize(self, prepared: Path, out: Path, *, only: Sequence[str] = (), keep_float: Sequence[str] = ()) -> None:
+        """See `Recipe.quantize`."""
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        with quiet_quantizer():
+            try:
+                quantize_dynamic(
+                    str(prepared),
+                    str(out),
+                    op_types_to_quantize=_OPERATORS,
+                    per_channel=True,
+                    weight_type=QuantType.QInt8,
+                    nodes_to_quantize=list(only) or None,
+                    nodes_to_exclude=[HEAD_NODE, *keep_float],
+                )
+            except Exception as e:  # the quantizer raises many kinds
+                raise QuantizeFailed(f"{prepared.name}: dynamic quantization failed: {str(e)[:200]}") from e

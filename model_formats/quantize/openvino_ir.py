@@ -1,0 +1,36 @@
+"""INT8 OpenVINO IR by NNCF: an option beside the QDQ file, which OpenVINO runs as well."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from model_formats.quantize.recipe import HEAD_NODE, QuantizeFailed, quiet_quantizer
+from model_formats.runtimes.base import Array
+from model_formats.runtimes.openvino import import_openvino
+
+__all__ = ["quantize_ir"]
+
+
+def quantize_ir(source: Path, out: Path, rows: Mapping[str, Array], *, transformer: bool = False) -> str:
+    """Write `out` (.xml, with .bin beside it); the head stays in float.
+
+    Returns the recipe's text. Raises QuantizeFailed, EngineMissing.
+    """
+    ov = import_openvino()
+    import nncf
+
+    size = len(next(iter(rows.values())))
+    try:
+        with quiet_quantizer():
+            model = ov.Core().read_model(str(source))
+            batches = [{n: a[i : i + 1] for n, a in rows.items()} for i in range(size)]
+            quantized = nncf.quantize(
+                model,
+                nncf.Dataset(batches),
+                subset_size=size,
+                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+                ignored_scope=nncf.IgnoredScope(patterns=[f"{HEAD_NODE}(/.*)?"], validate=False),
+            )
+            ov.save_model(quantized, str(out), compress_to_fp16=False)
+    except (RuntimeError, ValueError) as e:
+        raise QuantizeFailed(f"{source.name}: NNCF failed: {str(e)[:200]}") from e
+    return f"NNCF post-training INT8, {size} calibration rows"

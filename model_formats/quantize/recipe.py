@@ -1,0 +1,77 @@
+"""The seam between the gate and the recipes, and which recipe suits a graph."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from model_formats.errors import AuthorError
+from model_formats.export.graph import load_graph
+
+__all__ = ["HEAD_NODE", "QuantizeFailed", "Recipe", "layers", "prepare", "quiet_quantizer", "suggest"]
+
+HEAD_NODE = "head"
+"""Name of the node that `expose_head` makes; never quantized."""
+QUANTIZED = ("Conv", "Gemm", "MatMul")
+
+
+class QuantizeFailed(AuthorError):
+    """The quantizer could not make an INT8 file out of the graph."""
+
+    code = "quantize_failed"
+    hint = "Build with quantize='none', or change the layer that the message names."
+
+
+class Recipe(Protocol):
+    """Makes an INT8 file out of a prepared fp32 file."""
+
+    text: str
+    """As in the evidence: method, format, calibration."""
+
+    def quantize(self, prepared: Path, out: Path, *, only: Sequence[str] = (), keep_float: Sequence[str] = ()) -> None:
+        """Quantize all layers, or `only` these, but for `keep_float`. Raises QuantizeFailed."""
+
+
+def prepare(source: Path, out: Path) -> None:
+    """The full pre-processing pass (symbolic shapes, folding); without it the quantizer stumbles over dynamo exports of
+    transformers.
+    """
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with quiet_quantizer():
+        try:
+            quant_pre_process(str(source), str(out), skip_symbolic_shape=False)
+        except Exception as e:  # sympy, onnx and onnxruntime raise many kinds
+            raise QuantizeFailed(f"{source.name}: shape inference failed: {str(e)[:200]}") from e
+
+
+def layers(prepared: Path) -> list[str]:
+    """Names of the nodes that may be quantized, in graph order."""
+    return [n.name for n in load_graph(prepared).graph.node if n.op_type in QUANTIZED and n.name and n.name != HEAD_NODE]
+
+
+def suggest(model: Any) -> Literal["static", "dynamic"]:
+    """Transformers (layer normalisation or attention) do best with dynamic INT8 of their products; convolutions need static
+    QDQ.
+    """
+    found = {n.op_type for n in model.graph.node}
+    return "dynamic" if found & {"LayerNormalization", "SkipLayerNormalization", "Attention", "MultiHeadAttention"} else "static"
+
+
+@contextlib.contextmanager
+def quiet_quantizer() -> Iterator[None]:
+    """ONNX Runtime's tools log and warn for their authors, not for ours."""
+    import onnxruntime as ort
+
+    ort.set_default_logger_severity(3)
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        ort.set_default_logger_severity(2)
