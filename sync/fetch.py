@@ -1,11 +1,28 @@
-"""Blobs over HTTPS by Range, into the same partial files as the block transfer. Signatures first; the body follows."""
+"""Blobs over HTTPS by Range (RFC 9110, section 14), into the same partial files as the block transfer: either road goes on
+where the other stopped.
+"""
 
+import contextlib
+import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import httpx
 
+from sync.blocks.errors import BlobGone, TransferCancelled, TransferStalled
+from sync.blocks.pace import Pace, Unpaced
+from sync.clock import Clock, SystemClock
+from sync.retry import retrying
+from sync.store import BLOCK_SIZE, BlobWriter, Store
+
 __all__ = ["fetch_blob"]
+
+_GONE = frozenset({401, 403, 404, 410})
+_CHUNK = 64 * 1024
+
+
+class _Interrupted(Exception):
+    """The line broke, or the server is busy: worth another try."""
 
 
 def fetch_blob(
@@ -13,14 +30,140 @@ def fetch_blob(
     url: str,
     digest: str,
     size: int,
-    store: object,
+    store: Store,
     *,
     hashes: Sequence[bytes] | None = None,
     cancel: threading.Event | None = None,
     progress: Callable[[int, int], None] | None = None,
+    pace: Pace | None = None,
+    tries: int = 5,
+    clock: Clock | None = None,
 ) -> int:
-    """Bring one blob into the store; returns the bytes received now. `url` is the blob's own address (`/v2/<name>/blobs/<digest>`).
+    """Bring one blob into the store, going on from what is there; returns the bytes that were received now.
 
-    Raises TransferCancelled, TransferStalled, BlobDamaged, and BlobGone for a 404 (not tried again).
+    `url`: the blob's own address (`/v2/<name>/blobs/<digest>`). `hashes`: as in the block transfer; a block that does not match is
+    thrown away and asked for again. `tries`: in a row without a new byte.
+
+    Raises TransferCancelled, TransferStalled (after `tries`), BlobGone (not there, or not for us: not tried again),
+    PackageTampered, DiskFull, DiskFailed. All but PackageTampered keep what has arrived.
     """
-    raise NotImplementedError
+    if store.has(digest):
+        return 0
+    with store.writer(digest, size, BLOCK_SIZE) as writer:
+        fetch = _Fetch(
+            client, url, writer, hashes, cancel or threading.Event(), progress, pace or Unpaced(), clock or SystemClock()
+        )
+        before = writer.received
+        fetch.run(tries)
+        received = writer.received - before
+        writer.commit()
+    return received
+
+
+class _Fetch:
+    """One blob on its way."""
+
+    def __init__(
+        self,
+        client: httpx.Client,
+        url: str,
+        writer: BlobWriter,
+        hashes: Sequence[bytes] | None,
+        cancel: threading.Event,
+        progress: Callable[[int, int], None] | None,
+        pace: Pace,
+        clock: Clock,
+    ) -> None:
+        self._client, self._url, self._writer, self._hashes = client, url, writer, hashes
+        self._cancel, self._progress, self._pace, self._clock = cancel, progress, pace, clock
+
+    def run(self, tries: int) -> None:
+        """Until nothing is missing; each try that brings something earns the next ones."""
+        while missing := self._writer.missing():
+            held = self._writer.received
+
+            @retrying(on=(_Interrupted,), tries=tries, seconds=600, clock=self._clock)
+            def go_on() -> None:
+                now_missing = self._writer.missing()
+                if now_missing:
+                    self._range(*_first_run(now_missing))
+
+            try:
+                go_on()
+            except _Interrupted as e:
+                raise TransferStalled(f"{self._url}: {e} at {self._writer.received} of {self._writer.size} bytes") from e
+            if self._writer.received == held and self._writer.missing() == missing:
+                raise TransferStalled(f"{self._url}: damaged blocks only, at {held} of {self._writer.size} bytes")
+
+    def _range(self, first: int, last: int) -> None:
+        start, end = first * BLOCK_SIZE, min((last + 1) * BLOCK_SIZE, self._writer.size) - 1
+        headers = {"range": f"bytes={start}-{end}", "accept-encoding": "identity"}
+        try:
+            with self._client.stream("GET", self._url, headers=headers) as answer:
+                begin = self._check(answer, start)
+                self._keep(answer, begin, end)
+        except httpx.TransportError as e:
+            raise _Interrupted(str(e) or type(e).__name__) from e
+
+    def _check(self, answer: httpx.Response, start: int) -> int:
+        """Where the body begins: at `start`, or at 0 from a server that knows no ranges."""
+        if answer.status_code in _GONE:
+            raise BlobGone(f"{self._url}: the hub answers {answer.status_code}")
+        if answer.status_code == 206:
+            if not answer.headers.get("content-range", "").startswith(f"bytes {start}-"):
+                raise _Interrupted(f"another range than asked for: {answer.headers.get('content-range')!r}")
+            return start
+        if answer.status_code == 200:
+            return 0
+        raise _Interrupted(f"status {answer.status_code}")
+
+    def _keep(self, answer: httpx.Response, begin: int, end: int) -> None:
+        position = begin
+        with contextlib.closing(answer.iter_bytes(_CHUNK)) as chunks:
+            for block in _blocks(chunks, self._writer.size - begin):
+                if self._cancel.is_set():
+                    raise TransferCancelled(f"{self._url}: cancelled at {self._writer.received} of {self._writer.size} bytes")
+                self._keep_block(position // BLOCK_SIZE, block)
+                position += len(block)
+                if position > end:
+                    return
+        if position <= end:
+            raise _Interrupted(f"the answer ended {end + 1 - position} bytes early")
+
+    def _keep_block(self, index: int, block: bytes) -> None:
+        if len(block) != min(BLOCK_SIZE, self._writer.size - index * BLOCK_SIZE):
+            raise _Interrupted("the answer ended within a block")
+        if self._hashes is not None and hashlib.sha256(block).digest() != self._hashes[index]:
+            return
+        self._writer.write(index, block)
+        self._pace.spend(len(block))
+        wait = self._pace.wait()
+        if wait > 0 and self._cancel.wait(min(wait, 5.0)):
+            return
+        if self._progress is not None:
+            self._progress(self._writer.received, self._writer.size)
+
+
+def _first_run(missing: Sequence[int]) -> tuple[int, int]:
+    """First and last block of the first stretch without a gap."""
+    last = missing[0]
+    for block in missing[1:]:
+        if block != last + 1:
+            break
+        last = block
+    return missing[0], last
+
+
+def _blocks(chunks: Iterator[bytes], limit: int) -> Iterator[bytes]:
+    """Cut a stream into blocks; the last one may be short. Never more than `limit` bytes in all."""
+    held = bytearray()
+    for chunk in chunks:
+        held += chunk
+        while len(held) >= BLOCK_SIZE:
+            limit -= BLOCK_SIZE
+            yield bytes(held[:BLOCK_SIZE])
+            del held[:BLOCK_SIZE]
+        if len(held) >= limit:
+            break
+    if held:
+        yield bytes(held[:limit])

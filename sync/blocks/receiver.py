@@ -1,21 +1,64 @@
-"""A spoke's half of the block transfer. Signatures first; the body follows within the hour."""
+"""A spoke's half of the block transfer: ask by bitmap, check each block on arrival, write it in place, resume.
 
+Bounded memory: at most `_INBOX` blocks wait between the bus's thread and the disk; more are dropped and asked for again.
+Blocks are QoS 0: the bitmap is the acknowledgement.
+"""
+
+import contextlib
+import hashlib
+import queue
+import secrets
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from sync.bus import Bus
+from sync import topics
+from sync.blocks.bitmap import encode
+from sync.blocks.errors import TransferCancelled, TransferStalled
+from sync.blocks.pace import Pace, Unpaced
+from sync.blocks.window import Window
+from sync.bus import Bus, BusDown, Message
+from sync.clock import Clock, SystemClock
+from sync.messages import Want
+from sync.store import BLOCK_SIZE, BlobWriter, Store
 from sync.types import SpokeId
 
-__all__ = ["BlockReceiver", "Progress"]
+__all__ = ["BlockReceiver", "Patience", "Progress"]
 
 Progress = Callable[[int, int], None]
-"""Called now and then with (bytes held, bytes in all)."""
+"""Called on the receiving thread with (bytes held, bytes in all)."""
+
+_INBOX = 128
+_TICK = 0.1
+"""Longest wait before a cancel is seen, seconds."""
+_random = secrets.SystemRandom()
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds: `quiet` before asking again (doubling to `longest`), `stalled` without news on a good line before giving up."""
+
+    quiet: float = 0.5
+    longest: float = 30.0
+    stalled: float = 300.0
 
 
 class BlockReceiver:
-    """Receives blobs over the bus, block by block, resumable, in bounded memory."""
+    """Receives blobs over the bus into a store, one at a time per call."""
 
-    def __init__(self, bus: Bus, zone: str, me: SpokeId, store: object) -> None: ...
+    def __init__(
+        self,
+        bus: Bus,
+        zone: str,
+        me: SpokeId,
+        store: Store,
+        *,
+        patience: Patience = Patience(),
+        pace: Pace | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._bus, self._zone, self._me, self._store = bus, zone, me, store
+        self._patience, self._pace, self._clock = patience, pace or Unpaced(), clock or SystemClock()
 
     def receive(
         self,
@@ -26,9 +69,138 @@ class BlockReceiver:
         cancel: threading.Event | None = None,
         progress: Progress | None = None,
     ) -> int:
-        """Bring one blob into the store; returns the bytes received now (not those kept from before).
+        """Bring one blob into the store, going on from what is there; returns the bytes that were received now.
 
-        `hashes`: sha256 of each 128 KiB block, from the signed block list; None for a blob of one block, or before the list is
-        known. Raises TransferCancelled, TransferStalled, BlobDamaged (the whole did not hash to its digest).
+        `hashes`: SHA-256 of each 128 KiB block from the signed block list; a block that does not match is thrown away. None for
+        the files that come before the list: then only the whole is checked.
+
+        Raises TransferCancelled (within a second of `cancel`), TransferStalled, PackageTampered (the whole is not what its digest
+        says; all of it is thrown away), DiskFull and DiskFailed. All but PackageTampered keep what has arrived.
         """
-        raise NotImplementedError
+        if self._store.has(digest):
+            return 0
+        with self._store.writer(digest, size, BLOCK_SIZE) as writer:
+            if hashes is not None and len(hashes) != writer.blocks:
+                raise ValueError(f"{digest} has {writer.blocks} blocks, its block list {len(hashes)}")
+            transfer = _Transfer(self, writer, hashes, cancel or threading.Event(), progress)
+            before = writer.received
+            subscription = self._bus.subscribe(topics.blocks_of(self._zone, digest), transfer.heard, qos=0)
+            try:
+                transfer.run()
+            finally:
+                subscription.cancel()
+            received = writer.received - before
+            writer.commit()
+        return received
+
+
+class _Transfer:
+    """One blob on its way."""
+
+    def __init__(
+        self,
+        owner: BlockReceiver,
+        writer: BlobWriter,
+        hashes: Sequence[bytes] | None,
+        cancel: threading.Event,
+        progress: Progress | None,
+    ) -> None:
+        self._owner, self._writer, self._hashes = owner, writer, hashes
+        self._cancel, self._progress = cancel, progress
+        self._inbox: queue.Queue[Message] = queue.Queue(_INBOX)
+        self._window = Window(writer.missing())
+        self._was_up = owner._bus.connected
+        self._quiet = owner._patience.quiet
+        self._last = self._asked_again = owner._clock.monotonic()
+        self._damaged = 0
+
+    def heard(self, message: Message) -> None:
+        """On the bus's thread: take it if there is room. Wants of others come here too and are left alone."""
+        if not message.topic.endswith("/want"):
+            with contextlib.suppress(queue.Full):  # it will be asked for again
+                self._inbox.put_nowait(message)
+
+    def run(self) -> None:
+        """Until nothing is missing."""
+        while not self._window.done:
+            if self._cancel.is_set():
+                raise TransferCancelled(
+                    f"{self._writer.digest}: cancelled at {self._writer.received} of {self._writer.size} bytes"
+                )
+            self._watch_the_line()
+            self._ask()
+            self._take()
+        self._tell()
+
+    def _watch_the_line(self) -> None:
+        now, up = self._owner._clock.monotonic(), self._owner._bus.connected
+        if up and not self._was_up:
+            self._window.ask_again()
+            self._quiet = self._owner._patience.quiet
+        if not up or not self._was_up:
+            self._last = self._asked_again = now
+        self._was_up = up
+        if now - self._last > self._owner._patience.stalled:
+            raise TransferStalled(
+                f"{self._writer.digest}: nothing new for {now - self._last:.0f} s at {self._writer.received} of "
+                f"{self._writer.size} bytes; {self._damaged} damaged blocks were thrown away"
+            )
+        if now - max(self._last, self._asked_again) > self._quiet:
+            self._window.ask_again()
+            self._asked_again = now
+            self._quiet = min(self._quiet * _random.uniform(1.5, 2.5), self._owner._patience.longest)
+
+    def _ask(self) -> None:
+        if not self._was_up or self._owner._pace.wait() > 0:
+            return
+        blocks = self._window.due()
+        if not blocks:
+            return
+        start, missing = encode(blocks)
+        me = self._owner._me
+        want = Want(site=me.site, spoke=me.spoke, start=start, missing=missing, credit=len(blocks))
+        topic = topics.want(self._owner._zone, self._writer.digest)
+        try:
+            self._owner._bus.publish(Message(topic, want.canonical(), qos=0))
+        except BusDown:
+            self._was_up = False  # the next connection asks again
+
+    def _take(self) -> None:
+        try:
+            message = self._inbox.get(timeout=_TICK)
+        except queue.Empty:
+            return
+        while message is not None:
+            self._store_block(message)
+            try:
+                message = self._inbox.get_nowait()
+            except queue.Empty:
+                break
+        self._tell()
+
+    def _store_block(self, message: Message) -> None:
+        """Check and keep one block: 1. its place, 2. its length, 3. its hash. What fails is thrown away, and asked for again."""
+        offset = message.topic.rpartition("/")[2]
+        # 1.
+        if not (offset.isascii() and offset.isdigit() and len(offset) < 20) or int(offset) % BLOCK_SIZE:
+            return
+        index = int(offset) // BLOCK_SIZE
+        if index >= self._writer.blocks or self._writer.has(index):
+            return
+        # 2.
+        if len(message.payload) != min(BLOCK_SIZE, self._writer.size - int(offset)):
+            self._damaged += 1
+            return
+        # 3.
+        if self._hashes is not None and hashlib.sha256(message.payload).digest() != self._hashes[index]:
+            self._damaged += 1
+            return
+        self._writer.write(index, message.payload)
+        self._owner._pace.spend(len(message.payload))
+        self._window.arrived(index)
+        self._last = self._owner._clock.monotonic()
+        self._quiet = self._owner._patience.quiet
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            self._progress(self._writer.received, self._writer.size)

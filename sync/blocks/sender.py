@@ -1,16 +1,48 @@
-"""The hub's half of the block transfer. Signatures first; the body follows within the hour."""
+"""The hub's half of the block transfer: many wants for one block cost one publish.
 
+A block that waits already is not queued again, and one that was published a moment ago is not repeated: whoever asks was most
+likely subscribed and has it on the way; if not, it asks again. Bounded: a block at a time in memory, a bitmap's worth of numbers
+for each blob that is being asked for. Wants are hints and are never trusted: each is capped, and `may` decides what goes where.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import re
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from sync.bus import Bus
+from model_formats.document import DocumentRefused
+from model_formats.types import DIGEST_PATTERN
+from sync import topics
+from sync.blocks.bitmap import decode
+from sync.blocks.pace import Pace, TokenBucket, Unpaced
+from sync.bus import Bus, BusDown, Message, Subscription
+from sync.clock import Clock, SystemClock
+from sync.messages import Want
+from sync.store import BLOCK_SIZE
 
-__all__ = ["BlobSender", "Blobs"]
+__all__ = ["BlobSender", "Blobs", "SenderStats"]
+
+GRACE = 0.4
+"""A block that was published so many seconds ago is still on its way to those who ask for it now."""
+MAX_CREDIT = 128
+"""Blocks that one want may ask for, whatever it says: 16 MiB."""
+MAX_STREAMS = 256
+"""Blobs (per zone) that are served at once; wants for more are dropped and asked again."""
+_INBOX = 20_000
+_IDLE = 5.0
+
+log = logging.getLogger(__name__)
+_DIGEST = re.compile(DIGEST_PATTERN)
 
 
 class Blobs(Protocol):
-    """Where blobs are (model_formats.package.BlobReader has the same shape)."""
+    """Where blobs are (`model_formats.layout.BlobReader` has this shape)."""
 
     def has(self, digest: str) -> bool:
         """Whether the blob is here, whole."""
@@ -19,8 +51,35 @@ class Blobs(Protocol):
         """Its file."""
 
 
+@dataclass(slots=True)
+class SenderStats:
+    """Counts since the start, for metrics and tests."""
+
+    wants: int = 0
+    refused: int = 0
+    blocks: int = 0
+    bytes: int = 0
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One blob on its way into one zone."""
+
+    zone: str
+    digest: str
+    fd: int
+    size: int
+    waiting: dict[int, None] = field(default_factory=dict)
+    sent: dict[int, float] = field(default_factory=dict)
+    used: float = 0.0
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.size // BLOCK_SIZE)
+
+
 class BlobSender:
-    """Answers wants of spokes with blocks; many wants for one block cost one publish. One thread of its own."""
+    """Answers the wants of spokes, with one thread of its own."""
 
     def __init__(
         self,
@@ -29,11 +88,123 @@ class BlobSender:
         *,
         may: Callable[[str, str], bool] | None = None,
         bytes_per_second: float | None = None,
+        group: str | None = "hub",
+        clock: Clock | None = None,
     ) -> None:
-        """`may(zone, digest)` says whether a blob may go to a zone at all; None: all that `blobs` has."""
+        """`may(zone, digest)` says whether a blob may go to a zone; None: all that `blobs` has (for tests and relays).
+
+        `group`: share the wants with other workers of that name (None: hear them all).
+        """
+        self._bus, self._blobs, self._may = bus, blobs, may
+        self._clock = clock or SystemClock()
+        self._pace: Pace = TokenBucket(bytes_per_second, clock=self._clock) if bytes_per_second else Unpaced()
+        self._filter = (f"$share/{group}/" if group else "") + topics.want("+", "+")
+        self._inbox: queue.Queue[Message | None] = queue.Queue(_INBOX)
+        self._streams: dict[tuple[str, str], _Stream] = {}
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._subscription: Subscription | None = None
+        self.stats = SenderStats()
 
     def start(self) -> None:
         """Subscribe to wants and answer them until `stop`."""
+        self._thread = threading.Thread(target=self._run, name="blob-sender", daemon=True)
+        self._thread.start()
+        self._subscription = self._bus.subscribe(self._filter, self._heard, qos=0)
 
     def stop(self) -> None:
         """Stop within a second."""
+        if self._subscription is not None:
+            self._subscription.cancel()
+        self._stopping.set()
+        with contextlib.suppress(queue.Full):
+            self._inbox.put_nowait(None)
+        if self._thread is not None:
+            self._thread.join()
+
+    # ---- on the bus's thread ------------------------------------------------------------------------------------------------
+
+    def _heard(self, message: Message) -> None:
+        with contextlib.suppress(queue.Full):  # it will be asked again
+            self._inbox.put_nowait(message)
+
+    # ---- on the sender's own thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            busy = any(stream.waiting for stream in self._streams.values())
+            self._listen(wait=0.0 if busy else 1.0)
+            for stream in [s for s in self._streams.values() if s.waiting]:
+                self._send_one(stream)
+            self._forget_idle()
+        for stream in self._streams.values():
+            os.close(stream.fd)
+        self._streams.clear()
+
+    def _listen(self, wait: float) -> None:
+        """Take all wants that are here; with nothing to send, wait for one."""
+        try:
+            message = self._inbox.get(timeout=wait) if wait else self._inbox.get_nowait()
+            while message is not None:
+                self._wanted(message)
+                message = self._inbox.get_nowait()
+        except queue.Empty:
+            pass
+
+    def _wanted(self, message: Message) -> None:
+        self.stats.wants += 1
+        try:
+            want = Want.parse(message.payload)
+            stream = self._stream(message.topic)
+            if stream is None:
+                self.stats.refused += 1
+                return
+            blocks = decode(want.start, want.missing, blocks=stream.blocks, limit=min(want.credit, MAX_CREDIT))
+        except (DocumentRefused, ValueError):
+            self.stats.refused += 1
+            return
+        now = stream.used = self._clock.monotonic()
+        for block in blocks:
+            if now - stream.sent.get(block, -GRACE) >= GRACE:
+                stream.waiting.setdefault(block)
+
+    def _stream(self, topic: str) -> _Stream | None:
+        parts = topic.split("/")
+        zone, digest = parts[3], parts[5]
+        found = self._streams.get((zone, digest))
+        if found is not None:
+            return found
+        if len(self._streams) >= MAX_STREAMS or not _DIGEST.match(digest) or not self._blobs.has(digest):
+            return None
+        if self._may is not None and not self._may(zone, digest):
+            return None
+        fd = os.open(self._blobs.path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        found = self._streams[zone, digest] = _Stream(zone, digest, fd, os.fstat(fd).st_size)
+        return found
+
+    def _send_one(self, stream: _Stream) -> None:
+        wait = self._pace.wait()
+        if wait > 0 and self._stopping.wait(min(wait, 0.25)):
+            return
+        if wait > 0.25:
+            return
+        block = next(iter(stream.waiting))
+        data = os.pread(stream.fd, BLOCK_SIZE, block * BLOCK_SIZE)
+        try:
+            self._bus.publish(Message(topics.block(stream.zone, stream.digest, block * BLOCK_SIZE), data, qos=0))
+        except BusDown:
+            stream.waiting.clear()  # whoever still wants it asks again
+            self._stopping.wait(0.1)
+            return
+        del stream.waiting[block]
+        stream.sent[block] = stream.used = self._clock.monotonic()
+        self._pace.spend(len(data))
+        self.stats.blocks += 1
+        self.stats.bytes += len(data)
+
+    def _forget_idle(self) -> None:
+        now = self._clock.monotonic()
+        for key, stream in list(self._streams.items()):
+            if not stream.waiting and now - stream.used > _IDLE:
+                os.close(stream.fd)
+                del self._streams[key]

@@ -1,0 +1,71 @@
+"""Which blocks to ask for now, and which again: the receiver's rules, pure.
+
+A spoke never asks for all that it misses. It keeps a window of blocks on the way, and asks for more when half of it has
+arrived, so that the line does not run dry while a want travels. What others asked for arrives too and needs no asking. A block
+counts as lost when blocks of a later want have overtaken it, or when all has been quiet for a while. The window doubles (up to
+a limit) each time the line did run dry, as on a long link, and halves when blocks had to be asked for again.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+__all__ = ["Window"]
+
+
+class Window:
+    """The window of one blob. `first` and `largest`: blocks on the way at the start, and at most."""
+
+    def __init__(self, missing: Iterable[int], *, first: int = 16, largest: int = 64) -> None:
+        self.missing = set(missing)
+        self.size, self._first, self._largest = first, first, largest
+        self._todo = deque(sorted(self.missing))
+        self._asked: dict[int, int] = {}
+        self._lost: deque[int] = deque()
+        self._want = 0
+        self._dry = False
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.missing
+
+    @property
+    def on_the_way(self) -> int:
+        """Blocks asked for and not arrived."""
+        return len(self._asked)
+
+    def arrived(self, block: int) -> None:
+        """A block is here, asked for or not."""
+        self.missing.discard(block)
+        want = self._asked.pop(block, None)
+        if want is None:
+            return
+        if self._dry:
+            self.size, self._dry = min(self.size * 2, self._largest), False
+        overtaken = [b for b, w in self._asked.items() if w < want]
+        for other in overtaken:
+            del self._asked[other]
+        self._lost.extend(overtaken)
+        self._dry = not self._asked and bool(self._todo)
+
+    def due(self) -> list[int]:
+        """What to ask for now; empty while enough is on the way."""
+        if len(self._asked) * 2 > self.size:
+            return []
+        asking: list[int] = []
+        room = self.size - len(self._asked)
+        for queue in (self._lost, self._todo):
+            while queue and len(asking) < room:
+                block = queue.popleft()
+                if block in self.missing and block not in self._asked:
+                    asking.append(block)
+        self._want += 1
+        self._asked.update(dict.fromkeys(asking, self._want))
+        return sorted(asking)
+
+    def ask_again(self) -> None:
+        """Take all that is on the way for lost: the connection was new, or nothing came for a while."""
+        self._lost.extend(self._asked)
+        self._asked.clear()
+        self._dry = False
+        self.size = max(self._first // 2, self.size // 2, 1)
