@@ -23,6 +23,7 @@ from model_formats.document import Document
 from model_formats.types import Digest, digest_of
 from sync.clock import Clock
 from sync.files import atomic_write
+from sync.store import disk_errors
 from sync.trust.documents import Lane
 from sync.trust.errors import MetadataIncomplete
 from sync.trust.freshness import EPOCH, correction, trusted_now
@@ -94,6 +95,11 @@ class TrustStore:
             raise MetadataIncomplete("no trust metadata has arrived yet")
         return advance(walk_roots(self._anchor, held, nothing), held, nothing, self._lane, self._site, self.now()).released
 
+    def file(self, name: str) -> bytes | None:
+        """A file of the trusted set, as it was signed."""
+        text = self._state.files.get(name)
+        return None if text is None else text.encode()
+
     def correct_clock(self, answer: bytes, me: SpokeId, nonce: str) -> float:
         """Take the hub's signed answer to our nonce; returns the seconds by which the wall clock is wrong. Raises a refusal."""
         wall, keys = self._clock.now(), self.released().director_keys
@@ -119,5 +125,6 @@ class TrustStore:
 
     def _keep(self, state: TrustedState) -> None:
         if state != self._state or not self._path.exists():
-            atomic_write(self._path, state.canonical(), mode=0o600)
+            with disk_errors(self._path):
+                atomic_write(self._path, state.canonical(), mode=0o600)
         self._state = state

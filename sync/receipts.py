@@ -1,0 +1,92 @@
+"""The way back of a sideload: what a spoke without a network has to say, in one signed file that the hub takes once."""
+
+import base64
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AwareDatetime, Field
+
+from model_formats.document import Document, Value
+from model_formats.types import Name
+from sync.files import atomic_write
+from sync.messages import Serving
+from sync.trust.envelope import seal, unseal
+from sync.trust.errors import TrustRefused
+from sync.trust.keys import Key, Signer
+from sync.types import Reason, SpokeId
+
+__all__ = ["Receipt", "Receipts", "ReceiptsKnown", "ReceiptsRefused", "claimed_spoke", "read_receipts", "write_receipts"]
+
+
+class ReceiptsRefused(TrustRefused):
+    """A file of receipts that is not that spoke's, or not a file of receipts."""
+
+    code = "receipts_refused"
+    hint = "Take the file that `spoke sideload receipts` wrote, unchanged."
+
+
+class ReceiptsKnown(ReceiptsRefused):
+    """Receipts that were imported before."""
+
+    code = "receipts_known"
+    hint = "Nothing to do: the hub has them already."
+
+
+class Receipt(Value):
+    """One message that could not be sent: a signed report (kind `report`), or a message of the outbox (its kind)."""
+
+    kind: Annotated[str, Field(pattern="^[a-z_]{1,32}$")]
+    text: Annotated[str, Field(max_length=1 << 20)]
+    """The message as it would have been published: JSON."""
+
+
+class Receipts(Document):
+    """What a spoke without a network has to say, in one signed file. It holds nothing that the outbox would not let out."""
+
+    max_bytes: ClassVar[int] = 32 << 20
+
+    kind: Literal["receipts"] = "receipts"
+    schema_: Literal[1] = Field(1, alias="schema")
+    site: Name
+    spoke: Name
+    created: AwareDatetime
+    number: Annotated[int, Field(ge=1)]
+    """Grows with every file of receipts of this spoke."""
+    generation: Annotated[int, Field(ge=0)]
+    serving: tuple[Serving, ...] = ()
+    messages: tuple[Receipt, ...] = ()
+    egress_chain: tuple[str, ...] = ()
+    """Lines of the hash-chained egress log since the last receipts."""
+
+
+def write_receipts(out: Path, receipts: Receipts, signer: Signer) -> bytes:
+    """Sign with the device key and write, atomically; returns the bytes."""
+    data = seal(receipts, signer)
+    atomic_write(out, data)
+    return data
+
+
+def claimed_spoke(data: bytes) -> SpokeId:
+    """Whose receipts these claim to be, so that the hub can look up the key. Nothing is believed yet."""
+    try:
+        envelope = json.loads(data)
+        payload = json.loads(base64.b64decode(envelope["payload"], validate=True))
+        return SpokeId.parse(f"{payload['site']}/{payload['spoke']}")
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise ReceiptsRefused(Reason.REPORT_UNTRUSTED, "this is not a file of receipts") from e
+
+
+def read_receipts(data: bytes, device_key: Key, spoke: SpokeId, *, imported: Collection[int] = ()) -> Receipts:
+    """Check receipts at the hub. `imported`: numbers of this spoke's receipts that were imported before; each is taken once.
+
+    The reports inside are checked one by one by `verify_report`; those that came another way meanwhile are refused there.
+    Raises EnvelopeRefused, ReceiptsRefused, ReceiptsKnown.
+    """
+    receipts = unseal(data, [device_key], Receipts, reason=Reason.REPORT_UNTRUSTED)
+    if (receipts.site, receipts.spoke) != (spoke.site, spoke.spoke):
+        raise ReceiptsRefused(Reason.REPORT_UNTRUSTED, f"these receipts are of {receipts.site}/{receipts.spoke}, not of {spoke}")
+    if receipts.number in imported:
+        raise ReceiptsKnown(Reason.REPORT_REPLAYED, f"receipts {receipts.number} of {spoke} were imported before")
+    return receipts
