@@ -15,7 +15,7 @@ import httpx
 from hub.home import HubHome
 from model_formats.errors import HubError, OperatorError, SpokeshaveError, catalog
 
-__all__ = ["HubClient", "HubUnreachable", "NotAuthorised", "NotFound", "RequestInvalid"]
+__all__ = ["HubClient", "HubUnreachable", "NotAuthenticated", "NotAuthorised", "NotFound", "RequestInvalid"]
 
 API = "/api/v1"
 
@@ -27,12 +27,20 @@ class HubUnreachable(HubError):
     hint = "Start it with `hub up`, or give its address with HUB_URL and a token with HUB_TOKEN."
 
 
+class NotAuthenticated(OperatorError):
+    """No token, or one that is unknown, expired or revoked."""
+
+    code = "not_authenticated"
+    http = 401
+    hint = "Give a token in HUB_TOKEN; on the hub's own machine the operator's is used by itself."
+
+
 class NotAuthorised(OperatorError):
-    """The token is missing, unknown, expired, or lacks the role."""
+    """The token lacks the role."""
 
     code = "not_authorised"
     http = 403
-    hint = "Use a token with the role that is named (`hub token`)."
+    hint = "Use a token with one of the roles that are named (`hub token create`)."
 
 
 class NotFound(OperatorError):

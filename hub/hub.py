@@ -18,6 +18,7 @@ from hub.store.tokens import make_token
 from model_formats.errors import OperatorError
 from provisioning.ca import DeviceCA
 from provisioning.enrol import HubAddress
+from sync.bus import Bus
 from sync.clock import Clock, SystemClock
 from sync.files import atomic_write
 from sync.trust.metadata import Repository
@@ -45,6 +46,8 @@ class Hub:
     ca: DeviceCA
     address: HubAddress | None = None
     """Where spokes reach it; known once the server listens."""
+    bus: Bus | None = None
+    """The hub's own connection to the broker, while the server runs."""
     wake: threading.Event = field(default_factory=threading.Event)
 
     @classmethod

@@ -59,7 +59,8 @@ def nonce_seen(connection: Connection, spoke: SpokeId, nonce: str) -> bool:
 
 def latest_about(connection: Connection, model: str, index: str) -> dict[SpokeId, KeptReport]:
     """The newest report of every spoke about one version."""
-    query = select(reports).where(reports.c.model == model, reports.c.index_digest == index).order_by(reports.c.received, reports.c.sequence)
+    about = select(reports).where(reports.c.model == model, reports.c.index_digest == index)
+    query = about.order_by(reports.c.received, reports.c.sequence)
     return {(kept := _report(row)).spoke: kept for row in connection.execute(query)}
 
 

@@ -1,0 +1,104 @@
+"""Who is calling: people and programs by bearer token, spokes by a token that their device key signed."""
+
+import base64
+import binascii
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from hub.client import NotAuthenticated, NotAuthorised
+from hub.fleet.enrolments import certificate_of
+from hub.hub import Hub
+from hub.registry.errors import NotAuthorized
+from hub.registry.routes import Action
+from hub.rules.access import PERMISSIONS, Permission, Principal, allows
+from hub.store.spokes import find_spoke
+from hub.store.tokens import find_token
+from hub.store.versions import list_versions
+from model_formats.errors import RefusedError
+from provisioning.token import verify_token
+from sync.types import SpokeId
+
+__all__ = ["HubPart", "hub_of", "may_pull_or_push", "needs", "spoke_of_request"]
+
+
+def hub_of(request: Request) -> Hub:
+    """The hub that this application serves."""
+    found: Hub = request.app.state.hub
+    return found
+
+
+HubPart = Annotated[Hub, Depends(hub_of)]
+
+
+def needs(permission: Permission) -> Callable[[Request], Principal]:
+    """A dependency: the caller, who has this permission. Raises NotAuthenticated, NotAuthorised."""
+
+    def check(request: Request) -> Principal:
+        who = _person(hub_of(request), _token_of(request))
+        if who is None:
+            raise NotAuthenticated("this needs a token, and the one given is missing or not valid")
+        if not allows(who, permission):
+            roles = ", ".join(sorted(PERMISSIONS[permission]))
+            raise NotAuthorised(f"{who.name} may not {permission.value}; that needs one of: {roles}")
+        return who
+
+    return check
+
+
+def spoke_of_request(request: Request) -> SpokeId:
+    """A dependency: the calling spoke. Raises NotAuthenticated."""
+    spoke = _spoke(hub_of(request), _token_of(request))
+    if spoke is None:
+        raise NotAuthenticated("this needs a spoke's own token")
+    return spoke
+
+
+def may_pull_or_push(request: Request, repository: str, action: Action) -> None:
+    """The registry's rule. A spoke may pull what is released for its zone; people by permission. Raises NotAuthorized."""
+    hub, token = hub_of(request), _token_of(request)
+    person = _person(hub, token)
+    if person is not None:
+        wanted = Permission.READ if action == "pull" else Permission.PUBLISH
+        if allows(person, wanted):
+            return
+        raise NotAuthorized(f"{person.name} may not {action}")
+    spoke = _spoke(hub, token)
+    if spoke is None or action != "pull" or (repository and not _released_for(hub, spoke, repository)):
+        raise NotAuthorized(f"a token is needed to {action} {repository or 'here'}")
+
+
+def _released_for(hub: Hub, spoke: SpokeId, model: str) -> bool:
+    with hub.database.read() as db:
+        row = find_spoke(db, spoke)
+        return row is not None and any(row.zone in version.zones for version in list_versions(db, model))
+
+
+def _person(hub: Hub, token: str | None) -> Principal | None:
+    if token is None:
+        return None
+    with hub.database.read() as db:
+        return find_token(db, token, now=hub.now)
+
+
+def _spoke(hub: Hub, token: str | None) -> SpokeId | None:
+    if token is None:
+        return None
+    try:
+        return verify_token(token, lambda spoke: certificate_of(hub, spoke), now=hub.clock.now())
+    except RefusedError:
+        return None
+
+
+def _token_of(request: Request) -> str | None:
+    """From `Bearer`, or the password of `Basic` (which is what OCI tools send)."""
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value, validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return None
+    return None

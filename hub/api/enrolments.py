@@ -1,0 +1,56 @@
+"""`/ca`, `/enrolments`: how a spoke gets its identity. The words are provisioning.enrol's."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from hub.api.access import HubPart, needs
+from hub.fleet.enrolments import admit_spoke, invite_spoke
+from hub.rules.access import Permission, Principal
+from provisioning.enrol import EnrolmentRequest
+from sync.types import Regime, SpokeId
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["enrolment"])
+Operator = Annotated[Principal, Depends(needs(Permission.ENROL))]
+
+
+class InviteOrder(BaseModel):
+    """Whom to invite."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    spoke: str
+    zone: str
+    regime: Regime
+    life_s: Annotated[float, Field(gt=0)] | None = None
+
+
+class InviteAnswer(BaseModel):
+    """The code, shown once."""
+
+    spoke: str
+    code: str
+
+
+@router.get("/ca", response_class=Response)
+def ca(hub: HubPart) -> Response:
+    """The device CA's certificate, PEM. Open: a newcomer checks it against the pin in its code."""
+    return Response(hub.ca.certificate, media_type="application/x-pem-file")
+
+
+@router.post("/invites")
+def invite(order: InviteOrder, hub: HubPart, who: Operator) -> InviteAnswer:
+    """Make a one-time enrolment code."""
+    spoke = SpokeId.parse(order.spoke)
+    code = invite_spoke(hub, spoke, order.zone, order.regime, who.name, life_s=order.life_s)
+    return InviteAnswer(spoke=str(spoke), code=code)
+
+
+@router.post("/enrolments", response_class=Response)
+async def enrol(request: Request, hub: HubPart) -> Response:
+    """EnrolmentRequest in, EnrolmentGrant out. Open: the code's proof inside is the login."""
+    asked = EnrolmentRequest.parse(await request.body())
+    return Response(admit_spoke(hub, asked).canonical(), media_type="application/json")
