@@ -26,7 +26,7 @@ def intend(update: Update | None, slots: ModelSlots, desired: DesiredModel | Non
         same = update is not None and _same(update.desired, desired) and update.desired.rollout == desired.rollout
         settled = same and state is State.COMMITTED
         return None if settled else Event.CONFIRMED
-    if update and state in _SPENT and update.desired == desired:
+    if update and state in _SPENT and _asked(update.desired) == _asked(desired):
         return None
     if update and state is State.COMMITTED and slots.last_good and slots.last_good.index == desired.index:
         return Event.REVERTED
@@ -44,3 +44,8 @@ def cancel_reason(update: Update, desired: DesiredModel | None) -> Reason:
 
 def _same(a: DesiredModel, b: DesiredModel) -> bool:
     return (a.model, a.version, a.index) == (b.model, b.version, b.index)
+
+
+def _asked(desired: DesiredModel) -> DesiredModel:
+    """What was asked for, without the shortcuts that happen to be on offer."""
+    return desired.model_copy(update={"deltas": ()})

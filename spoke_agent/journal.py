@@ -165,6 +165,11 @@ class Journal:
         with self._writing() as db:
             _write(db, "updates", _row(update), replace=True)
 
+    def note(self, update: Update, reason: Reason) -> None:
+        """Draft a report of something that was turned away; the update stays as it is."""
+        with self._writing() as db:
+            _write(db, "reports", {**_draft(update, update.state), "reason": str(reason)})
+
     def forget(self, model: str) -> None:
         """Drop a row that makes no sense, with its unsigned reports."""
         with self._writing() as db:

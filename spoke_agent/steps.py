@@ -6,7 +6,6 @@ not be sent before it is done (the switch, the way back, tidying); `work` is wha
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +22,13 @@ from spoke_agent.judge import ProbationSeen, ShadowSeen, Verdict, judge_probatio
 from spoke_agent.machine import Event
 from spoke_agent.ports import Labels, Release, Server, Transport, Trust
 from spoke_agent.serve.answers import ModelState, ModelStats, RoleStats
+from spoke_agent.serve.errors import ServerUnreachable
 from spoke_agent.settings import SpokeSettings
 from spoke_agent.slots import ModelSlots, Slot, edit_slots, read_slots
 from spoke_agent.update import Timer, Update
 from sync.clock import Clock
 from sync.messages import DesiredModel
-from sync.store import DiskFull, Store
+from sync.store import DiskFailed, DiskFull, Store, disk_errors
 from sync.types import Reason, Regime, State
 
 __all__ = ["Outcome", "Steps", "Try"]
@@ -247,12 +247,11 @@ class Steps:
         def back(m: ModelSlots) -> ModelSlots:
             return m.model_copy(update={"champion": update.base, "last_good": update.base, "candidate": None, "probation": False})
 
-        began = time.monotonic()
         self._edit(update.model, back)
         self._server.reconcile()
-        took = update.fault_at.elapsed(self._timer()) if update.fault_at else time.monotonic() - began
+        took = update.fault_at.elapsed(self._timer()) if update.fault_at else 0.0
         self.collect()
-        return {"rollback_ms": round(took * 1000)}
+        return {} if update.evidence.rollback_ms is not None else {"rollback_ms": round(took * 1000)}
 
     def _drop(self, update: Update) -> dict[str, object]:
         self._edit(update.model, lambda m: m.model_copy(update={"candidate": None}))
@@ -328,7 +327,8 @@ class Steps:
         return self._transport.fetch(desired, blob, hashes, self._store, cancel=cancel)
 
     def _edit(self, model: str, change: Callable[[ModelSlots], ModelSlots]) -> None:
-        edit_slots(self._slots, model, change)
+        with disk_errors(self._slots):
+            edit_slots(self._slots, model, change)
 
     def _stats(self, model: str) -> ModelStats:
         return self._server.stats().models.get(model, ModelStats())
@@ -344,7 +344,7 @@ def _outcome_of(error: SpokeshaveError) -> Outcome | Try:
         return Outcome(Event.FAULT, Reason.PACKAGE_TAMPERED, error.message)
     if isinstance(error, DiskFull):
         return Outcome(Event.FAULT, Reason.DISK_FULL, error.message)
-    if isinstance(error, PackageIncomplete) or error.retryable or error.code == "server_unreachable":
+    if error.retryable or isinstance(error, PackageIncomplete | DiskFailed | ServerUnreachable):
         return Try(error.message)
     raise error
 

@@ -21,6 +21,7 @@ from spoke_agent.slots import ModelSlots, edit_slots, read_slots
 from spoke_agent.steps import Outcome, Steps, Try
 from spoke_agent.update import Timer, Update, fresh
 from sync.messages import DesiredModel, Directive, Report, Serving, UpdateEvidence
+from sync.store import DiskFailed, DiskFull
 from sync.types import TERMINAL, Reason, SpokeId, State
 
 __all__ = ["Sealer", "Updater"]
@@ -99,6 +100,23 @@ class Updater:
             update = self._journal.update(model)
             if places.probation and not (isinstance(update, Update) and update.state in _SWITCHED):
                 self._to_last_good(model)
+
+    def remark(self, reason: Reason) -> None:
+        """Report that something was turned away (a directive, metadata), by the side of the first model's present state."""
+        found = next((u for _, u in sorted(self._journal.updates().items()) if isinstance(u, Update)), None)
+        if found:
+            self._journal.note(found, reason)
+
+    def deny(self, denied: frozenset[str]) -> None:
+        """Stop serving what the deny list names, where there is something better to go back to."""
+        for model, places in read_slots(self._slots).models.items():
+            found, back = self._journal.update(model), places.last_good
+            if not isinstance(found, Update) or places.champion is None or places.champion.index not in denied:
+                continue
+            if found.state is State.PROBATION:
+                self._move(found, Event.FAULT, Reason.DENIED)
+            elif found.state is State.COMMITTED and back and back.index not in denied:
+                self._move(replace(found, base=back), Event.REVERTED, Reason.DENIED)
 
     def tick(self) -> None:
         """Look at every model once; starts, polls and ends jobs."""
@@ -222,11 +240,9 @@ class Updater:
         course = self._course(update.model)
         try:
             seen = self._steps.enter(update) if self._steps.enters(update.state) else {}
-        except ServerUnreachable as e:
+        except (ServerUnreachable, DiskFull, DiskFailed) as e:
             course.why = e.message
-            now = self._timer().monotonic
-            course.entering_since = course.entering_since if course.entering_since is not None else now
-            if now - course.entering_since < ENTER_PATIENCE_S:
+            if not self._out_of_patience(update, course):
                 return False
             seen = {}
         if seen:
@@ -238,6 +254,12 @@ class Updater:
             self._journal.seal(draft.sequence, self._seal(self._report(draft, serving, evidence)))
         self._on_change()
         return True
+
+    def _out_of_patience(self, update: Update, course: _Course) -> bool:
+        """A commit is never reported while nobody serves it; all else is, after a while."""
+        now = self._timer().monotonic
+        course.entering_since = course.entering_since if course.entering_since is not None else now
+        return update.state is not State.COMMITTED and now - course.entering_since >= ENTER_PATIENCE_S
 
     def _report(self, draft: Draft, serving: tuple[Serving, ...], evidence: UpdateEvidence) -> Report:
         return Report(

@@ -1,0 +1,102 @@
+"""The verifier, bound to this spoke: its trusted metadata, its zone and regime, and the mirror that metadata arrives in."""
+
+import contextlib
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from model_formats.errors import SpokeshaveError
+from model_formats.layout import BlobReader, read_blob
+from model_formats.oci import SIGNATURE, Descriptor
+from model_formats.package import open_package
+from sync.files import atomic_write
+from sync.messages import DesiredModel
+from sync.trust.client import TrustStore
+from sync.trust.released import Released
+from sync.trust.verifier import ReleaseTarget, verify_contents, verify_release
+from sync.types import Regime
+
+__all__ = ["Belief", "Granted", "Mirror"]
+
+MAX_FILE = 5_000_000
+MAX_FILES = 1100
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A release as the steps want it."""
+
+    target: ReleaseTarget
+
+    @property
+    def index_size(self) -> int:
+        """Size of the OCI index, bytes."""
+        return self.target.index_size
+
+    @property
+    def signature(self) -> Descriptor:
+        """The publisher's bundle."""
+        return Descriptor(self.target.signature, self.target.signature_size, SIGNATURE)
+
+
+class Belief:
+    """Answers of the verifier, at trusted time. Used from the loop and from job threads."""
+
+    def __init__(self, trust: TrustStore, zone: str, regime: Regime) -> None:
+        self._trust, self._zone, self._regime = trust, zone, regime
+        self._lock = threading.RLock()
+
+    @property
+    def store(self) -> TrustStore:
+        """The trusted set itself, for the loop."""
+        return self._trust
+
+    def released(self) -> Released:
+        """What is trusted now. Raises MetadataIncomplete before the first update."""
+        with self._lock:
+            return self._trust.released()
+
+    def release(self, desired: DesiredModel, current: int | None) -> Granted:
+        """See `ports.Trust`."""
+        return Granted(verify_release(desired, self.released(), self._zone, self._regime, current))
+
+    def contents(self, blobs: BlobReader, desired: DesiredModel, release: Granted, variant: str) -> None:
+        """See `ports.Trust`."""
+        bundle = read_blob(blobs, release.target.signature, limit=release.target.signature_size, name="signature")
+        package = open_package(blobs, desired.index)
+        verify_contents(package, bundle, release.target, self.released(), self._zone, self._regime, variant=variant)
+
+    def update(self, mirror: "Mirror") -> Released:
+        """Move the trusted set forward with what the mirror holds. Raises MetadataRefused or MetadataIncomplete."""
+        with self._lock:
+            return self._trust.update(mirror.get)
+
+
+class Mirror:
+    """TUF files as they last arrived. On disk, so that a spoke that starts without a network knows what the last one said."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, bytes] = {}
+        if folder.is_dir():
+            self._files = {p.name: p.read_bytes() for p in folder.glob("*.json") if p.stat().st_size <= MAX_FILE}
+
+    def put(self, name: str, data: bytes) -> bool:
+        """Keep a file; False when it is the one already here, or too much. Whether it is to be believed is not decided here."""
+        if self._files.get(name) == data or len(data) > MAX_FILE:
+            return False
+        if name not in self._files and len(self._files) >= MAX_FILES:
+            return False
+        self._files[name] = data
+        with contextlib.suppress(OSError):  # best effort: it is retained at the broker, and the trusted set has its own file
+            atomic_write(self._folder / name, data, mode=0o600)
+        return True
+
+    def get(self, name: str) -> bytes | None:
+        """A file by TUF name."""
+        return self._files.get(name)
+
+
+def reason_code(error: SpokeshaveError) -> str:
+    """The reason a refusal carries, or its code."""
+    return str(getattr(error, "reason", error.code))

@@ -1,0 +1,113 @@
+"""The roads a blob may take: MQTT blocks, HTTPS ranges, whichever works, or none at all. All end in the same store."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import httpx
+
+from model_formats.errors import HubError
+from model_formats.oci import INDEX, MANIFEST, Descriptor
+from spoke_agent.ports import NoRoad, Transport
+from sync.blocks.receiver import BlockReceiver
+from sync.bus import Bus
+from sync.fetch import fetch_blob
+from sync.messages import DesiredModel
+from sync.store import Store
+from sync.types import SpokeId
+
+__all__ = ["ClosedRoad", "HttpsRoad", "MqttRoad", "Roads"]
+
+Progress = Callable[[int, int], None] | None
+Choice = Literal["auto", "mqtt", "https"]
+
+
+class ClosedRoad:
+    """A spoke without a network: what is not in the store will not come by itself."""
+
+    def fetch(
+        self,
+        desired: DesiredModel,
+        blob: Descriptor,
+        hashes: Sequence[bytes] | None,
+        store: Store,
+        *,
+        cancel: threading.Event,
+        progress: Progress = None,
+    ) -> int:
+        """Raises NoRoad."""
+        raise NoRoad(f"{blob.path or blob.digest} of {desired.model}@{desired.version} is not here, and there is no network")
+
+
+class MqttRoad:
+    """Blocks over the bus."""
+
+    def __init__(self, bus: Bus, zone: str, me: SpokeId) -> None:
+        self._bus, self._zone, self._me = bus, zone, me
+
+    def fetch(
+        self,
+        desired: DesiredModel,
+        blob: Descriptor,
+        hashes: Sequence[bytes] | None,
+        store: Store,
+        *,
+        cancel: threading.Event,
+        progress: Progress = None,
+    ) -> int:
+        """See `ports.Transport`."""
+        receiver = BlockReceiver(self._bus, self._zone, self._me, store)
+        return receiver.receive(blob.digest, blob.size, hashes, cancel=cancel, progress=progress)
+
+
+class HttpsRoad:
+    """Ranges from the hub's registry."""
+
+    def __init__(self, client: Callable[[], httpx.Client]) -> None:
+        """`client` is made at first use: it already knows the hub's address, its CA and this device's token."""
+        self._make, self._client = client, None
+
+    _client: httpx.Client | None
+
+    def fetch(
+        self,
+        desired: DesiredModel,
+        blob: Descriptor,
+        hashes: Sequence[bytes] | None,
+        store: Store,
+        *,
+        cancel: threading.Event,
+        progress: Progress = None,
+    ) -> int:
+        """See `ports.Transport`."""
+        self._client = self._client or self._make()
+        kind = "manifests" if blob.media_type in (INDEX, MANIFEST) else "blobs"
+        url = f"/v2/{desired.model}/{kind}/{blob.digest}"
+        return fetch_blob(self._client, url, blob.digest, blob.size, store, hashes=hashes, cancel=cancel, progress=progress)
+
+
+class Roads:
+    """The road that site and directive agree on. `auto` takes MQTT, and HTTPS where MQTT fails."""
+
+    def __init__(self, mqtt: Transport, https: Transport, choice: Choice = "auto") -> None:
+        self._mqtt, self._https, self._choice = mqtt, https, choice
+
+    def fetch(
+        self,
+        desired: DesiredModel,
+        blob: Descriptor,
+        hashes: Sequence[bytes] | None,
+        store: Store,
+        *,
+        cancel: threading.Event,
+        progress: Progress = None,
+    ) -> int:
+        """See `ports.Transport`."""
+        choice = self._choice if self._choice != "auto" else desired.transport
+        first = self._https if choice == "https" else self._mqtt
+        try:
+            return first.fetch(desired, blob, hashes, store, cancel=cancel, progress=progress)
+        except HubError:
+            if choice != "auto" or cancel.is_set():
+                raise
+            return self._https.fetch(desired, blob, hashes, store, cancel=cancel, progress=progress)
