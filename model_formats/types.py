@@ -18,6 +18,7 @@ __all__ = [
     "NAME_PATTERN",
     "Datatype",
     "Digest",
+    "Direction",
     "ModelRef",
     "Name",
     "digest_of",
@@ -38,6 +39,10 @@ Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
 ]
 """Tensor element types, in the words of the Open Inference Protocol v2."""
+
+
+Direction = Literal["up", "down", "spread", "narrow", "mix", "missing", "none"]
+"""Which way a column moved: its values, their spread, the mix of its categories, or what is missing or unknown."""
 
 
 def digest_of(data: bytes) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from model_formats.document import Document, Value
-from model_formats.types import Digest, Name
+from model_formats.types import Digest, Direction, Name
 from sync.types import Reason, Regime
 
 __all__ = [
@@ -95,7 +95,6 @@ PBucket = Annotated[int, Field(ge=0, le=12)]
 Percent = Annotated[int, Field(ge=0, le=100)]
 FeatureNumber = Annotated[int, Field(ge=0, le=4095)]
 """Position of a feature in the package's reference profile; names stay in the signed package."""
-Direction = Literal["up", "down", "spread", "narrow", "mix", "missing", "none"]
 Level = Literal["quiet", "watch", "alarm"]
 
 QUARTER = timedelta(minutes=15)

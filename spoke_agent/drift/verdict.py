@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model_formats.histograms import ColumnTest, best_p, run_columns
+from model_formats.joint import hotelling
 from model_formats.profile import ReferenceProfile, count, rff
 from model_formats.runtimes.base import Array
 from spoke_agent.drift.detector import Detector
-from spoke_agent.drift.joint import hotelling
-from spoke_agent.drift.univariate import ColumnTest, best_p, run_columns
 from sync.egress import DriftVerdict, FeatureVerdict, p_bucket, rows_at_least
 
 __all__ = ["Window", "judge", "tests_of", "verdict_of"]

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from model_formats.adapter import Head
 from model_formats.document import Value
+from model_formats.pvalues import binomial_tail
 from model_formats.runtimes.base import Array
-from spoke_agent.drift.pvalues import binomial_tail
 from spoke_agent.tune.fit import Rows
 
 __all__ = ["GateTerms", "GateVerdict", "judge", "score"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from model_formats.profile import Joint
+from model_formats.pvalues import f_tail
 from model_formats.runtimes.base import Array
-from spoke_agent.drift.pvalues import f_tail
 
 __all__ = ["JointTest", "hotelling"]
 

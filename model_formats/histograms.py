@@ -7,15 +7,16 @@ that apply, times their number; over columns, Bonferroni. Conservative, so that 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from model_formats.profile import FeatureProfile, ReferenceProfile
+from model_formats.pvalues import binomial_tail, chi2_tail, kolmogorov_tail
 from model_formats.runtimes.base import Array
-from spoke_agent.drift.pvalues import binomial_tail, chi2_tail, kolmogorov_tail
-from sync.egress import Direction
+from model_formats.types import Direction
 
-__all__ = ["ColumnTest", "best_p", "run_columns"]
+__all__ = ["ColumnTest", "best_p", "compare", "run_columns", "strange_cells"]
 
 _GROUPS = 10
 _LEAST_EXPECTED = 5.0
@@ -33,9 +34,14 @@ class ColumnTest:
 def run_columns(profile: ReferenceProfile, counts: Sequence[Array]) -> list[ColumnTest]:
     """Test every column of a window against the profile's reference counts."""
     return [
-        _test(i, feature, np.asarray(feature.counts, np.float64), counts[i].astype(np.float64))
+        compare(i, feature.kind, np.asarray(feature.counts, np.float64), counts[i].astype(np.float64), strange_cells(feature))
         for i, feature in enumerate(profile.features)
     ]
+
+
+def strange_cells(feature: FeatureProfile) -> int:
+    """How many of a column's last cells hold no known value: missing, and for categories other."""
+    return 1 if feature.kind == "numeric" else 2
 
 
 def best_p(tests: Sequence[ColumnTest]) -> float:
@@ -43,19 +49,20 @@ def best_p(tests: Sequence[ColumnTest]) -> float:
     return min(1.0, len(tests) * min((t.p for t in tests), default=1.0))
 
 
-def _test(number: int, feature: FeatureProfile, reference: Array, window: Array) -> ColumnTest:
-    known = len(reference) - (1 if feature.kind == "numeric" else 2)  # the last cells are (other,) missing
+def compare(number: int, kind: Literal["numeric", "categorical"], reference: Array, window: Array, strange: int) -> ColumnTest:
+    """Test one column's counts, whole or summed into wider cells; the last `strange` cells hold missing and unknown values."""
+    known = len(reference) - strange
     n, m = window.sum(), reference.sum()
     if n == 0 or m == 0:
         return ColumnTest(number, 1.0, "none")
-    strange = _strange(reference[known:].sum(), m, window[known:].sum(), n)
-    ps = [strange] if strange is not None else []
+    odd = _strange(reference[known:].sum(), m, window[known:].sum(), n)
+    ps = [odd] if odd is not None else []
     if reference[:known].sum() and window[:known].sum():
         ps.append(_chi2(reference[:known], window[:known]))
-        if feature.kind == "numeric":
+        if kind == "numeric":
             ps.append(_ks(reference[:known], window[:known]))
     p = min(1.0, min(ps, default=1.0) * max(1, len(ps)))
-    return ColumnTest(number, p, _direction(feature, reference[:known], window[:known], strange, p))
+    return ColumnTest(number, p, _direction(kind, reference[:known], window[:known], odd, p))
 
 
 def _strange(reference: float, m: float, window: float, n: float) -> float | None:
@@ -101,12 +108,12 @@ def _groups(reference: Array, rows: float) -> Array:
     return group
 
 
-def _direction(feature: FeatureProfile, reference: Array, window: Array, strange: float | None, p: float) -> Direction:
+def _direction(kind: str, reference: Array, window: Array, odd: float | None, p: float) -> Direction:
     if p > 0.01:
         return "none"
-    if strange is not None and strange <= p:
+    if odd is not None and odd <= p:
         return "missing"
-    if feature.kind == "categorical":
+    if kind == "categorical":
         return "mix"
     return _numeric_direction(reference, window)
 
