@@ -28,7 +28,7 @@ class Step:
     seconds: float = 0.0
     figures: dict[str, Any] = field(default_factory=dict)
 
-    def claim(self, holds: bool, text: str) -> None:
+    def claim(self, holds: object, text: str) -> None:
         """Say something that can be checked; the demo fails when it does not hold."""
         if not holds:
             raise ClaimFailed(text)

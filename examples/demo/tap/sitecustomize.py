@@ -1,4 +1,4 @@
-"""A tap on the wire, before encryption: put this folder on PYTHONPATH, and every byte that the process writes to a network socket is
+"""A tap on the wire, before encryption: with this folder on PYTHONPATH, every byte that the process writes to a network socket is
 appended to the file that SPOKESHAVE_TAP names. Unix sockets and pipes stay inside the machine and are not written down.
 """
 
