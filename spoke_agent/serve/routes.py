@@ -88,14 +88,14 @@ class Routes:
             ("v2", "models"): self._index,
             ("v2", "models", "stats"): lambda x: self._statistics(x, None, None),
         }
+        if parts[0] == "v2" and len(parts) > 1 and parts[1].endswith(("sharedmemory", "trace", "logging")):
+            return _refuse(Unsupported(f"the {parts[1]} extension is not served"))
         if method in (b"GET", b"HEAD"):
             return gets.get(tuple(parts))
         if method == b"POST" and parts == ["v2", "repository", "index"]:
             return self._index
         if method == b"POST" and parts[:3] == ["v2", "repository", "models"]:
             return _refuse(NotAllowed("models are not loaded or unloaded by request"))
-        if parts[:1] == ["v2"] and len(parts) > 1 and parts[1].endswith(("sharedmemory", "trace", "logging")):
-            return _refuse(Unsupported(f"the {parts[1]} extension is not served"))
         return None
 
     def _model_route(self, method: bytes, parts: list[str]) -> Answer | None:

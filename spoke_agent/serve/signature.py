@@ -132,7 +132,7 @@ def _column_fault(array: Array, tensor: TensorContract) -> str | None:
     for place, column in enumerate(tensor.columns or ()):
         values = array[..., place]
         if column.categories is not None and values.dtype.kind == "O":
-            known = {c.encode() for c in column.categories}
+            known = set(column.categories)
             odd = next((v for v in values.ravel().tolist() if v not in known), None)
             if odd is not None:
                 return f"input {tensor.name!r}: column {column.name!r}: {odd!r} is not one of {', '.join(column.categories)}"

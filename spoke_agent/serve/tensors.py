@@ -1,7 +1,8 @@
 """Tensors on the wire: the thirteen datatypes of the Open Inference Protocol v2, as JSON lists and as raw little-endian bytes.
 
-Everything here judges untrusted input: each function raises RequestInvalid with the tensor's name and the rule, never anything
-else, and allocates no more than a small multiple of the bytes that arrived.
+BYTES elements are text inside (UTF-8): both engines know strings, neither knows bytes. Everything here judges untrusted input:
+each function raises RequestInvalid with the tensor's name and the rule, never anything else, and takes no more memory than a small
+multiple of the bytes that arrived.
 """
 
 import struct
@@ -67,7 +68,7 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], count: int, data
     except (ValueError, OverflowError, TypeError) as e:
         raise RequestInvalid(f"input {name!r}: data is not a regular list of {datatype}") from e
     _check_count(name, shape, count, array.size, "values")
-    return _cast(name, datatype, array).reshape(shape)
+    return _cast(name, datatype, array, data).reshape(shape)
 
 
 def from_binary(name: str, datatype: str, shape: tuple[int, ...], count: int, raw: memoryview) -> Array:
@@ -107,7 +108,7 @@ def to_json(name: str, array: Array) -> object:
     return array.reshape(-1).tolist()
 
 
-def _cast(name: str, datatype: str, array: Array) -> Array:
+def _cast(name: str, datatype: str, array: Array, data: list[object]) -> Array:
     kind, dtype = array.dtype.kind, DTYPES[datatype]
     if array.size == 0:
         return np.zeros(array.shape, dtype)
@@ -120,12 +121,23 @@ def _cast(name: str, datatype: str, array: Array) -> Array:
         if kind != "b":
             raise RequestInvalid(f"input {name!r}: data must be true or false for BOOL")
         return array
+    if kind in "fO" and datatype in ("INT64", "UINT64"):
+        return _wide(name, datatype, array, data)
     if kind not in "iu":
         raise RequestInvalid(f"input {name!r}: data must be whole numbers for {datatype}")
     bounds = np.iinfo(dtype)
     if array.min() < bounds.min or array.max() > bounds.max:
         raise RequestInvalid(f"input {name!r}: a value is outside {datatype} ({bounds.min}..{bounds.max})")
     return array.astype(dtype)
+
+
+def _wide(name: str, datatype: str, array: Array, data: list[object]) -> Array:
+    """Whole numbers that NumPy took for floats, because some are beyond int64."""
+    exact = np.array(data, np.object_).ravel()
+    bounds = np.iinfo(DTYPES[datatype])
+    if exact.size != array.size or not all(type(v) is int and bounds.min <= v <= bounds.max for v in exact.tolist()):
+        raise RequestInvalid(f"input {name!r}: data must be whole numbers for {datatype} ({bounds.min}..{bounds.max})")
+    return exact.astype(DTYPES[datatype])
 
 
 def _strings(name: str, shape: tuple[int, ...], count: int, data: list[object]) -> Array:
@@ -140,7 +152,7 @@ def _strings(name: str, shape: tuple[int, ...], count: int, data: list[object]) 
         raise RequestInvalid(f"input {name!r}: data must be strings for BYTES")
     _check_count(name, shape, count, len(flat), "strings")
     found = np.empty(count, np.object_)
-    found[:] = [text.encode() for text in flat]  # type: ignore[attr-defined]
+    found[:] = flat
     return found.reshape(shape)
 
 
@@ -158,7 +170,10 @@ def _from_length_prefixed(name: str, shape: tuple[int, ...], count: int, raw: me
     if starts[-1] != len(raw):
         raise RequestInvalid(f"input {name!r}: {len(raw) - starts[-1]} bytes more than its {count} BYTES elements")
     found = np.empty(count, np.object_)
-    found[:] = [bytes(raw[start + _LENGTH.size : end]) for start, end in pairwise(starts)]
+    try:
+        found[:] = [str(raw[start + _LENGTH.size : end], "utf-8") for start, end in pairwise(starts)]
+    except UnicodeDecodeError as e:
+        raise RequestInvalid(f"input {name!r}: BYTES elements must be UTF-8 text: {e.reason} at byte {e.start}") from e
     return found.reshape(shape)
 
 
