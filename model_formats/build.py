@@ -27,7 +27,7 @@ from model_formats.export.graph import constants, load_graph, save_graph
 from model_formats.export.head import expose_head
 from model_formats.export.source import ModelSource, ParityFailed
 from model_formats.golden import Golden, check_golden, write_golden
-from model_formats.measure import cpu_name, measure_speed, peak_rss_mb
+from model_formats.measure import cpu_name, is_slower, measure_speed, peak_rss_mb
 from model_formats.profile import ReferenceProfile, build_profile
 from model_formats.provenance import provenance
 from model_formats.quantize.dynamic import DynamicInt8
@@ -262,15 +262,14 @@ def _measure(build: _Build, variant: str) -> VariantEvidence:
 
 
 def _drop_slow(build: _Build, measured: list[VariantEvidence]) -> list[VariantEvidence]:
-    """Best first; INT8 that is no faster than fp32 for one row nor for many is not offered."""
-    reference = next(v for v in measured if v.variant == FP32)
-    kept = [reference]
+    """Best first; INT8 that its own engine runs no faster than fp32 is not offered."""
+    kept: list[VariantEvidence] = []
     for one in measured:
-        slow = one.latency_ms_batch1 >= reference.latency_ms_batch1 and one.cpu_ms_batch32 >= reference.cpu_ms_batch32
-        if one is not reference and slow:
-            build.note(f"{one.variant} not offered: {one.cpu_ms_batch32:.3f} ms, fp32 takes {reference.cpu_ms_batch32:.3f}")
+        session = build.open(one.variant)
+        if one.variant != FP32 and is_slower(session, build.open(FP32, session.engine), build.data.held_out.inputs):
+            build.note(f"{one.variant} not offered: {session.engine} runs it no faster than fp32")
             shutil.rmtree(build.main(one.variant).parent)
-        elif one is not reference:
+        else:
             kept.append(one)
     return sorted(kept, key=lambda v: v.cpu_ms_batch32)
 

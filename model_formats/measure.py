@@ -14,7 +14,7 @@ import numpy as np
 from model_formats.runtimes.base import Array, Engine, Session
 from model_formats.runtimes.choose import open_session
 
-__all__ = ["Speed", "cpu_name", "measure_speed", "peak_rss_mb"]
+__all__ = ["Speed", "cpu_name", "is_slower", "measure_speed", "peak_rss_mb"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,24 @@ def measure_speed(session: Session, inputs: Mapping[str, Array], *, budget_s: fl
     wall1, _ = _time(session, _batch(inputs, 1), budget_s)
     wall32, cpu32 = _time(session, _batch(inputs, 32), budget_s)
     return Speed(wall1, wall32, cpu32)
+
+
+def is_slower(session: Session, reference: Session, inputs: Mapping[str, Array], *, rounds: int = 40) -> bool:
+    """True when it is not faster for one row nor for 32.
+
+    Both run in turns and the best of each counts: a busy machine is fair to both.
+    """
+    return all(_best(session, reference, _batch(inputs, rows), rounds) for rows in (1, 32))
+
+
+def _best(session: Session, reference: Session, batch: Mapping[str, Array], rounds: int) -> bool:
+    best = [float("inf"), float("inf")]
+    for _ in range(rounds):
+        for i, one in enumerate((session, reference)):
+            start = time.perf_counter()
+            one.run(batch)
+            best[i] = min(best[i], time.perf_counter() - start)
+    return best[0] >= best[1]
 
 
 def peak_rss_mb(path: Path, inputs: Mapping[str, Array], *, engine: Engine = "onnxruntime") -> float | None:

@@ -45,6 +45,8 @@ class Schedule:
     rate: float = 2e-3
     decay: float = 1e-4
     seed: int = 7
+    threads: int = 1
+    """Of the processor. Small networks lose by more: torch's threads wait for each other, badly so on a busy machine."""
 
     def parameters(self) -> dict[str, str | int | float | bool]:
         """As recorded."""

@@ -4,10 +4,12 @@
 trained.options)`, or `build` here, which does both.
 """
 
+import contextlib
 import hashlib
 import importlib
 import inspect
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
@@ -75,7 +77,7 @@ def train(what: "Recipe | str", *, runs: Path, version: int = 1, progress: Progr
     chosen = recipe(what) if isinstance(what, str) else what
     data, schedule, track = chosen.data(), chosen.schedule(), Track(progress)
     started, began = datetime.now(UTC), time.monotonic()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _threads(schedule.threads):
         torch.manual_seed(schedule.seed)
         module = fit(chosen.module(), data, schedule, track)
     metrics = {"train_accuracy": accuracy(module, data.train), "held_out_accuracy": accuracy(module, data.held_out)}
@@ -111,6 +113,18 @@ def build(
     """
     trained = train(what, runs=runs, version=version, progress=progress)
     return build_model_folder(trained.source, out, trained.data, replace(trained.options, **changes), progress)
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _folder(runs: Path, name: str, started: datetime) -> Path:

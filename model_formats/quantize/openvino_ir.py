@@ -15,12 +15,12 @@ def quantize_ir(source: Path, out: Path, rows: Mapping[str, Array], *, transform
 
     Returns the recipe's text. Raises QuantizeFailed, EngineMissing.
     """
-    ov = import_openvino()
-    import nncf
-
     size = len(next(iter(rows.values())))
     try:
         with quiet_quantizer():
+            ov = import_openvino()
+            import nncf
+
             model = ov.Core().read_model(str(source))
             batches = [{n: a[i : i + 1] for n, a in rows.items()} for i in range(size)]
             quantized = nncf.quantize(

@@ -1,6 +1,7 @@
 """The seam between the gate and the recipes, and which recipe suits a graph."""
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -62,14 +63,14 @@ def suggest(model: Any) -> Literal["static", "dynamic"]:
 
 @contextlib.contextmanager
 def quiet_quantizer() -> Iterator[None]:
-    """ONNX Runtime's tools log and warn for their authors, not for ours."""
+    """ONNX Runtime's tools and NNCF log, warn and draw bars on stdout for their authors, not for ours."""
     import onnxruntime as ort
 
     ort.set_default_logger_severity(3)
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
