@@ -60,11 +60,13 @@ class Belief:
         """See `ports.Trust`."""
         return Granted(verify_release(desired, self.released(), self._zone, self._regime, current))
 
-    def contents(self, blobs: BlobReader, desired: DesiredModel, release: Granted, variant: str) -> None:
+    def contents(self, blobs: BlobReader, desired: DesiredModel, current: int | None, variant: str) -> None:
         """See `ports.Trust`."""
-        bundle = read_blob(blobs, release.target.signature, limit=release.target.signature_size, name="signature")
+        released = self.released()
+        target = verify_release(desired, released, self._zone, self._regime, current)
+        bundle = read_blob(blobs, target.signature, limit=target.signature_size, name="signature")
         package = open_package(blobs, desired.index)
-        verify_contents(package, bundle, release.target, self.released(), self._zone, self._regime, variant=variant)
+        verify_contents(package, bundle, target, released, self._zone, self._regime, variant=variant)
 
     def update(self, mirror: "Mirror") -> Released:
         """Move the trusted set forward with what the mirror holds. Raises MetadataRefused or MetadataIncomplete."""

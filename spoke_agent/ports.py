@@ -40,7 +40,7 @@ class Trust(Protocol):
     def release(self, desired: DesiredModel, current: int | None) -> Release:
         """Whether this version may run here now. Raises TrustRefused (with `.reason`)."""
 
-    def contents(self, blobs: BlobReader, desired: DesiredModel, release: Release, variant: str) -> None:
+    def contents(self, blobs: BlobReader, desired: DesiredModel, current: int | None, variant: str) -> None:
         """Whether what is in the store is what was released and published. Raises TrustRefused, PackageTampered."""
 
 

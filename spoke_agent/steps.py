@@ -157,10 +157,8 @@ class Steps:
         return Outcome(Event.PASSED, counts={"bytes_received": update.evidence.bytes_received + fetched})
 
     def _verify(self, update: Update, _cancel: threading.Event) -> _Seen:
-        release = self._release(update)
-        self._trust.contents(self._store, update.desired, release, _variant_of(update))
+        self._trust.contents(self._store, update.desired, _current(update), _variant_of(update))
         package = open_package(self._store, update.desired.index)
-        package.check(_variant_of(update))
         return Outcome(Event.PASSED, counts={"claimed_accuracy": _share(package.evidence.claim(_variant_of(update)))})
 
     def _shadow(self, update: Update, _cancel: threading.Event) -> _Seen:
@@ -305,7 +303,7 @@ class Steps:
     # ---- inside
 
     def _release(self, update: Update) -> Release:
-        return self._trust.release(update.desired, update.base.version if update.base else None)
+        return self._trust.release(update.desired, _current(update))
 
     def _complete(self, update: Update, release: Release, variant: str | None, cancel: threading.Event) -> int:
         """Fetch until nothing is missing (metadata only without `variant`), or until cancelled; returns the bytes received."""
@@ -363,6 +361,10 @@ def _variant_of(update: Update) -> str:
     if update.variant is None:
         raise PackageInvalid(f"{update.model}: no variant was chosen", hint="Send the directive again.")
     return update.variant
+
+
+def _current(update: Update) -> int | None:
+    return update.base.version if update.base else None
 
 
 def _of(models: Mapping[str, ModelState], model: str) -> ModelState:

@@ -9,6 +9,7 @@ from pathlib import Path
 from model_formats.errors import HubError
 from model_formats.layout import Layout
 from model_formats.oci import Descriptor
+from model_formats.package import open_package
 from model_formats.types import digest_of
 from spoke_agent.admission import Capacity
 from spoke_agent.jobs import InlineJobs
@@ -69,7 +70,8 @@ class TwinTrust:
         size = self.hub.layout(desired.index).path(desired.index).stat().st_size
         return TwinRelease(size, Descriptor(digest_of(SIGNATURE), len(SIGNATURE), "signature"))
 
-    def contents(self, blobs: object, desired: DesiredModel, release: TwinRelease, variant: str) -> None:
+    def contents(self, blobs, desired: DesiredModel, current: int | None, variant: str) -> None:
+        open_package(blobs, desired.index).check(variant)
         if desired.version in self.bad_contents:
             raise ContentsRefused(Reason.PUBLISHER_UNTRUSTED, "wrong signer")
 

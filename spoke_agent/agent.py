@@ -1,0 +1,275 @@
+"""The agent's loop: start reading here.
+
+Messages and finished jobs wake it; whatever woke it, it does the same round: take what arrived, move the updates one step, send
+what is to be said. Bus handlers only put into the queue. Nothing in this process answers inference requests, so whatever happens
+here, last-good is served on.
+"""
+
+import contextlib
+import fcntl
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from model_formats.errors import DeviceError, OperatorError, RefusedError, SpokeshaveError
+from spoke_agent.belief import Belief, Mirror
+from spoke_agent.journal import Journal
+from spoke_agent.post import Post
+from spoke_agent.settings import SpokeSettings
+from spoke_agent.updater import Updater
+from spoke_agent.upkeep import Upkeep
+from sync import topics
+from sync.bus import Bus, Message
+from sync.clock import Clock
+from sync.messages import Directive
+from sync.trust.errors import MetadataIncomplete, MetadataRefused
+from sync.trust.verifier import verify_directive
+from sync.types import Reason, SpokeId
+
+__all__ = ["Agent", "AgentRunning", "Listening", "hold_home"]
+
+log = logging.getLogger(__name__)
+QUEUE = 10_000
+DOUBT_S = 3.0
+"""Metadata files arrive one by one, and half a set looks like a wrong one: a refusal counts when nothing better came meanwhile."""
+
+
+class AgentRunning(OperatorError):
+    """Another agent works on this home."""
+
+    code = "agent_running"
+    hint = "Stop it first, or use another home (`--home`)."
+
+
+@contextlib.contextmanager
+def hold_home(lock: Path) -> Iterator[None]:
+    """Keep a home to oneself. Raises AgentRunning."""
+    lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with lock.open("ab") as file:
+        _lock(file, lock)
+        yield
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        raise AgentRunning(f"another agent holds {path}") from e
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """What the loop was told from this machine, and where to put the answer."""
+
+    call: Callable[[], object]
+    answer: "queue.SimpleQueue[object]"
+
+
+class Agent:
+    """One spoke's agent. `run` is the process; `round` is one turn of it."""
+
+    def __init__(
+        self,
+        me: SpokeId,
+        zone: str,
+        *,
+        settings: SpokeSettings,
+        journal: Journal,
+        belief: Belief,
+        mirror: Mirror,
+        make_updater: Callable[[Callable[[], None]], Updater],
+        clock: Clock,
+        bus: Bus | None = None,
+        post: Post | None = None,
+        upkeep: Upkeep | None = None,
+    ) -> None:
+        """`make_updater` gets the function that wakes the loop (for jobs). Without `bus` the spoke lives on sideloads."""
+        self._me, self._zone, self._settings, self._journal = me, zone, settings, journal
+        self._belief, self._mirror, self._clock = belief, mirror, clock
+        self._bus, self._post, self._upkeep = bus, post, upkeep
+        self._queue: queue.Queue[Message | Listening | None] = queue.Queue(QUEUE)
+        self.updater = make_updater(self.wake)
+        self._stop = threading.Event()
+        self._reconnected = threading.Event()
+        self._desired: bytes | None = None
+        self._refused: set[bytes] = set()
+        self._dirty = True
+        self._doubt: tuple[float, MetadataRefused] | None = None
+        self._upkeep_at = 0.0
+        self.last_refusal = ""
+
+    # ---- from other threads
+
+    def wake(self) -> None:
+        """Have the loop look again now."""
+        with contextlib.suppress(queue.Full):  # then it is awake enough
+            self._queue.put_nowait(None)
+
+    def stop(self) -> None:
+        """End `run` soon."""
+        self._stop.set()
+        self.wake()
+
+    def ask(self, call: Callable[[], object]) -> object:
+        """Run something on the loop's thread and wait for its answer (for the local door). Raises what it raised."""
+        listening = Listening(call, queue.SimpleQueue())
+        self._queue.put(listening)
+        answer = listening.answer.get()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    # ---- the loop
+
+    def run(self) -> None:
+        """Until `stop`. Takes up what the last process left, connects, and goes round."""
+        self.begin()
+        try:
+            while not self._stop.is_set():
+                self._take(self._settings.tick_s)
+                self.round()
+        finally:
+            self.end()
+
+    def begin(self) -> None:
+        """Take up unfinished updates and begin to listen."""
+        clean = self._journal.mark_running()
+        self._update_trust()
+        self.updater.recover(clean=clean)
+        if self._bus is not None and self._post is not None:
+            self._bus.on_connect(self._on_connect)
+            self._bus.connect(will=self._post.will(), timeout=None)
+            self._bus.subscribe(topics.tuf(self._zone, "+"), self._on_message)
+            self._bus.subscribe(topics.desired(self._me), self._on_message)
+
+    def end(self) -> None:
+        """Stop in good order; running transfers keep what they have."""
+        self.updater.stop()
+        self._journal.mark_stopped()
+        if self._bus is not None and self._post is not None:
+            self._post.goodbye(2.0)
+            self._bus.close()
+        if self._upkeep is not None:
+            self._upkeep.close()
+        self._journal.close()
+
+    def round(self) -> None:
+        """One turn: believe, follow, move, say. A device that refuses (full disk, broken journal) is tried again next turn."""
+        try:
+            if self._dirty:
+                self._update_trust()
+            if self._doubt and self._clock.monotonic() >= self._doubt[0]:
+                self._refuse(self._doubt[1], b"metadata:" + (self._mirror.get("timestamp.json") or b""))
+                self._doubt = None
+            if self._desired is not None:
+                self._follow(self._desired)
+            self.updater.tick()
+            self._say()
+        except DeviceError as e:
+            log.error("agent.device", extra={"code": e.code, "error": e.message})
+            self.last_refusal = e.message
+
+    # ---- taking
+
+    def _take(self, timeout: float) -> None:
+        """Wait for something, then take all there is."""
+        with contextlib.suppress(queue.Empty):
+            self._handle(self._queue.get(timeout=timeout))
+            while True:
+                self._handle(self._queue.get_nowait())
+
+    def _handle(self, item: "Message | Listening | None") -> None:
+        if isinstance(item, Message):
+            self.receive(item)
+        elif isinstance(item, Listening):
+            try:
+                item.answer.put(item.call())
+            except SpokeshaveError as e:
+                item.answer.put(e)
+
+    def receive(self, message: Message) -> None:
+        """Sort one message of the bus."""
+        if message.topic == topics.desired(self._me):
+            self._desired = message.payload or None
+        else:
+            name = message.topic.rpartition("/")[2]
+            self._dirty = self._mirror.put(name, message.payload) or self._dirty
+
+    def _on_message(self, message: Message) -> None:
+        with contextlib.suppress(queue.Full):  # all that is subscribed is retained, and comes again at the next connection
+            self._queue.put_nowait(message)
+
+    def _on_connect(self) -> None:
+        self._reconnected.set()
+        self.wake()
+
+    # ---- believing and following
+
+    def _update_trust(self) -> None:
+        """Move the trusted set forward, if the mirror holds a whole new one."""
+        self._dirty = False
+        try:
+            released = self._belief.update(self._mirror)
+        except MetadataIncomplete:
+            return
+        except MetadataRefused as e:
+            self._doubt = (self._clock.monotonic() + DOUBT_S, e)
+            return
+        self._doubt = None
+        self._refused.clear()
+        self.updater.deny(released.denied)
+
+    def _follow(self, data: bytes) -> None:
+        """Follow a directive if it is the hub's, for us, and not old. A refused one is looked at again next turn."""
+        accepted = self._journal.directive()
+        try:
+            directive = verify_directive(
+                data,
+                self._belief.released(),
+                self._me,
+                self._zone,
+                accepted.generation if accepted else 0,
+                self._belief.store.now(),
+                last_digest=accepted.digest if accepted else None,
+            )
+        except MetadataIncomplete:
+            return
+        except RefusedError as e:
+            self._refuse(e, data)
+            return
+        self._desired = None
+        self.follow(directive)
+
+    def follow(self, directive: Directive) -> None:
+        """Follow a directive that was verified."""
+        if directive != self.updater.directive:
+            self._belief.store.witness(directive.issued)
+            self.updater.follow(directive)
+
+    def _refuse(self, error: RefusedError, data: bytes) -> None:
+        """Tell of a refusal once; last-good is served on."""
+        if data in self._refused:
+            return
+        self._refused.add(data)
+        reason = getattr(error, "reason", Reason.DIRECTIVE_UNTRUSTED)
+        log.warning("agent.refused", extra={"reason": str(reason), "error": error.message})
+        self.last_refusal = f"{reason}: {error.message}"
+        self.updater.remark(reason)
+
+    # ---- saying
+
+    def _say(self) -> None:
+        connected = self._bus is not None and self._bus.connected
+        if self._post is not None:
+            if self._reconnected.is_set():
+                self._reconnected.clear()
+                self._post.reconnected()
+                self._upkeep_at = 0.0
+            self._post.tick(heartbeat_s=self._settings.heartbeat_s)
+        if self._upkeep is not None and self._clock.monotonic() >= self._upkeep_at:
+            self._upkeep_at = self._clock.monotonic() + self._settings.upkeep_s
+            self._upkeep.tick(connected=connected)

@@ -1,0 +1,154 @@
+"""Puts a spoke's agent together from its home: every real part, in one place."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from provisioning.identity import Identity
+from provisioning.online import hub_client
+from spoke_agent.agent import Agent, hold_home
+from spoke_agent.belief import Belief, Mirror
+from spoke_agent.capacity import boot_id, read_capacity
+from spoke_agent.data.store import DataStore, open_data
+from spoke_agent.home import SpokeHome
+from spoke_agent.jobs import InlineJobs, Jobs, ThreadJobs
+from spoke_agent.journal import Journal
+from spoke_agent.ports import Transport
+from spoke_agent.post import Post
+from spoke_agent.road import ClosedRoad, HttpsRoad, MqttRoad, Roads
+from spoke_agent.serve.client import ControlClient
+from spoke_agent.settings import SpokeSettings
+from spoke_agent.steps import Steps
+from spoke_agent.update import Timer
+from spoke_agent.updater import Updater
+from spoke_agent.upkeep import Upkeep, open_outbox
+from sync.bus import Bus
+from sync.clock import Clock, SystemClock
+from sync.messages import EgressCeiling, Report
+from sync.mqtt import MqttBus
+from sync.store import BlobStore
+from sync.trust.client import TrustStore
+from sync.trust.envelope import seal
+
+__all__ = ["Parts", "assemble"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A spoke's agent and what it is made of."""
+
+    agent: Agent
+    identity: Identity
+    journal: Journal
+    belief: Belief
+    store: BlobStore
+    steps: Steps
+    server: ControlClient
+
+
+@contextlib.contextmanager
+def assemble(
+    home: SpokeHome, settings: SpokeSettings, *, clock: Clock | None = None, offline: bool = False, inline: bool = False
+) -> Iterator[Parts]:
+    """Hold the home and build the agent. Raises NotEnrolled, AgentRunning.
+
+    `offline`: no bus, no sockets but the local ones. `inline`: steps run in the caller's thread (sideload).
+    """
+    identity, clock = Identity.load(home.root), clock or SystemClock()
+    with hold_home(home.agent_lock):
+        bus = None if offline else _bus(identity)
+        parts = _parts(home, settings, identity, clock, bus, InlineJobs() if inline else ThreadJobs())
+        try:
+            yield parts
+        finally:
+            parts.server.close()
+
+
+def _bus(identity: Identity) -> Bus:
+    address = identity.document.hub
+    return MqttBus(address.broker_host, address.broker_port, identity.spoke.username, identity.tls)
+
+
+def _parts(home: SpokeHome, settings: SpokeSettings, identity: Identity, clock: Clock, bus: Bus | None, jobs: Jobs) -> Parts:
+    me, store, journal = identity.spoke, BlobStore(home.store), Journal(home.journal)
+    server, data = ControlClient(home.control_socket), open_data(home.root, regime=identity.regime)
+    belief = Belief(TrustStore(home.trust, clock, identity.tuf_root, site=me.site), identity.zone, identity.regime)
+    boot = boot_id()
+
+    def timer() -> Timer:
+        return Timer(clock.now(), clock.monotonic(), boot)
+
+    def ceiling() -> EgressCeiling | None:
+        directive = agent.updater.directive
+        return directive.egress if directive else None
+
+    outbox = open_outbox(home.root, identity, clock, bus=bus, ceiling=ceiling)
+    steps = Steps(
+        zone=identity.zone,
+        regime=identity.regime,
+        settings=settings,
+        slots=home.slots,
+        store=store,
+        trust=belief,
+        transport=_road(identity, settings, clock, bus),
+        server=server,
+        labels=data,
+        clock=clock,
+        capacity=lambda: read_capacity(
+            home.root, disk_reserve_mb=settings.disk_reserve_mb, memory_reserve_mb=settings.memory_reserve_mb
+        ),
+        timer=timer,
+    )
+
+    def make_updater(wake: Callable[[], None]) -> Updater:
+        return Updater(
+            me,
+            journal,
+            steps,
+            slots=home.slots,
+            trust=belief,
+            server=server,
+            settings=settings,
+            seal=_sealer(identity),
+            jobs=jobs,
+            timer=timer,
+            wake=wake,
+        )
+
+    agent = Agent(
+        me,
+        identity.zone,
+        settings=settings,
+        journal=journal,
+        belief=belief,
+        mirror=Mirror(home.mirror),
+        make_updater=make_updater,
+        clock=clock,
+        bus=bus,
+        post=Post(bus, me, journal, server, clock) if bus is not None else None,
+        upkeep=_upkeep(home, identity, store, data, outbox, clock),
+    )
+    return Parts(agent, identity, journal, belief, store, steps, server)
+
+
+def _upkeep(home: SpokeHome, identity: Identity, store: BlobStore, data: DataStore, outbox: object, clock: Clock) -> Upkeep:
+    from spoke_agent.outbox.outbox import Outbox
+
+    assert isinstance(outbox, Outbox)  # noqa: S101 (narrows a lazily imported type)
+    return Upkeep(home, identity, store, data, outbox, clock)
+
+
+def _road(identity: Identity, settings: SpokeSettings, clock: Clock, bus: Bus | None) -> Transport:
+    if bus is None:
+        return ClosedRoad()
+    https = HttpsRoad(lambda: hub_client(identity, clock))
+    return Roads(MqttRoad(bus, identity.zone, identity.spoke), https, settings.transport)
+
+
+def _sealer(identity: Identity) -> Callable[[Report], bytes]:
+    signer = identity.signer()
+
+    def sealed(report: Report) -> bytes:
+        return seal(report, signer)
+
+    return sealed
