@@ -4,6 +4,7 @@ where the other stopped.
 
 import contextlib
 import hashlib
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -41,8 +42,8 @@ def fetch_blob(
 ) -> int:
     """Bring one blob into the store, going on from what is there; returns the bytes that were received now.
 
-    `url`: the blob's own address (`/v2/<name>/blobs/<digest>`). `hashes`: as in the block transfer; a block that does not match is
-    thrown away and asked for again. `tries`: in a row without a new byte.
+    `url`: the blob's own address (`/v2/<name>/blobs/<digest>`). `hashes`: as in the block transfer; a block that does not match
+    is thrown away and asked for again. `tries`: in a row without a new block.
 
     Raises TransferCancelled, TransferStalled (after `tries`), BlobGone (not there, or not for us: not tried again),
     PackageTampered, DiskFull, DiskFailed. All but PackageTampered keep what has arrived.
@@ -82,24 +83,33 @@ class _Fetch:
         while missing := self._writer.missing():
             held = self._writer.received
 
-            @retrying(on=(_Interrupted,), tries=tries, seconds=600, clock=self._clock)
-            def go_on() -> None:
-                now_missing = self._writer.missing()
-                if now_missing:
-                    self._range(*_first_run(now_missing))
-
+            ask = retrying(on=(_Interrupted,), tries=tries, seconds=600, clock=self._clock)(self._ask)
             try:
-                go_on()
+                ask(_first_run(missing), held)
             except _Interrupted as e:
                 raise TransferStalled(f"{self._url}: {e} at {self._writer.received} of {self._writer.size} bytes") from e
             if self._writer.received == held and self._writer.missing() == missing:
                 raise TransferStalled(f"{self._url}: damaged blocks only, at {held} of {self._writer.size} bytes")
 
-    def _range(self, first: int, last: int) -> None:
-        start, end = first * BLOCK_SIZE, min((last + 1) * BLOCK_SIZE, self._writer.size) - 1
+    def _ask(self, run: tuple[int, int], held: int) -> None:
+        if self._cancel.is_set():
+            raise self._cancelled()
+        start, end = run[0] * BLOCK_SIZE, min((run[1] + 1) * BLOCK_SIZE, self._writer.size) - 1
+        try:
+            self._range(start, end)
+        except _Interrupted:
+            if self._cancel.is_set():
+                raise self._cancelled() from None
+            if self._writer.received == held:
+                raise
+
+    def _cancelled(self) -> TransferCancelled:
+        return TransferCancelled(f"{self._url}: cancelled at {self._writer.received} of {self._writer.size} bytes")
+
+    def _range(self, start: int, end: int) -> None:
         headers = {"range": f"bytes={start}-{end}", "accept-encoding": "identity"}
         try:
-            with self._client.stream("GET", self._url, headers=headers) as answer:
+            with self._client.stream("GET", self._url, headers=headers) as answer, _cut_on(self._cancel, answer):
                 begin = self._check(answer, start)
                 self._keep(answer, begin, end)
         except httpx.TransportError as e:
@@ -119,14 +129,13 @@ class _Fetch:
 
     def _keep(self, answer: httpx.Response, begin: int, end: int) -> None:
         position = begin
-        with contextlib.closing(answer.iter_bytes(_CHUNK)) as chunks:
-            for block in _blocks(chunks, self._writer.size - begin):
-                if self._cancel.is_set():
-                    raise TransferCancelled(f"{self._url}: cancelled at {self._writer.received} of {self._writer.size} bytes")
-                self._keep_block(position // BLOCK_SIZE, block)
-                position += len(block)
-                if position > end:
-                    return
+        for block in _blocks(answer.iter_bytes(_CHUNK), self._writer.size - begin):
+            if self._cancel.is_set():
+                raise self._cancelled()
+            self._keep_block(position // BLOCK_SIZE, block)
+            position += len(block)
+            if position > end:
+                return
         if position <= end:
             raise _Interrupted(f"the answer ended {end + 1 - position} bytes early")
 
@@ -142,6 +151,31 @@ class _Fetch:
             return
         if self._progress is not None:
             self._progress(self._writer.received, self._writer.size)
+
+
+@contextlib.contextmanager
+def _cut_on(cancel: threading.Event, answer: httpx.Response) -> Iterator[None]:
+    """Break the connection when `cancel` is set, so that a read that waits for a dead line comes back."""
+    wire = answer.extensions["network_stream"].get_extra_info("socket") if "network_stream" in answer.extensions else None
+    if not isinstance(wire, socket.socket):  # an answer from memory
+        yield
+        return
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(cancel, over, wire), name="fetch-cancel", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _watch(cancel: threading.Event, over: threading.Event, wire: socket.socket) -> None:
+    while not over.wait(0.2):
+        if cancel.is_set():
+            with contextlib.suppress(OSError):
+                wire.shutdown(socket.SHUT_RDWR)
+            return
 
 
 def _first_run(missing: Sequence[int]) -> tuple[int, int]:
