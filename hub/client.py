@@ -15,15 +15,15 @@ import httpx
 from hub.home import HubHome
 from model_formats.errors import HubError, OperatorError, SpokeshaveError, catalog
 
-__all__ = ["HubClient", "HubUnreachable", "NotAuthenticated", "NotAuthorised", "NotFound", "RequestInvalid"]
+__all__ = ["HubAway", "HubClient", "NotAuthenticated", "NotAuthorised", "NotFound", "RequestInvalid"]
 
 API = "/api/v1"
 
 
-class HubUnreachable(HubError):
+class HubAway(HubError):
     """Nothing answers at the hub's address."""
 
-    code = "hub_unreachable"
+    code = "hub_away"
     hint = "Start it with `hub up`, or give its address with HUB_URL and a token with HUB_TOKEN."
 
 
@@ -74,17 +74,17 @@ class HubClient:
 
     @classmethod
     def local(cls, home: Path) -> Self:
-        """The hub whose home this is, with the operator's token. Raises HubUnreachable when it does not run."""
+        """The hub whose home this is, with the operator's token. Raises HubAway when it does not run."""
         place = HubHome(home)
         try:
             address = json.loads(place.address.read_text())
             token = place.token.read_text().strip()
         except FileNotFoundError as e:
-            raise HubUnreachable(f"no hub runs in {home}") from e
+            raise HubAway(f"no hub runs in {home}") from e
         return cls.at(address["url"], token, Path(address["ca"]))
 
     def get(self, path: str, **params: Any) -> Any:
-        """GET `/api/v1<path>` and return the JSON. Raises the error of the problem's code, or HubUnreachable."""
+        """GET `/api/v1<path>` and return the JSON. Raises the error of the problem's code, or HubAway."""
         return self._call("GET", path, params={k: v for k, v in params.items() if v is not None}).json()
 
     def post(self, path: str, body: Any = None) -> Any:
@@ -107,7 +107,7 @@ class HubClient:
         try:
             answer = self.http.request(method, API + path, **kwargs)
         except httpx.TransportError as e:
-            raise HubUnreachable(f"the hub at {self.http.base_url} does not answer: {e}") from e
+            raise HubAway(f"the hub at {self.http.base_url} does not answer: {e}") from e
         if answer.is_error:
             raise _error_of(answer)
         return answer

@@ -4,11 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 
-from hub.api.access import HubPart, needs
-from hub.fleet.enrolments import admit_spoke, invite_spoke
+from hub.api.access import HubPart, needs, spoke_of_request
+from hub.fleet.enrolments import admit_spoke, invite_spoke, renew_spoke
 from hub.rules.access import Permission, Principal
-from provisioning.enrol import EnrolmentRequest
+from provisioning.enrol import EnrolmentRequest, RenewalRequest
 from sync.types import Regime, SpokeId
 
 __all__ = ["router"]
@@ -53,4 +54,13 @@ def invite(order: InviteOrder, hub: HubPart, who: Operator) -> InviteAnswer:
 async def enrol(request: Request, hub: HubPart) -> Response:
     """EnrolmentRequest in, EnrolmentGrant out. Open: the code's proof inside is the login."""
     asked = EnrolmentRequest.parse(await request.body())
-    return Response(admit_spoke(hub, asked).canonical(), media_type="application/json")
+    answer = await run_in_threadpool(admit_spoke, hub, asked)
+    return Response(answer.canonical(), media_type="application/json")
+
+
+@router.post("/enrolments/renew", response_class=Response)
+async def renew(request: Request, hub: HubPart, spoke: Annotated[SpokeId, Depends(spoke_of_request)]) -> Response:
+    """RenewalRequest in, RenewalGrant out; the login is the spoke's own token."""
+    asked = RenewalRequest.parse(await request.body())
+    answer = await run_in_threadpool(renew_spoke, hub, spoke, asked)
+    return Response(answer.canonical(), media_type="application/json")

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict
+from starlette.concurrency import run_in_threadpool
 
 from hub.api.access import HubPart, needs
 from hub.api.spokes import when
@@ -101,10 +102,10 @@ async def apply(request: Request, hub: HubPart, who: Planner, *, dry_run: bool =
     """Apply a rollout document (YAML or JSON); with `dry_run`, only check it and tell who would be in which ring."""
     plan = RolloutPlan.parse(await request.body())
     if dry_run:
-        found = runner.preview(hub, plan)
+        found = await run_in_threadpool(runner.preview, hub, plan)
         return PreviewView(name=plan.name, model=plan.spec.model, rings={n: [str(s) for s in m] for n, m in found.rings})
-    runner.apply(hub, plan, who.name)
-    return _whole(hub, plan.name)
+    await run_in_threadpool(runner.apply, hub, plan, who.name)
+    return await run_in_threadpool(_whole, hub, plan.name)
 
 
 @router.get("/{name}")

@@ -8,12 +8,22 @@ from hub.fleet.directives import SpokeUnknown, refresh_directive
 from hub.hub import Hub
 from hub.store.audit import append_audit
 from hub.store.invites import add_invite, find_invite, spend_invite
-from hub.store.spokes import add_spoke, find_spoke, list_spokes, revoke_spoke
+from hub.store.spokes import add_spoke, find_spoke, list_spokes, renewed_certificate, revoke_spoke
 from model_formats.errors import OperatorError
-from provisioning.enrol import EnrolmentGrant, EnrolmentRequest, HubAddress, admit, grant, invite
+from provisioning.enrol import (
+    EnrolmentGrant,
+    EnrolmentRequest,
+    HubAddress,
+    RenewalGrant,
+    RenewalRequest,
+    admit,
+    grant,
+    invite,
+    renew,
+)
 from sync.types import Regime, SpokeId
 
-__all__ = ["ZoneUnknown", "admit_spoke", "allowed_spokes", "certificate_of", "invite_spoke", "revoke"]
+__all__ = ["ZoneUnknown", "admit_spoke", "allowed_spokes", "certificate_of", "invite_spoke", "renew_spoke", "revoke"]
 
 
 class ZoneUnknown(OperatorError):
@@ -49,11 +59,23 @@ def admit_spoke(hub: Hub, request: EnrolmentRequest, who: str = "enrolment") -> 
         spoke = SpokeId(kept.site, kept.spoke)
         answer = grant(request, kept, hub.ca, hub=_address(hub), tuf_root=hub.repository.anchor, now=hub.clock.now())
         spend_invite(db, request.invite, now=hub.now)
-        serial = f"{x509.load_pem_x509_certificate(answer.certificate.encode()).serial_number:x}"
+        serial = _serial(answer.certificate)
         add_spoke(db, spoke, zone=kept.zone, regime=kept.regime, certificate=answer.certificate, serial=serial, now=hub.now)
         refresh_directive(db, hub.repository.director, spoke, now=hub.now, life_s=hub.settings.directive_ttl_s)
         append_audit(db, who, "spoke.enrol", str(spoke), now=hub.now, details={"serial": serial})
     hub.wake.set()
+    return answer
+
+
+def renew_spoke(hub: Hub, spoke: SpokeId, request: RenewalRequest) -> RenewalGrant:
+    """A new certificate for the key that the spoke has. Raises SpokeUnknown, CodeRefused, CsrRefused."""
+    with hub.database.begin() as db:
+        held = find_spoke(db, spoke)
+        if held is None or held.revoked is not None:
+            raise SpokeUnknown(f"{spoke} is not enrolled")
+        answer = renew(request, held.certificate.encode(), hub.ca, spoke=spoke, now=hub.clock.now())
+        renewed_certificate(db, spoke, answer.certificate, _serial(answer.certificate))
+        append_audit(db, str(spoke), "spoke.renew", str(spoke), now=hub.now, details={"serial": _serial(answer.certificate)})
     return answer
 
 
@@ -80,6 +102,10 @@ def certificate_of(hub: Hub, spoke: SpokeId) -> bytes | None:
     with hub.database.read() as db:
         held = find_spoke(db, spoke)
     return held.certificate.encode() if held and held.revoked is None else None
+
+
+def _serial(certificate: str) -> str:
+    return f"{x509.load_pem_x509_certificate(certificate.encode()).serial_number:x}"
 
 
 def _address(hub: Hub) -> HubAddress:

@@ -1,7 +1,7 @@
 """What the hub keeps retained at the broker: release metadata in every zone, and each spoke's directive.
 
-Level-triggered: `tick` publishes what differs from what this process last published; after a reconnect it publishes all again, so a
-a broker that lost its memory is made whole.
+Level-triggered: `tick` publishes what differs from what this process last published. After a reconnect it publishes all again, so
+that a broker that lost its memory is made whole.
 """
 
 import threading

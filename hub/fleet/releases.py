@@ -19,7 +19,7 @@ from model_formats.signature import verify_package
 from model_formats.types import ModelRef
 from sync.trust.documents import ReleaseTerms
 from sync.trust.keys import Key
-from sync.trust.metadata import Proposal
+from sync.trust.metadata import Proposal, ReleaseInvalid
 
 __all__ = ["NotPushed", "ReleaseRequest", "accept", "add_family", "deny", "propose_release", "reindex"]
 
@@ -70,6 +70,11 @@ def propose_release(hub: Hub, request: ReleaseRequest, who: str) -> Proposal:
     if outside:  # 4
         raise NotPushed(f"zone {outside[0]} is outside the package's residency label", hint="Build it with that zone.")
     with hub.trust() as repository:
+        if request.ref.name in repository.families() and f"model-{request.ref.name}.json" not in repository.files():
+            raise ReleaseInvalid(
+                f"the first metadata of model family {request.ref.name} is not signed yet",
+                hint="`GET /api/v1/metadata` lists what waits for signatures; its approvers must sign it once.",
+            )
         proposal = repository.release(
             request.ref,
             request.index,

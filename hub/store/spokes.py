@@ -10,7 +10,7 @@ from hub.store.upsert import put
 from sync.messages import Serving
 from sync.types import Regime, SpokeId
 
-__all__ = ["Spoke", "add_spoke", "find_spoke", "list_spokes", "revoke_spoke", "saw_report", "saw_status"]
+__all__ = ["Spoke", "add_spoke", "find_spoke", "list_spokes", "renewed_certificate", "revoke_spoke", "saw_report", "saw_status"]
 
 _SERVING = TypeAdapter(tuple[Serving, ...])
 
@@ -74,6 +74,11 @@ def list_spokes(connection: Connection, *, revoked: bool = False) -> list[Spoke]
 def revoke_spoke(connection: Connection, spoke: SpokeId, *, now: float) -> None:
     """It may no longer speak or be spoken to."""
     connection.execute(update(spokes).where(_is(spoke)).values(revoked=now, online=False))
+
+
+def renewed_certificate(connection: Connection, spoke: SpokeId, certificate: str, serial: str) -> None:
+    """The same key under a new certificate."""
+    connection.execute(update(spokes).where(_is(spoke)).values(certificate=certificate, serial=serial))
 
 
 def saw_status(connection: Connection, spoke: SpokeId, *, online: bool, now: float) -> None:

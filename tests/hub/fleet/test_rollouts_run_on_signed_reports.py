@@ -1,0 +1,254 @@
+"""Whole rollouts over a real database, real signatures and spokes that say what they are told to say."""
+
+import pytest
+
+from hub.fleet import rollouts
+from hub.fleet.rollouts import RolloutConflict
+from hub.rules.plan import PlanInvalid, RolloutPlan
+from hub.rules.rollout import RolloutState
+from hub.store.directives import find_directive
+from sync.messages import Directive
+from sync.trust.envelope import unseal
+from sync.types import Reason, SpokeId, State
+
+PLAN = """
+apiVersion: spokeshave/v1
+kind: Rollout
+metadata: {{name: digits-{version}}}
+spec:
+  model: digits@{version}
+  rings:
+    - {{name: canary, sites: [frankfurt]}}
+    - {{name: rest, sites: [dubai]}}
+  {more}
+"""
+
+
+def plan(version=1, more="gate: {}"):
+    return RolloutPlan.parse(PLAN.format(version=version, more=more))
+
+
+@pytest.fixture
+def fleet(house):
+    frankfurt, dubai = house.enrol("frankfurt", "eu", "gdpr"), house.enrol("dubai")
+    frankfurt.status()
+    dubai.status()
+    return frankfurt, dubai
+
+
+def wanted(house, device):
+    """What the signed directive says, opened with the key that the trust metadata names."""
+    with house.hub.database.read() as db:
+        held = find_directive(db, device.spoke)
+    directive = unseal(held.envelope, [house.hub.repository.director.public_key], Directive)
+    return {m.model: m.version for m in directive.models}
+
+
+def state(house, name="digits-1"):
+    return rollouts.look(house.hub, name)[0]
+
+
+def roll(house, version=1, more="gate: {}"):
+    rollouts.apply(house.hub, plan(version, more), "ann")
+    rollouts.tick(house.hub)
+
+
+def committed(house, devices, version, index):
+    """Bring a version everywhere."""
+    roll(house, version)
+    for device in devices:
+        device.commits(index, version)
+        rollouts.tick(house.hub)
+    assert state(house, f"digits-{version}").state is RolloutState.COMPLETED
+
+
+def test_ring_two_starts_only_on_the_evidence_of_ring_one(house, fleet):
+    frankfurt, dubai = fleet
+    index = house.release(1)
+    roll(house)
+    assert (wanted(house, frankfurt), wanted(house, dubai)) == ({"digits": 1}, {})
+    frankfurt.report(index, state=State.STAGING)
+    rollouts.tick(house.hub)
+    assert wanted(house, dubai) == {}
+    frankfurt.commits(index)
+    rollouts.tick(house.hub)
+    assert wanted(house, dubai) == {"digits": 1}
+    assert state(house).state is RolloutState.RUNNING
+    dubai.commits(index)
+    rollouts.tick(house.hub)
+    assert state(house).state is RolloutState.COMPLETED
+
+
+def test_a_failed_canary_aborts_and_the_next_ring_never_sees_it(house, fleet):
+    frankfurt, dubai = fleet
+    one = house.release(1)
+    committed(house, fleet, 1, one)
+    two = house.release(2, fallback=(1,))
+    roll(house, 2)
+    assert wanted(house, frankfurt) == {"digits": 2}
+    frankfurt.report(two, 2, State.ROLLED_BACK, Reason.ACCURACY_BELOW_CLAIM, rollback_ms=180)
+    rollouts.tick(house.hub)
+    ended = state(house, "digits-2")
+    assert (ended.state, ended.reason.partition(":")[0]) == (RolloutState.ABORTED, "accuracy_below_claim")
+    assert (wanted(house, frankfurt), wanted(house, dubai)) == ({"digits": 1}, {"digits": 1})
+
+
+def test_a_spoke_that_says_committed_is_overruled_by_its_labels_and_sent_back(house, fleet):
+    frankfurt, _ = fleet
+    committed(house, fleet, 1, house.release(1))
+    two = house.release(2, fallback=(1,))
+    roll(house, 2)
+    frankfurt.commits(two, 2, labelled=100, labelled_correct=60)
+    rollouts.tick(house.hub)
+    assert state(house, "digits-2").state is RolloutState.ABORTED
+    assert wanted(house, frankfurt) == {"digits": 1}
+
+
+def test_a_first_version_that_fails_is_retired(house, fleet):
+    frankfurt, _ = fleet
+    index = house.release(1)
+    roll(house)
+    frankfurt.report(index, state=State.FAILED, reason=Reason.GOLDEN_MISMATCH)
+    rollouts.tick(house.hub)
+    assert wanted(house, frankfurt) == {}
+
+
+def test_hold_leaves_reached_spokes_as_they_are(house, fleet):
+    frankfurt, _ = fleet
+    committed(house, fleet, 1, house.release(1))
+    two = house.release(2)
+    roll(house, 2, "on_abort: hold")
+    frankfurt.report(two, 2, State.FAILED, Reason.TIMEOUT)
+    rollouts.tick(house.hub)
+    assert state(house, "digits-2").state is RolloutState.ABORTED
+    assert wanted(house, frankfurt) == {"digits": 2}
+
+
+def test_an_old_failure_does_not_count_against_a_second_try(house, fleet):
+    frankfurt, _ = fleet
+    index = house.release(1)
+    roll(house)
+    frankfurt.report(index, state=State.FAILED, reason=Reason.TRANSFER_FAILED, generation=2)
+    rollouts.tick(house.hub)
+    assert state(house).state is RolloutState.ABORTED
+    rollouts.apply(house.hub, RolloutPlan.parse(plan().canonical().replace(b'"digits-1"', b'"again"')), "ann")
+    rollouts.tick(house.hub)
+    assert state(house, "again").state is RolloutState.RUNNING
+
+
+def test_an_offline_spoke_is_told_and_counts_as_missing(house, fleet):
+    frankfurt, _ = fleet
+    frankfurt.status(online=False)
+    house.release(1)
+    roll(house)
+    assert wanted(house, frankfurt) == {"digits": 1}
+    assert state(house).reason == "0 of at least 1 committed"
+    (ring, _) = rollouts.look(house.hub, "digits-1")[1]
+    assert not ring.members[0].online
+
+
+def test_silence_counts_as_offline_after_a_while(house, fleet, clock):
+    house.release(1)
+    roll(house)
+    clock.advance(house.hub.settings.silent_after_s + 1)
+    (ring, _) = rollouts.look(house.hub, "digits-1")[1]
+    assert not ring.members[0].online
+
+
+def test_soak_is_waited_for(house, fleet, clock):
+    frankfurt, dubai = fleet
+    index = house.release(1)
+    roll(house, more="gate: {soak_s: 60}")
+    frankfurt.commits(index)
+    rollouts.tick(house.hub)
+    assert wanted(house, dubai) == {}
+    clock.advance(61)
+    rollouts.tick(house.hub)
+    assert wanted(house, dubai) == {"digits": 1}
+
+
+def test_pause_holds_the_next_ring_and_resume_opens_it(house, fleet):
+    frankfurt, dubai = fleet
+    index = house.release(1)
+    roll(house)
+    rollouts.pause(house.hub, "digits-1", "ann")
+    frankfurt.commits(index)
+    rollouts.tick(house.hub)
+    assert wanted(house, dubai) == {}
+    rollouts.resume(house.hub, "digits-1", "ann")
+    rollouts.tick(house.hub)
+    assert wanted(house, dubai) == {"digits": 1}
+
+
+def test_abort_by_hand_reverts(house, fleet):
+    frankfurt, _ = fleet
+    committed(house, fleet, 1, house.release(1))
+    house.release(2, fallback=(1,))
+    roll(house, 2)
+    rollouts.abort(house.hub, "digits-2", "ann", "second thoughts")
+    assert wanted(house, frankfurt) == {"digits": 1}
+    with pytest.raises(RolloutConflict):
+        rollouts.resume(house.hub, "digits-2", "ann")
+
+
+def test_approvals_are_awaited_and_the_author_does_not_count(house, fleet):
+    frankfurt, _ = fleet
+    house.release(1)
+    rollouts.apply(house.hub, plan(more="approvals: 1"), "ann")
+    rollouts.tick(house.hub)
+    assert wanted(house, frankfurt) == {}
+    with pytest.raises(RolloutConflict, match="author"):
+        rollouts.approve(house.hub, "digits-1", "ann")
+    rollouts.approve(house.hub, "digits-1", "bob")
+    rollouts.tick(house.hub)
+    assert wanted(house, frankfurt) == {"digits": 1}
+
+
+def test_applying_twice_changes_nothing_and_another_under_the_name_is_refused(house, fleet):
+    house.release(1)
+    roll(house)
+    assert rollouts.apply(house.hub, plan(), "ann").plan == plan()
+    with pytest.raises(RolloutConflict, match="another content"):
+        rollouts.apply(house.hub, plan(more="max_parallel: 1"), "ann")
+
+
+def test_a_second_rollout_of_a_model_waits_its_turn(house, fleet):
+    house.release(1)
+    house.release(2)
+    roll(house)
+    with pytest.raises(RolloutConflict, match="digits-1 of digits is running"):
+        rollouts.apply(house.hub, plan(2), "ann")
+
+
+def test_plans_that_cannot_work_are_refused_and_nothing_is_changed(house, fleet):
+    house.release(1, zones=("me",))
+    rows = {
+        "digits@7 is not released": plan(7),
+        "frankfurt/main may not have digits@1: zone_forbidden": plan(1),
+        "no spoke is enrolled at paris": RolloutPlan.parse(plan().canonical().replace(b"frankfurt", b"paris")),
+    }
+    for message, bad in rows.items():
+        with pytest.raises(PlanInvalid, match=message):
+            rollouts.apply(house.hub, bad, "ann")
+    assert rollouts.tick(house.hub) == {}
+
+
+def test_a_plan_without_a_way_back_is_refused(house, fleet):
+    committed(house, fleet, 1, house.release(1))
+    house.release(2)
+    with pytest.raises(PlanInvalid, match="no grant to go back"):
+        rollouts.apply(house.hub, plan(2), "ann")
+
+
+def test_a_hub_that_is_opened_again_goes_on_where_it_was(house, fleet):
+    from hub.hub import Hub
+
+    frankfurt, dubai = fleet
+    index = house.release(1)
+    roll(house)
+    frankfurt.commits(index)
+    house.hub.close()
+    house.hub = Hub.open(house.hub.home.root, house.hub.settings, house.clock)
+    rollouts.tick(house.hub)
+    assert wanted(house, dubai) == {"digits": 1}
+    assert SpokeId("dubai") == dubai.spoke
