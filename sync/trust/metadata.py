@@ -56,6 +56,7 @@ from sync.trust.documents import (
 from sync.trust.errors import KeyMissing, MetadataRefused
 from sync.trust.freshness import LIFETIME
 from sync.trust.keys import Key, PublicKey, Signer, load_signer, pem_of, role_signer, save_signer
+from sync.trust.workflow import check_distinct
 from sync.types import Reason, Regime
 
 __all__ = ["Proposal", "ReleaseInvalid", "Repository", "add_signature", "role_of_model"]
@@ -326,6 +327,7 @@ class Repository:
         return metadata
 
     def _propose(self, role: str, signed: Root | Targets) -> Proposal:
+        check_distinct(signed)
         metadata = self._signed(signed, self._keyids(role, signed))
         return self._settle(self._weigh(role, metadata.to_bytes()))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tuf.api.exceptions import BadVersionNumberError, EqualVersionNumberError, ExpiredMetadataError, RepositoryError
-from tuf.api.metadata import DelegatedRole, Metadata, Root, Targets, Timestamp
+from tuf.api.metadata import DelegatedRole, Metadata, Role, Root, Targets, Timestamp
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
@@ -23,7 +23,7 @@ from sync.trust.keys import Key, KeyFileInvalid
 from sync.trust.released import Released, Target
 from sync.types import Reason
 
-__all__ = ["CAPS", "Checked", "Fetch", "advance", "after_roots", "expired", "nothing", "walk_roots"]
+__all__ = ["CAPS", "Checked", "Fetch", "advance", "after_roots", "check_distinct", "expired", "nothing", "walk_roots"]
 
 Fetch = Callable[[str], bytes | None]
 """Gives the bytes of a metadata file by name (`timestamp.json`, `2.root.json`, `keys.director.json`), or None."""
@@ -60,6 +60,7 @@ def walk_roots(anchor: bytes, held: Mapping[str, bytes], fetch: Fetch) -> dict[s
             if data is None:
                 break
             trusted.update_root(data)
+            check_distinct(trusted.root)
             roots[name] = data
         return roots
 
@@ -97,6 +98,7 @@ def advance(
     files |= _timestamp(trusted, held, fetch, lane, site)  # 2
     files["snapshot.json"] = _snapshot(trusted, held, fetch)  # 3
     files["targets.json"] = _role(trusted, held, fetch, "targets", "root")  # 4
+    check_distinct(trusted.targets)
     refused: dict[str, MetadataRefused] = {}
     for role in (r for r in _families(trusted.targets) if f"{r.name}.json" in trusted.snapshot.meta):
         try:
@@ -287,6 +289,18 @@ def _trust(anchor: bytes) -> TrustedMetadataSet:
         trusted = TrustedMetadataSet(anchor, EnvelopeType.METADATA)
     trusted.reference_time = EPOCH
     return trusted
+
+
+def check_distinct(delegator: Root | Targets) -> None:
+    """Refuse a role that lists one key under two ids: its two signatures would count as two people (TUF specification 6.1)."""
+    if isinstance(delegator, Root):
+        roles: Mapping[str, Role] = delegator.roles
+    else:
+        roles = (delegator.delegations and delegator.delegations.roles) or {}
+    for name, role in roles.items():
+        public = [str(delegator.get_key(keyid).keyval) for keyid in role.keyids]
+        if len(set(public)) != len(public):
+            raise MetadataRefused(Reason.METADATA_INVALID, f"role {name} lists one key twice")
 
 
 def _root_of(data: bytes) -> Root:
