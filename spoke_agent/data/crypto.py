@@ -4,9 +4,11 @@ AES-256-GCM with a random 96-bit nonce a record; the record's public columns are
 move a batch to another model or time. From one key file three keys are derived (HKDF): for rows, for labels, for request ids.
 """
 
+import contextlib
 import hashlib
 import hmac
 import os
+import secrets
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from spoke_agent.data.errors import DataKeyLost, StoreDamaged
-from sync.files import atomic_write
+from sync.files import atomic_write, fsync_dir
 
 __all__ = ["SITE_KEY", "SiteKey", "load_site_key"]
 
@@ -61,14 +63,26 @@ def _derived(secret: bytes, purpose: str) -> bytes:
     return HKDF(SHA256(), 32, None, f"spokeshave/{purpose}".encode()).derive(secret)
 
 
+def _create_once(path: Path, secret: bytes) -> None:
+    """Agent and server may both come first: whoever links the name wins, and both read that one."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    atomic_write(beside, secret, mode=0o600)
+    try:
+        with contextlib.suppress(FileExistsError):
+            path.hardlink_to(beside)
+    finally:
+        beside.unlink()
+    fsync_dir(path.parent)
+
+
 def load_site_key(home: Path, *, create: bool = True) -> SiteKey:
     """Read `identity/site.key` (32 bytes, mode 0600), or make it at first use. Raises DataKeyLost on a file of wrong length."""
     path = home / SITE_KEY
     if not path.exists():
         if not create:
             raise DataKeyLost(f"{path} is missing")
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        atomic_write(path, os.urandom(32), mode=0o600)
+        _create_once(path, os.urandom(32))
     secret = path.read_bytes()
     if len(secret) != 32:
         raise DataKeyLost(f"{path} holds {len(secret)} bytes, not 32")

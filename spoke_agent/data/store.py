@@ -8,7 +8,7 @@ as `max_kept_rows` allows. Several processes may open the same file (SQLite, WAL
 import contextlib
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from spoke_agent.data.database import open_database
 from spoke_agent.data.errors import DataKeyLost, LabelRefused
 from spoke_agent.data.rows import Batch, StoredBatch, decode, encode
 
-__all__ = ["Batch", "DataStore", "Limits", "StoredBatch", "open_data"]
+__all__ = ["Batch", "DataStore", "Erased", "Limits", "StoredBatch", "open_data"]
 
 _ROWS, _LABELS = "rows", "labels"
 
@@ -37,6 +37,14 @@ class Limits:
     max_age_days: float = 90.0
     max_kept_rows: int = 2000
     max_pending_labels: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """How many rows went, and which stored batches they were in."""
+
+    rows: int
+    batches: frozenset[int]
 
 
 class DataStore:
@@ -92,6 +100,21 @@ class DataStore:
             self._set_labels(number, first, count, values)
         return True
 
+    def label_rows(self, labels: Mapping[str, float]) -> int:
+        """Labels of many one-row requests at once, each batch opened once; returns how many found their row."""
+        handles = {self._key.handle(request_id): value for request_id, value in labels.items()}
+        places: dict[int, list[tuple[int, float]]] = {}
+        with self._transaction():
+            for handle, value in handles.items():
+                found = self._one("SELECT batch, row FROM requests WHERE handle = ?", handle)
+                if found is not None:
+                    places.setdefault(found[0], []).append((found[1], value))
+            for number, rows in places.items():
+                batch = self._load(number)
+                for row, value in rows if batch is not None else ():
+                    self._store_label(number, row, value, correct=_agrees(batch, row, value))  # type: ignore[arg-type]
+        return sum(len(rows) for rows in places.values())
+
     # ---- reading ----------------------------------------------------------------------------------------------------------
 
     def labelled_accuracy(self, model: str, index: str, since: datetime | float | None = None) -> tuple[int, int]:
@@ -143,6 +166,10 @@ class DataStore:
             if batch is not None:
                 yield batch
 
+    def batch_ids(self) -> list[int]:
+        """Of all stored batches."""
+        return [int(n) for (n,) in self._all("SELECT id FROM batches ORDER BY id")]
+
     def labelled(self, model: str, *, index: str | None = None, limit: int | None = None) -> Iterator[StoredBatch]:
         """The labelled rows only, newest batch first, until `limit` rows are out."""
         numbers = self._all(
@@ -176,16 +203,21 @@ class DataStore:
 
     # ---- erasing ----------------------------------------------------------------------------------------------------------
 
-    def erase(self, *, before: datetime | float | None = None, request_ids: Sequence[str] = (), everything: bool = False) -> int:
-        """Remove rows for good (content overwritten, log truncated); returns how many. Adapters are `erase.py`'s matter."""
+    def erase(
+        self, *, before: datetime | float | None = None, request_ids: Sequence[str] = (), everything: bool = False
+    ) -> Erased:
+        """Remove rows for good: content overwritten, write-ahead log emptied. What was made from them is `erase.py`'s matter."""
+        where, values = ("1", ()) if everything else ("start < ?", (_seconds(before),))
         with self._transaction():
-            gone = self._erase_batches("1" if everything else "end < ?", () if everything else (_seconds(before),))
+            touched = {int(n) for (n,) in self._all(f"SELECT id FROM batches WHERE {where}", *values)}  # noqa: S608
+            gone = sum(self._erase_rows(number, before=None if everything else _seconds(before)) for number in sorted(touched))
             if everything:
                 self._connection.execute("DELETE FROM pending")
             for request_id in request_ids:
-                gone += self._erase_request(self._key.handle(request_id))
+                number, rows = self._erase_request(self._key.handle(request_id))
+                touched, gone = touched | ({number} if rows else set()), gone + rows
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return gone
+        return Erased(gone, frozenset(touched))
 
     def close(self) -> None:
         """Close the file."""
@@ -337,21 +369,33 @@ class DataStore:
             self._connection.execute(f"DELETE FROM batches WHERE {where}", values)  # noqa: S608
         return int(rows)
 
-    def _erase_request(self, handle: bytes) -> int:
-        """Rewrite the batch without the rows of one request."""
+    def _erase_rows(self, number: int, *, before: float | None) -> int:
+        """Rows of one batch: all of them, or those before a moment."""
+        batch = None if before is None else self._load(number)
+        if batch is None or before is None or not (batch.times >= before).any():
+            return self._erase_batches("id = ?", (number,))
+        keep = batch.times >= before
+        gone = np.flatnonzero(~keep)
+        self._rewrite(number, batch.where(keep))
+        self._connection.execute("DELETE FROM requests WHERE batch = ? AND row <= ?", (number, int(gone.max())))
+        self._connection.execute("UPDATE requests SET row = row - ? WHERE batch = ?", (len(gone), number))
+        return len(gone)
+
+    def _erase_request(self, handle: bytes) -> tuple[int, int]:
+        """Rewrite the batch without the rows of one request; returns its id and how many rows went."""
         self._connection.execute("DELETE FROM pending WHERE handle = ?", (handle,))
         found = self._one("SELECT batch, row, count FROM requests WHERE handle = ?", handle)
         batch = self._load(found[0]) if found else None
         if found is None or batch is None:
-            return 0
+            return 0, 0
         number, first, count = found
         if count >= batch.rows:
-            return self._erase_batches("id = ?", (number,))
+            return number, self._erase_batches("id = ?", (number,))
         mask = np.ones(batch.rows, bool)
         mask[first : first + count] = False
         self._rewrite(number, batch.where(mask))
         self._shift(number, first, count)
-        return int(count)
+        return int(number), int(count)
 
     def _rewrite(self, number: int, batch: StoredBatch) -> None:
         plain = encode(batch.inputs, batch.outputs, batch.times, batch.features)

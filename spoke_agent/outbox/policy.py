@@ -18,10 +18,23 @@ from model_formats.document import Document, Value
 from model_formats.types import Name
 from spoke_agent.outbox.errors import PolicyInvalid
 from sync.egress import FLOORS, MAX_BYTES, MIN_CELL, MIN_ROWS, Kind
+from sync.files import atomic_write
 from sync.messages import EgressCeiling
 from sync.types import Regime
 
-__all__ = ["POLICY_FILE", "Allow", "Asked", "Day", "SitePolicy", "Sovereignty", "Why", "decide", "default_policy", "load_policy"]
+__all__ = [
+    "POLICY_FILE",
+    "Allow",
+    "Asked",
+    "Day",
+    "SitePolicy",
+    "Sovereignty",
+    "Why",
+    "decide",
+    "default_policy",
+    "load_policy",
+    "turn_switch",
+]
 
 POLICY_FILE = "egress.yaml"
 Sovereignty = Literal["normal", "verdict_only", "sealed"]
@@ -171,3 +184,11 @@ def _too_soon(rule: Allow | None, asked: Asked, day: Day) -> bool:
     if rule is None or asked.urgent or day.since_last_s is None:
         return False
     return day.since_last_s < rule.interval_min_s
+
+
+def turn_switch(home: Path, site: str, regime: Regime, position: Sovereignty) -> SitePolicy:
+    """Write the switch's position into `egress.yaml` (made from the default where there is none). Raises PolicyInvalid."""
+    policy = load_policy(home, site, regime).model_copy(update={"sovereignty": position})
+    fields = policy.model_dump(mode="json", exclude={"kind", "schema_"}, exclude_none=True)
+    atomic_write(home / POLICY_FILE, yaml.safe_dump(fields, sort_keys=False).encode(), mode=0o600)
+    return policy

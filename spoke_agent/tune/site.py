@@ -114,6 +114,15 @@ class Tuner:
             self.use(record.model, None)
         self.shelf.erase(name)
 
+    def forget(self, batches: frozenset[int]) -> list[str]:
+        """Erase the adapters that were fitted on any of these stored batches; returns their names."""
+        if not batches:
+            return []
+        names = [k.record.name for k in self.shelf.made_from(range(min(batches), max(batches) + 1))]
+        for name in names:
+            self.erase(name)
+        return names
+
     def _fit(self, model: str, slot: Slot, used: AdapterSlot | None, origin: Origin) -> tuple[Kept, Tuned]:
         trunk = self._trunk(slot)
         batches = list(self._data.labelled(model, limit=_MOST_ROWS))

@@ -1,0 +1,152 @@
+"""`spoke egress`: what left this site, in plain words and to the byte; and the switch that closes the door."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from model_formats.console import Context, emit, out, pass_context, talk
+
+__all__ = ["group"]
+
+
+@click.group()
+def group() -> None:
+    """What left this site, what stayed, and why."""
+
+
+@group.command()
+@click.option("--days", type=float, default=30.0, show_default=True, help="How far back.")
+@click.option("--refused/--no-refused", default=True, help="Also what wanted to leave and was kept.")
+@click.option("--exact", is_flag=True, help="With the exact payload of each record.")
+@pass_context
+def show(ctx: Context, *, days: float, refused: bool, exact: bool) -> None:
+    """Every record in order: when, what it says, or why it stayed."""
+    from spoke_agent.outbox.words import line, payload
+
+    log = _log(ctx.home)
+    try:
+        found = list(log.entries(since=datetime.now(UTC) - timedelta(days=days), refused=refused))
+    finally:
+        log.close()
+    rows = [
+        {
+            "entry": logged.entry.model_dump(mode="json"),
+            "words": line(logged),
+            "sent": logged.sent,
+            "record": logged.record.model_dump(mode="json") if logged.record else None,
+            "payload": payload(logged.record) if exact and logged.record else None,
+        }
+        for logged in found
+    ]
+    emit(ctx, rows, _show)
+
+
+@group.command()
+@pass_context
+def verify(ctx: Context) -> None:
+    """Follow both chains through the log from its first entry; exit 6 when a link is broken."""
+    log = _log(ctx.home)
+    try:
+        totals = log.verify()
+    finally:
+        log.close()
+    value = {
+        "ok": True,
+        "entries": totals.entries,
+        "left": totals.left,
+        "refused": totals.refused,
+        "waiting": totals.waiting,
+        "head": totals.head,
+    }
+    emit(
+        ctx,
+        value,
+        lambda v: out.print(f"whole: {v['entries']} entries, {v['left']} left, {v['refused']} stayed; head {v['head']}"),
+    )
+
+
+@group.command()
+@click.argument("sequence", type=int)
+@pass_context
+def explain(ctx: Context, *, sequence: int) -> None:
+    """One entry of the log: which rule decided, under which policy, and what exactly was said."""
+    from spoke_agent.outbox.words import REASONS, meaning, payload
+
+    log = _log(ctx.home)
+    try:
+        logged = next((found for found in log.entries() if found.entry.sequence == sequence), None)
+    finally:
+        log.close()
+    if logged is None:
+        raise click.UsageError(f"there is no entry {sequence}; `spoke egress show` lists them")
+    entry = logged.entry
+    value = {
+        "sequence": entry.sequence,
+        "kind": entry.asked,
+        "left": logged.record is not None,
+        "rule": entry.why.value,
+        "because": REASONS[entry.why],
+        "policy": entry.policy,
+        "rows": entry.rows,
+        "bytes": entry.bytes,
+        "says": meaning(logged.record) if logged.record else None,
+        "payload": payload(logged.record) if logged.record else None,
+    }
+    emit(ctx, value, _show_fields)
+
+
+@group.command()
+@pass_context
+def policy(ctx: Context) -> None:
+    """The policy in force: the site's own file, or the default."""
+    from spoke_agent.outbox.policy import POLICY_FILE, load_policy
+    from sync.egress import FLOORS
+
+    site, regime = _who(ctx.home)
+    found = load_policy(ctx.home, site, regime)
+    if not (ctx.home / POLICY_FILE).exists():
+        talk.print(f"no {POLICY_FILE}: the default holds")
+    value = found.model_dump(mode="json") | {"digest": found.digest, "regime_allows": sorted(FLOORS[regime])}
+    emit(ctx, value)
+
+
+@group.command()
+@click.argument("position", type=click.Choice(["normal", "verdict_only", "sealed"]))
+@pass_context
+def switch(ctx: Context, *, position: str) -> None:
+    """The site's own switch: let policy decide, only verdicts, or nothing at all. It holds at once."""
+    from spoke_agent.outbox.policy import turn_switch
+
+    site, regime = _who(ctx.home)
+    found = turn_switch(ctx.home, site, regime, position)  # type: ignore[arg-type]
+    emit(ctx, {"sovereignty": found.sovereignty, "policy": found.digest}, lambda v: out.print(f"{site}: {v['sovereignty']}"))
+
+
+def _log(home: Path) -> Any:
+    from spoke_agent.outbox.log import EgressLog
+
+    return EgressLog(home / "egress.db")
+
+
+def _who(home: Path) -> tuple[str, Any]:
+    from provisioning.identity import Identity
+
+    identity = Identity.load(home)
+    return identity.spoke.site, identity.regime
+
+
+def _show_fields(value: dict[str, Any]) -> None:
+    for key, item in value.items():
+        if item is not None:
+            out.print(f"{key}: {item}", markup=False)
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        out.print("nothing left this site, and nothing wanted to")
+    for row in rows:
+        out.print(row["words"], markup=False)
+        if row["payload"]:
+            out.print(f"   {row['payload']}", markup=False)

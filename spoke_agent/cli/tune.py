@@ -1,0 +1,183 @@
+"""`spoke tune` and `spoke adapter`: fit a model's head to this site, and manage what came of it. Nothing of it leaves."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from model_formats.console import Context, emit, out, pass_context, table, talk
+from model_formats.document import Value
+from spoke_agent.tune.gate import GateVerdict
+
+__all__ = ["adapter", "tune"]
+
+
+class TuneView(Value):
+    """What `spoke tune` prints."""
+
+    adapter: str
+    model: str
+    version: int
+    base: str
+    rows: int
+    penalty: float
+    gate: GateVerdict
+    serving: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """The parts that tuning needs, opened from a home."""
+
+    tuner: Any
+    close: Any
+
+
+def _open(home: Path) -> _Site:
+    from provisioning.identity import Identity
+    from spoke_agent.data.store import open_data
+    from spoke_agent.serve.client import CONTROL_SOCKET, ControlClient
+    from spoke_agent.tune.shelf import Shelf
+    from spoke_agent.tune.site import Tuner
+    from sync.clock import SystemClock
+    from sync.store import BlobStore
+
+    identity = Identity.load(home)
+    signer = identity.signer()
+    data, server = open_data(home, regime=identity.regime), ControlClient(home / CONTROL_SOCKET)
+    shelf = Shelf(home / "adapters", signer=signer, key=signer.public_key)
+    tuner = Tuner(home, blobs=BlobStore(home), data=data, shelf=shelf, clock=SystemClock(), server=server)
+
+    def close() -> None:
+        data.close()
+        server.close()
+
+    return _Site(tuner, close)
+
+
+@click.command()
+@click.option("--model", required=True, help="Name of the model to adapt.")
+@click.option("--no-use", is_flag=True, help="Only fit and gate; `spoke adapter use` switches later.")
+@pass_context
+def tune(ctx: Context, *, model: str, no_use: bool) -> None:
+    """Fit the model's head to this site's labelled rows, and serve it when it is surely better."""
+    site = _open(ctx.home)
+    try:
+        outcome = site.tuner.tune(model, use=not no_use)
+    finally:
+        site.close()
+    record = outcome.kept.record
+    view = TuneView(
+        adapter=record.name,
+        model=record.model,
+        version=record.version,
+        base=record.base,
+        rows=record.rows,
+        penalty=record.penalty,
+        gate=record.gate,
+        serving=outcome.serving,
+    )
+    emit(ctx, view, _show_tuned)
+
+
+@click.group()
+def adapter() -> None:
+    """Locally tuned heads: list, use, erase. They never leave this site."""
+
+
+@adapter.command("list")
+@click.option("--model", help="Of one model only.")
+@pass_context
+def list_(ctx: Context, *, model: str | None) -> None:
+    """What is on the shelf, and which one answers."""
+    from spoke_agent.slots import read_slots
+
+    site = _open(ctx.home)
+    try:
+        slots = read_slots(ctx.home / "slots.json").models
+        rows = [
+            {
+                "name": k.record.name,
+                "model": k.record.model,
+                "version": k.record.version,
+                "created": k.record.created.isoformat(),
+                "rows": k.record.rows,
+                "before": k.record.gate.before,
+                "after": k.record.gate.after,
+                "trusted": k.trusted,
+                "in_use": (s := slots.get(k.record.model)) is not None
+                and s.adapter is not None
+                and s.adapter.name == k.record.name,
+            }
+            for k in site.tuner.shelf.all(model)
+        ]
+    finally:
+        site.close()
+    emit(ctx, rows, _show_list)
+
+
+@adapter.command("use")
+@click.option("--model", required=True, help="Name of the model.")
+@click.argument("name", required=False)
+@click.option("--none", "nothing", is_flag=True, help="Go back to the hub's own head.")
+@pass_context
+def use(ctx: Context, *, model: str, name: str | None, nothing: bool) -> None:
+    """Make one adapter answer by default, or none."""
+    if (name is None) != nothing:
+        raise click.UsageError("give the NAME of an adapter, or --none")
+    site = _open(ctx.home)
+    try:
+        serving = site.tuner.use(model, name)
+    finally:
+        site.close()
+    if not serving:
+        talk.print("the server is not running; it will follow when it starts")
+    emit(ctx, {"model": model, "adapter": name, "serving": serving}, lambda v: out.print(f"{model}: {name or 'the hub head'}"))
+
+
+@adapter.command("erase")
+@click.argument("name")
+@click.option("--dry-run", is_flag=True, help="Only say what would be erased.")
+@pass_context
+def erase(ctx: Context, *, name: str, dry_run: bool) -> None:
+    """Remove an adapter for good; the hub's own head answers instead."""
+    site = _open(ctx.home)
+    try:
+        record = site.tuner.shelf.get(name).record
+        if not dry_run:
+            site.tuner.erase(name)
+    finally:
+        site.close()
+    emit(
+        ctx,
+        {"erased": not dry_run, "adapter": record.name},
+        lambda v: out.print(f"{name}: {'would be ' if dry_run else ''}erased"),
+    )
+
+
+def _show_tuned(view: TuneView) -> None:
+    gate = view.gate
+    out.print(f"{view.adapter}: fitted on {view.rows} rows of this site")
+    out.print(f"  right on {gate.rows} rows it never saw: {gate.before:.1%} before, {gate.after:.1%} after (p = {gate.p:.2g})")
+    out.print(f"  right on the hub's own rows: {gate.anchors_before:.1%} before, {gate.anchors_after:.1%} after")
+    out.print("  it answers now" if view.serving else "  it does not answer yet")
+
+
+def _show_list(rows: list[dict[str, Any]]) -> None:
+    table(
+        ["adapter", "model", "version", "rows", "before", "after", "in use", "whole"],
+        [
+            [
+                r["name"],
+                r["model"],
+                r["version"],
+                r["rows"],
+                f"{r['before']:.3f}",
+                f"{r['after']:.3f}",
+                "yes" if r["in_use"] else "",
+                "yes" if r["trusted"] else "NO",
+            ]
+            for r in rows
+        ],
+    )

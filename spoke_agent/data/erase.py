@@ -1,0 +1,94 @@
+"""Erasing at a site: rows, and all that was made from them, with a signed record that says so.
+
+    1. the rows, their labels and handles (content overwritten in the file)
+    2. adapters that were fitted on any of them, in slots and on disk
+    3. drift sums that counted them and had not left yet
+
+What left through the outbox cannot be called back; it holds no rows (docs/residency.md).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Protocol
+
+from pydantic import AwareDatetime, Field
+
+from model_formats.document import Document
+from model_formats.types import Name
+from spoke_agent.data.store import DataStore
+from sync.clock import Clock
+from sync.files import atomic_write
+from sync.trust.envelope import seal
+from sync.trust.keys import Signer
+
+__all__ = ["Derived", "ErasureRecord", "Scope", "erase"]
+
+
+class ErasureRecord(Document):
+    """What was erased, without saying whose: kept at the site as proof, in `erasures/`."""
+
+    max_bytes: ClassVar[int] = 256 * 1024
+
+    kind: Literal["erasure"] = "erasure"
+    schema_: Literal[1] = Field(1, alias="schema")
+    time: AwareDatetime
+    scope: Literal["subject", "before", "all"]
+    before: AwareDatetime | None = None
+    rows: Annotated[int, Field(ge=0)]
+    adapters: tuple[Name, ...]
+    drift_sums_reset: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What to erase: some requests, all before a moment, or everything."""
+
+    request_ids: Sequence[str] = ()
+    before: datetime | None = None
+    everything: bool = False
+
+    @property
+    def name(self) -> Literal["subject", "before", "all"]:
+        """In the record's words."""
+        return "all" if self.everything else "before" if self.before else "subject"
+
+
+class Derived(Protocol):
+    """What was made from rows (`spoke_agent.tune.site.Tuner`)."""
+
+    def forget(self, batches: frozenset[int]) -> list[str]:
+        """Retire the adapters fitted on any of these batches; returns their names."""
+
+
+def erase(home: Path, data: DataStore, scope: Scope, *, derived: Derived, clock: Clock, signer: Signer) -> ErasureRecord:
+    """Erase and write the signed record. Adapters go first: nothing made from the rows may outlive them if power fails between."""
+    everything = frozenset(data.batch_ids()) if scope.everything else frozenset()
+    adapters = derived.forget(everything) if everything else []
+    erased = data.erase(before=scope.before, request_ids=scope.request_ids, everything=scope.everything)
+    adapters += derived.forget(erased.batches)
+    reset = _reset_drift(home) if erased.rows else False
+    record = ErasureRecord(
+        time=clock.now().replace(microsecond=0),
+        scope=scope.name,
+        before=scope.before,
+        rows=erased.rows,
+        adapters=tuple(dict.fromkeys(adapters)),
+        drift_sums_reset=reset,
+    )
+    atomic_write(home / "erasures" / f"{record.time:%Y%m%dT%H%M%SZ}-{record.digest[7:15]}.json", seal(record, signer), mode=0o600)
+    return record
+
+
+def _reset_drift(home: Path) -> bool:
+    """The monitor starts its sums afresh; the detector's one number says nothing about any row and stays."""
+    from spoke_agent.drift.state import Sums, read_state, write_state
+
+    found = False
+    for path in (home / "drift").glob("*.json"):
+        state = read_state(path)
+        if state is not None and state.sums.rows:
+            write_state(path, state.model_copy(update={"sums": Sums(end=state.sums.end)}))
+            found = True
+    return found

@@ -1,0 +1,157 @@
+"""Rows from elsewhere into the local store: a CSV, an npz, or a folder of either. They are run through the champion first.
+
+CSV: one row a line; columns named as the contract's (`pixel0` ...) or `<input>.<n>`, and `label` (a class name of the contract, or
+its position). npz: the contract's inputs by name, and `label`. Parquet when pyarrow is there. Nothing is stored unless all fits.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model_formats.contract import FeatureContract, TensorContract
+from model_formats.errors import OperatorError
+from model_formats.runtimes.base import Array
+
+__all__ = ["ImportRefused", "Imported", "read_rows"]
+
+_DTYPES = {"FP32": np.float32, "FP64": np.float64, "FP16": np.float16, "INT64": np.int64, "INT32": np.int32, "UINT8": np.uint8}
+
+
+class ImportRefused(OperatorError):
+    """A file that does not fit the model's contract."""
+
+    code = "import_refused"
+    http = 400
+    hint = "The column or array that is named must be there, of the contract's shape, with finite numbers. Nothing was imported."
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """Inputs by name, and labels (NaN where there is none)."""
+
+    file: str
+    inputs: dict[str, Array]
+    labels: Array
+
+
+def read_rows(path: Path, contract: FeatureContract) -> Iterator[Imported]:
+    """Read a file, or each file of a folder in name order. Raises ImportRefused that names file, field and rule."""
+    if path.is_dir():
+        for file in sorted(p for p in path.iterdir() if p.suffix in (".csv", ".npz", ".parquet")):
+            yield from read_rows(file, contract)
+    elif path.suffix == ".csv":
+        yield _from_columns(path.name, _csv(path), contract)
+    elif path.suffix == ".npz":
+        yield _from_npz(path, contract)
+    elif path.suffix == ".parquet":
+        yield _from_columns(path.name, _parquet(path), contract)
+    else:
+        raise ImportRefused(f"{path.name}: not a .csv, .npz or .parquet file, nor a folder of them")
+
+
+def _csv(path: Path) -> dict[str, list[str]]:
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            names = reader.fieldnames or []
+            found: dict[str, list[str]] = {name: [] for name in names}
+            for number, row in enumerate(reader, start=2):
+                if None in row or None in row.values():
+                    raise ImportRefused(f"{path.name}: line {number} has another number of columns than the first line")
+                for name in names:
+                    found[name].append(row[name])
+            return found
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise ImportRefused(f"{path.name}: not readable as CSV: {e}") from e
+
+
+def _parquet(path: Path) -> dict[str, list[str]]:
+    try:
+        from pyarrow import parquet
+    except ImportError as e:
+        raise ImportRefused(f"{path.name}: reading Parquet needs pyarrow", hint="pip install pyarrow, or write it as CSV.") from e
+    table = parquet.read_table(path)
+    return {name: [str(v) if v is not None else "" for v in table.column(name).to_pylist()] for name in table.column_names}
+
+
+def _from_columns(file: str, columns: dict[str, list[str]], contract: FeatureContract) -> Imported:
+    rows = len(next(iter(columns.values()), []))
+    if not rows:
+        raise ImportRefused(f"{file}: holds no rows")
+    inputs = {t.name: _tensor(file, t, columns, rows) for t in contract.inputs}
+    labels = [_label(file, text, contract) for text in columns.get("label", [""] * rows)]
+    return Imported(file, inputs, np.array(labels))
+
+
+def _tensor(file: str, tensor: TensorContract, columns: dict[str, list[str]], rows: int) -> Array:
+    shape = tensor.shape[1:]
+    if any(n < 0 for n in shape) or tensor.datatype not in _DTYPES:
+        raise ImportRefused(f"{file}: {tensor.name} has a free shape or text; import it as .npz")
+    width = int(np.prod(shape)) if shape else 1
+    given = [c.name for c in tensor.columns] if tensor.columns else []
+    names = given if len(given) == width else [f"{tensor.name}.{i}" for i in range(width)]
+    table = np.empty((rows, width), _DTYPES[tensor.datatype])
+    for i, name in enumerate(names):
+        if name not in columns:
+            raise ImportRefused(f"{file}: column {name!r} is missing")
+        categories = tensor.columns[i].categories if tensor.columns and len(given) == width else None
+        table[:, i] = [_number(file, name, text, categories) for text in columns[name]]
+    return table.reshape(rows, *shape)
+
+
+def _number(file: str, name: str, text: str, categories: tuple[str, ...] | None) -> float:
+    if categories is not None and text in categories:
+        return float(categories.index(text))
+    try:
+        value = float(text)
+    except ValueError as e:
+        raise ImportRefused(
+            f"{file}: column {name!r}: {text[:20]!r} is not a number (or not one of the contract's categories)"
+        ) from e
+    if not np.isfinite(value):
+        raise ImportRefused(f"{file}: column {name!r}: a value is not finite")
+    return value
+
+
+def _from_npz(path: Path, contract: FeatureContract) -> Imported:
+    from model_formats.arrays import read_arrays
+
+    arrays = read_arrays(path, max_bytes=1 << 30)
+    inputs: dict[str, Array] = {}
+    for tensor in contract.inputs:
+        if tensor.name not in arrays:
+            raise ImportRefused(f"{path.name}: array {tensor.name!r} is missing")
+        array = arrays[tensor.name]
+        if array.ndim != len(tensor.shape) or any(w not in (-1, n) for w, n in zip(tensor.shape, array.shape, strict=True)):
+            raise ImportRefused(f"{path.name}: {tensor.name} has shape {array.shape}, the contract says {tensor.shape}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ImportRefused(f"{path.name}: {tensor.name} holds numbers that are not finite")
+        inputs[tensor.name] = array.astype(_DTYPES.get(tensor.datatype, array.dtype))
+    rows = len(next(iter(inputs.values())))
+    labels = arrays.get("label", np.full(rows, np.nan)).astype(np.float64)
+    if any(len(a) != rows for a in inputs.values()) or labels.shape != (rows,):
+        raise ImportRefused(f"{path.name}: the arrays differ in their number of rows")
+    _check_classes(path.name, labels, contract)
+    return Imported(path.name, inputs, labels)
+
+
+def _label(file: str, text: str, contract: FeatureContract) -> float:
+    if text == "":
+        return float("nan")
+    if contract.classes is not None and text in contract.classes:
+        return float(contract.classes.index(text))
+    value = _number(file, "label", text, None)
+    _check_classes(file, np.array([value]), contract)
+    return value
+
+
+def _check_classes(file: str, labels: Array, contract: FeatureContract) -> None:
+    if contract.classes is None or contract.task != "classification":
+        return
+    given = labels[~np.isnan(labels)]
+    wrong = given[(given != np.floor(given)) | (given < 0) | (given >= len(contract.classes))]
+    if len(wrong):
+        raise ImportRefused(f"{file}: label {wrong[0]:g} is not one of the contract's {len(contract.classes)} classes")
