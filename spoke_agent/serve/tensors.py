@@ -1,8 +1,8 @@
 """Tensors on the wire: the thirteen datatypes of the Open Inference Protocol v2, as JSON lists and as raw little-endian bytes.
 
 BYTES elements are text inside (UTF-8): both engines know strings, neither knows bytes. Everything here judges untrusted input:
-each function raises RequestInvalid with the tensor's name and the rule, never anything else, and takes no more memory than a small
-multiple of the bytes that arrived.
+each function raises RequestInvalid with the tensor's name and the rule, never anything else, and takes no more memory than a
+small multiple of the bytes that arrived.
 """
 
 import struct

@@ -34,6 +34,8 @@ class Running:
         return future.result(timeout=60)
 
     def close(self) -> None:
+        if self.loop.is_closed():
+            return
         self.http.close()
         self.control.close()
         self.call(self.server.stop())

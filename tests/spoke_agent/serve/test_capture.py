@@ -1,0 +1,85 @@
+"""Rows and labels reach the local store; when they cannot, callers do not notice."""
+
+from pathlib import Path
+
+import numpy as np
+
+from spoke_agent.data.store import open_data
+from tests.spoke_agent.serve.sites import image
+from tests.spoke_agent.serve.test_requests import body
+
+
+def test_rows_and_labels_are_stored_with_the_version_that_answered(site, run, eventually):
+    slot = site.publish(1)
+    site.slots(champion=slot)
+    running = run(site)
+    outputs = running.infer(body(1, id="r1")).json()["outputs"][0]["data"]
+    running.infer(body(3, id="r2"))
+    assert running.http.post("/v2/models/digits/feedback", json={"id": "r1", "label": int(np.argmax(outputs))}).json() == {
+        "known": True
+    }
+    assert running.http.post("/v2/models/digits/feedback", json={"id": "r2", "label": [1, 2, 3]}).json() == {"known": True}
+    store = open_data(site.home)
+    n, correct = store.labelled_accuracy("digits", slot.index)
+    assert n == 4
+    assert correct >= 1
+    stored = list(store.batches("digits"))
+    np.testing.assert_array_equal(stored[0].inputs["image"][:1], image(1))
+    assert list(stored[0].outputs) == ["logits"]
+    assert sum(batch.rows for batch in stored) == 4
+    store.close()
+    assert running.control.stats().captured_rows == 4
+
+
+def test_a_label_for_an_unknown_request_waits(site, run):
+    site.slots(champion=site.publish(1))
+    running = run(site)
+    assert running.http.post("/v2/models/digits/feedback", json={"id": "later", "label": 3}).json() == {"known": False}
+
+
+def test_bad_feedback_is_named(site, run):
+    site.slots(champion=site.publish(1))
+    running = run(site)
+    running.infer(body(2, id="two"))
+    cases = [
+        (b"{", 400, "JSON"),
+        ({"label": 1}, 400, "id"),
+        ({"id": "x"}, 400, "label"),
+        ({"id": "two", "label": [1, 2, 3]}, 400, "2 rows"),
+    ]
+    for given, status, words in cases:
+        kwargs = {"content": given} if isinstance(given, bytes) else {"json": given}
+        answer = running.http.post("/v2/models/digits/feedback", **kwargs)
+        assert answer.status_code == status
+        assert words in answer.json()["error"]
+    assert running.http.post("/v2/models/nope/feedback", json={"id": "x", "label": 1}).status_code == 404
+
+
+def test_a_lost_key_costs_rows_but_no_answers(site, run, eventually):
+    site.slots(champion=site.publish(1))
+    running = run(site)
+    running.infer(body(id="a"))
+    running.http.post("/v2/models/digits/feedback", json={"id": "a", "label": 1})
+    running.close()
+    (site.home / "identity" / "site.key").write_bytes(bytes(32))
+    again = run(site)
+    assert again.infer(body(5)).status_code == 200
+    eventually(lambda: again.control.stats().capture_dropped_rows == 5)
+    assert again.infer(body()).status_code == 200
+
+
+def test_beyond_the_budget_rows_are_counted_not_kept(site, run, eventually):
+    site.slots(champion=site.publish(1))
+    running = run(site, capture_burst=10, capture_rows_s=0.001)
+    for _ in range(3):
+        running.infer(body(8))
+    eventually(lambda: running.control.stats().captured_rows == 8)
+    assert running.control.stats().capture_dropped_rows == 16
+
+
+def test_with_capture_off_nothing_is_written(site, run):
+    site.slots(champion=site.publish(1))
+    running = run(site, capture=False)
+    running.infer(body(id="a"))
+    assert running.http.post("/v2/models/digits/feedback", json={"id": "a", "label": 1}).status_code == 503
+    assert not Path(site.home / "data.db").exists()
