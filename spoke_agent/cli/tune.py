@@ -37,7 +37,8 @@ class _Site:
 def _open(home: Path) -> _Site:
     from provisioning.identity import Identity
     from spoke_agent.data.store import open_data
-    from spoke_agent.serve.client import CONTROL_SOCKET, ControlClient
+    from spoke_agent.home import SpokeHome
+    from spoke_agent.serve.client import ControlClient
     from spoke_agent.tune.shelf import Shelf
     from spoke_agent.tune.site import Tuner
     from sync.clock import SystemClock
@@ -45,7 +46,7 @@ def _open(home: Path) -> _Site:
 
     identity = Identity.load(home)
     signer = identity.signer()
-    data, server = open_data(home, regime=identity.regime), ControlClient(home / CONTROL_SOCKET)
+    data, server = open_data(home, regime=identity.regime), ControlClient(SpokeHome(home).control_socket)
     shelf = Shelf(home / "adapters", signer=signer, key=signer.public_key)
     tuner = Tuner(home, blobs=BlobStore(home), data=data, shelf=shelf, clock=SystemClock(), server=server)
 

@@ -58,7 +58,8 @@ def erase_at(home: Path, subjects: Sequence[str], before: datetime | None, *, ev
     """Erase at a home, its adapters and sums included. With everything, a store whose key is lost is removed whole."""
     from provisioning.identity import Identity
     from spoke_agent.data.errors import DataKeyLost
-    from spoke_agent.serve.client import CONTROL_SOCKET, ControlClient
+    from spoke_agent.home import SpokeHome
+    from spoke_agent.serve.client import ControlClient
     from spoke_agent.tune.shelf import Shelf
     from spoke_agent.tune.site import Tuner
 
@@ -71,7 +72,7 @@ def erase_at(home: Path, subjects: Sequence[str], before: datetime | None, *, ev
         for name in ("data.db", "data.db-wal", "data.db-shm"):
             (home / name).unlink(missing_ok=True)
         data = open_data(home, regime=identity.regime)
-    signer, server = identity.signer(), ControlClient(home / CONTROL_SOCKET)
+    signer, server = identity.signer(), ControlClient(SpokeHome(home).control_socket)
     try:
         if dry_run:
             return {"rows": sum(int(r["rows"]) for r in data.summary()), "adapters": [], "dry_run": True}

@@ -63,18 +63,16 @@ class Derived(Protocol):
 
 
 def erase(home: Path, data: DataStore, scope: Scope, *, derived: Derived, clock: Clock, signer: Signer) -> ErasureRecord:
-    """Erase and write the signed record. Adapters go first: nothing made from the rows may outlive them if power fails between."""
-    everything = frozenset(data.batch_ids()) if scope.everything else frozenset()
-    adapters = derived.forget(everything) if everything else []
-    erased = data.erase(before=scope.before, request_ids=scope.request_ids, everything=scope.everything)
-    adapters += derived.forget(erased.batches)
-    reset = _reset_drift(home) if erased.rows else False
+    """Erase and write the signed record. What was made from the rows goes first, lest it outlive them."""
+    adapters = derived.forget(data.touched(before=scope.before, request_ids=scope.request_ids, everything=scope.everything))
+    rows = data.erase(before=scope.before, request_ids=scope.request_ids, everything=scope.everything)
+    reset = _reset_drift(home) if rows else False
     record = ErasureRecord(
         time=clock.now().replace(microsecond=0),
         scope=scope.name,
         before=scope.before,
-        rows=erased.rows,
-        adapters=tuple(dict.fromkeys(adapters)),
+        rows=rows,
+        adapters=tuple(adapters),
         drift_sums_reset=reset,
     )
     atomic_write(home / "erasures" / f"{record.time:%Y%m%dT%H%M%SZ}-{record.digest[7:15]}.json", seal(record, signer), mode=0o600)

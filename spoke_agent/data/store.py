@@ -23,7 +23,7 @@ from spoke_agent.data.database import open_database
 from spoke_agent.data.errors import DataKeyLost, LabelRefused
 from spoke_agent.data.rows import Batch, StoredBatch, decode, encode
 
-__all__ = ["Batch", "DataStore", "Erased", "Limits", "StoredBatch", "open_data"]
+__all__ = ["Batch", "DataStore", "Limits", "StoredBatch", "open_data"]
 
 _ROWS, _LABELS = "rows", "labels"
 
@@ -37,14 +37,6 @@ class Limits:
     max_age_days: float = 90.0
     max_kept_rows: int = 2000
     max_pending_labels: int = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Erased:
-    """How many rows went, and which stored batches they were in."""
-
-    rows: int
-    batches: frozenset[int]
 
 
 class DataStore:
@@ -166,10 +158,6 @@ class DataStore:
             if batch is not None:
                 yield batch
 
-    def batch_ids(self) -> list[int]:
-        """Of all stored batches."""
-        return [int(n) for (n,) in self._all("SELECT id FROM batches ORDER BY id")]
-
     def labelled(self, model: str, *, index: str | None = None, limit: int | None = None) -> Iterator[StoredBatch]:
         """The labelled rows only, newest batch first, until `limit` rows are out."""
         numbers = self._all(
@@ -203,21 +191,26 @@ class DataStore:
 
     # ---- erasing ----------------------------------------------------------------------------------------------------------
 
-    def erase(
-        self, *, before: datetime | float | None = None, request_ids: Sequence[str] = (), everything: bool = False
-    ) -> Erased:
+    def erase(self, *, before: datetime | float | None = None, request_ids: Sequence[str] = (), everything: bool = False) -> int:
         """Remove rows for good: content overwritten, write-ahead log emptied. What was made from them is `erase.py`'s matter."""
-        where, values = ("1", ()) if everything else ("start < ?", (_seconds(before),))
+        moment = None if everything else _seconds(before)
         with self._transaction():
-            touched = {int(n) for (n,) in self._all(f"SELECT id FROM batches WHERE {where}", *values)}  # noqa: S608
-            gone = sum(self._erase_rows(number, before=None if everything else _seconds(before)) for number in sorted(touched))
+            gone = sum(self._erase_rows(number, before=moment) for number in self._starting_before(moment))
+            gone += sum(self._erase_request(self._key.handle(request_id)) for request_id in request_ids)
             if everything:
                 self._connection.execute("DELETE FROM pending")
-            for request_id in request_ids:
-                number, rows = self._erase_request(self._key.handle(request_id))
-                touched, gone = touched | ({number} if rows else set()), gone + rows
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return Erased(gone, frozenset(touched))
+        return gone
+
+    def touched(
+        self, *, before: datetime | float | None = None, request_ids: Sequence[str] = (), everything: bool = False
+    ) -> frozenset[int]:
+        """The stored batches that `erase` with the same words would change, by the ids they had when they were stored."""
+        numbers = self._starting_before(None if everything else _seconds(before))
+        found = (self._one("SELECT batch FROM requests WHERE handle = ?", self._key.handle(r)) for r in request_ids)
+        numbers += [row[0] for row in found if row is not None]
+        rows = (self._one("SELECT coalesce(origin, id) FROM batches WHERE id = ?", number) for number in numbers)
+        return frozenset(int(row[0]) for row in rows if row is not None)
 
     def close(self) -> None:
         """Close the file."""
@@ -233,11 +226,11 @@ class DataStore:
         if owner != self._key.fingerprint:
             raise DataKeyLost(f"{path.name} was written under another site key")
 
-    def _insert(self, batch: Batch, sealed: bytes, *, kept: bool = False) -> int:
+    def _insert(self, batch: Batch, sealed: bytes, *, origin: int | None = None) -> int:
         times = np.asarray(batch.times, np.float64)
         cursor = self._connection.execute(
-            "INSERT INTO batches (model, version, idx, adapter, start, end, rows, bytes, kept, regime, sealed) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO batches (model, version, idx, adapter, start, end, rows, bytes, kept, origin, regime, sealed) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 batch.model,
                 batch.version,
@@ -247,7 +240,8 @@ class DataStore:
                 float(times.max()),
                 batch.rows,
                 len(sealed),
-                int(kept),
+                int(origin is not None),
+                origin,
                 self._regime,
                 sealed,
             ),
@@ -346,10 +340,18 @@ class DataStore:
         )
         plain = encode(rest.inputs, rest.outputs, rest.times, rest.features)
         sealed = self._key.seal(_ROWS, plain, _bound(rest.model, rest.version, rest.index))
-        number = self._insert(rest, sealed, kept=True)
+        number = self._insert(rest, sealed, origin=batch.id)
+        self._follow(batch, number)
         for row, value in enumerate(labelled.labels):
             self._store_label(number, row, float(value), correct=_agrees(labelled, row, float(value)))
         self._thin_kept()
+
+    def _follow(self, batch: StoredBatch, number: int) -> None:
+        """Requests of kept rows point to their new place, so that a person's rows can still be erased."""
+        place = {int(old): new for new, old in enumerate(np.flatnonzero(~np.isnan(batch.labels)))}
+        for handle, row in self._all("SELECT handle, row FROM requests WHERE batch = ?", batch.id):
+            if row in place:
+                self._connection.execute("UPDATE requests SET batch = ?, row = ? WHERE handle = ?", (number, place[row], handle))
 
     def _thin_kept(self) -> None:
         """Drop kept batches at random until they fit: what stays is a fair sample of all that was ever kept."""
@@ -369,6 +371,10 @@ class DataStore:
             self._connection.execute(f"DELETE FROM batches WHERE {where}", values)  # noqa: S608
         return int(rows)
 
+    def _starting_before(self, moment: float | None) -> list[int]:
+        """Batches with rows before a moment; None: all."""
+        return [int(n) for (n,) in self._all("SELECT id FROM batches WHERE ? IS NULL OR start < ? ORDER BY id", moment, moment)]
+
     def _erase_rows(self, number: int, *, before: float | None) -> int:
         """Rows of one batch: all of them, or those before a moment."""
         batch = None if before is None else self._load(number)
@@ -381,21 +387,21 @@ class DataStore:
         self._connection.execute("UPDATE requests SET row = row - ? WHERE batch = ?", (len(gone), number))
         return len(gone)
 
-    def _erase_request(self, handle: bytes) -> tuple[int, int]:
-        """Rewrite the batch without the rows of one request; returns its id and how many rows went."""
+    def _erase_request(self, handle: bytes) -> int:
+        """Rewrite the batch without the rows of one request; returns how many went."""
         self._connection.execute("DELETE FROM pending WHERE handle = ?", (handle,))
         found = self._one("SELECT batch, row, count FROM requests WHERE handle = ?", handle)
         batch = self._load(found[0]) if found else None
         if found is None or batch is None:
-            return 0, 0
+            return 0
         number, first, count = found
         if count >= batch.rows:
-            return number, self._erase_batches("id = ?", (number,))
+            return self._erase_batches("id = ?", (number,))
         mask = np.ones(batch.rows, bool)
         mask[first : first + count] = False
         self._rewrite(number, batch.where(mask))
         self._shift(number, first, count)
-        return int(number), int(count)
+        return int(count)
 
     def _rewrite(self, number: int, batch: StoredBatch) -> None:
         plain = encode(batch.inputs, batch.outputs, batch.times, batch.features)
