@@ -85,27 +85,24 @@ class HubClient:
 
     def get(self, path: str, **params: Any) -> Any:
         """GET `/api/v1<path>` and return the JSON. Raises the error of the problem's code, or HubAway."""
-        return self._call("GET", path, params={k: v for k, v in params.items() if v is not None}).json()
+        return self.send("GET", path, params={k: v for k, v in params.items() if v is not None}).json()
 
     def post(self, path: str, body: Any = None) -> Any:
         """POST a JSON body."""
-        return self._call("POST", path, json=body).json()
-
-    def put(self, path: str, body: Any = None) -> Any:
-        """PUT a JSON body."""
-        return self._call("PUT", path, json=body).json()
+        return self.send("POST", path, json=body).json()
 
     def delete(self, path: str) -> Any:
         """DELETE."""
-        return self._call("DELETE", path).json()
+        return self.send("DELETE", path).json()
 
     def close(self) -> None:
         """Close the connection."""
         self.http.close()
 
-    def _call(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+    def send(self, method: str, path: str, content: bytes | None = None, **kwargs: Any) -> httpx.Response:
+        """One call below `/api/v1`, with raw bytes where the body is not JSON. Raises as `get`."""
         try:
-            answer = self.http.request(method, API + path, **kwargs)
+            answer = self.http.request(method, API + path, content=content, **kwargs)
         except httpx.TransportError as e:
             raise HubAway(f"the hub at {self.http.base_url} does not answer: {e}") from e
         if answer.is_error:

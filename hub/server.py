@@ -1,0 +1,271 @@
+"""What `hub up` runs, in one process: Mosquitto as a child, API and registry over HTTPS, and the loops. Start reading here.
+
+    start   lock the folder -> open the hub -> certificate -> broker -> listen -> bus -> ingest, blocks -> first turn
+    turn    (every `tick_s`, or at once when something happened) broker alive? access list -> rollouts -> renewals -> publish
+    stop    the same backwards
+
+All that has to last is in the database, so a turn may end anywhere: the next one, here or in another process, goes on.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+
+from hub.app import create_app
+from hub.fleet import rollouts
+from hub.fleet.enrolments import allowed_spokes
+from hub.fleet.ingest import Ingest
+from hub.fleet.profiles import known_package
+from hub.fleet.publisher import Publisher
+from hub.fleet.shelf import Shelf
+from hub.home import HubHome
+from hub.hub import Hub, HubMissing
+from hub.rules.residency import judge
+from hub.settings import HubSettings
+from hub.store.facts import get_fact, set_fact
+from hub.store.leases import release_leases, take_lease
+from model_formats.errors import OperatorError, SpokeshaveError
+from provisioning.broker import Broker
+from provisioning.enrol import HubAddress
+from sync.blocks.sender import BlobSender
+from sync.clock import Clock
+from sync.files import atomic_write
+from sync.mqtt import MqttBus
+from sync.tls import TlsFiles
+from sync.types import SpokeId
+
+__all__ = ["HubRunning", "HubServer", "PortTaken"]
+
+log = logging.getLogger(__name__)
+
+
+class HubRunning(OperatorError):
+    """Another process serves this folder."""
+
+    code = "hub_running"
+    hint = "Stop that one first. Several workers for one hub share a database and a broker (`hub worker`), never a folder."
+
+
+class PortTaken(OperatorError):
+    """The HTTPS port cannot be listened on."""
+
+    code = "port_taken"
+    hint = "Stop the other program. Enrolled spokes know this port; `--https-port` moves the hub, and they must be told."
+
+
+class HubServer:
+    """A running hub. Use as a context manager, or `start` and `stop`."""
+
+    def __init__(self, home: HubHome, settings: HubSettings, clock: Clock | None = None) -> None:
+        self.home, self.settings, self._clock = home, settings, clock
+        self._owner = f"{socket.gethostname()[:40]}-{os.getpid()}"
+        self._stack = contextlib.ExitStack()
+        self._stopping = threading.Event()
+        self._allowed: list[tuple[SpokeId, str]] = []
+        self._refreshed = float("-inf")
+
+    def start(self) -> Self:
+        """Bring everything up, or nothing. Raises HubMissing, HubRunning, PortTaken, BrokerMissing, BrokerFailed, BusDown."""
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Bring everything down, in order."""
+        self._stopping.set()
+        self._stack.close()
+
+    @property
+    def address(self) -> HubAddress:
+        """What spokes are told."""
+        if self.hub.address is None:
+            raise HubMissing("the hub does not run")
+        return self.hub.address
+
+    def turn(self) -> None:
+        """One look at all that may be due. What needs one worker alone is done by whoever holds the lease."""
+        self._keep_broker()
+        with self.hub.database.begin() as db:
+            mine = take_lease(db, "turn", self._owner, now=self.hub.now, life_s=self.settings.lease_s)
+        if mine:
+            rollouts.tick(self.hub)
+            if self.hub.now - self._refreshed >= min(self.settings.metadata_refresh_s, self.settings.directive_ttl_s / 4):
+                self.publisher.refresh()
+                self._refreshed = self.hub.now
+        self.publisher.tick()
+
+    # ---- within -----------------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if not self.home.metadata.exists():
+            raise HubMissing(f"no hub in {self.home.root}")
+        self._stack.enter_context(_locked(self.home))
+        self.hub = Hub.open(self.home.root, self.settings, self._clock)
+        self._stack.callback(self.hub.close)
+        self._stack.callback(self._release)
+        tls = self._certificates()
+        self._start_broker(tls)
+        listening = self._listen()
+        self._join_bus()
+        self._serve(listening, tls)
+        self.turn()
+        loop = threading.Thread(target=self._loop, name="turns", daemon=True)
+        loop.start()
+        self._stack.callback(loop.join, 30)
+        self._stack.callback(self._end_turns)
+        self._announce()
+
+    def _certificates(self) -> TlsFiles:
+        names = dict.fromkeys([self.settings.host, _near(self.settings.bind), "localhost", "127.0.0.1"])
+        tls = self.hub.ca.issue_server(self.home.root / "tls", list(names), now=self.hub.clock.now())
+        self._client_tls = self.hub.ca.issue_client(self.home.root / "tls", "hub", now=self.hub.clock.now())
+        return tls
+
+    def _start_broker(self, tls: TlsFiles) -> None:
+        settings = self.settings
+        self.broker = Broker(self.home.broker, tls, host=settings.bind, port=settings.mqtt_port, crl=self.hub.ca.crl_path)
+        self._allowed = allowed_spokes(self.hub)
+        self._stack.callback(self.broker.stop)
+        self.broker.start(self._allowed)
+
+    def _keep_broker(self) -> None:
+        """Start it again when it died; tell it of new and of revoked spokes."""
+        if not self.broker.alive():
+            log.warning("broker.restarted")
+            self.broker.start(self._allowed)
+        allowed = allowed_spokes(self.hub)
+        if allowed != self._allowed:
+            self.broker.allow(allowed)
+            self._allowed = allowed
+
+    def _listen(self) -> socket.socket:
+        """The port of last time, or a free one that is then kept: enrolled spokes know it."""
+        with self.hub.database.begin() as db:
+            port = self.settings.https_port or int(get_fact(db, "https_port") or 0)
+            try:
+                listening = socket.create_server((self.settings.bind, port), backlog=512)
+            except OSError as e:
+                raise PortTaken(f"cannot listen on {self.settings.bind}:{port}: {e.strerror}") from e
+            self._stack.callback(listening.close)
+            port = int(listening.getsockname()[1])
+            set_fact(db, "https_port", str(port))
+        host = self.settings.host
+        self.hub.address = HubAddress(url=f"https://{host}:{port}", broker_host=host, broker_port=self.broker.port)
+        return listening
+
+    def _join_bus(self) -> None:
+        """Subscriptions come before the connection, so that nothing kept for this hub is lost."""
+        bus = MqttBus(
+            _near(self.settings.bind), self.broker.port, "hub", self._client_tls, clean_start=False, session_s=7 * 86400
+        )
+        self._stack.callback(bus.close)
+        self.hub.bus = bus
+        self.publisher = Publisher(self.hub, bus)
+        shelf = Shelf(self.hub)
+        pace = float(self.settings.block_bytes_per_s) or None
+        sender = BlobSender(bus, shelf, may=shelf.may, bytes_per_second=pace, clock=self.hub.clock)
+        ingest = Ingest(self.hub, bus, judge(lambda index: known_package(self.hub, index)))
+        for part in (ingest, sender):
+            part.start()
+            self._stack.callback(part.stop)
+        bus.connect(timeout=15)
+
+    def _serve(self, listening: socket.socket, tls: TlsFiles) -> None:
+        config = uvicorn.Config(
+            create_app(self.hub),
+            ssl_certfile=str(tls.certificate),
+            ssl_keyfile=str(tls.key),
+            log_level="warning",
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+        server = _Server(config)
+        thread = threading.Thread(target=server.run, args=([listening],), name="https", daemon=True)
+        thread.start()
+        self._stack.callback(thread.join, 15)
+        self._stack.callback(server.end)
+        if not server.ready.wait(30):
+            raise PortTaken("the HTTPS server did not start")
+
+    def _announce(self) -> None:
+        here = {
+            "url": f"https://{_near(self.settings.bind)}:{self.address.url.rpartition(':')[2]}",
+            "ca": str(self.home.root / "tls" / "ca.crt"),
+            "spokes_use": self.address.model_dump(),
+            "pid": os.getpid(),
+        }
+        atomic_write(self.home.address, json.dumps(here, indent=2).encode())
+        self._stack.callback(self.home.address.unlink, missing_ok=True)
+
+    def _loop(self) -> None:
+        while not self._stopping.is_set():
+            self.hub.wake.wait(self.settings.tick_s)
+            self.hub.wake.clear()
+            if self._stopping.is_set():
+                return
+            try:
+                self.turn()
+            except SpokeshaveError:
+                log.exception("turn.failed")  # the next turn tries again; nothing is half done
+                self._stopping.wait(self.settings.tick_s)
+
+    def _end_turns(self) -> None:
+        self._stopping.set()
+        self.hub.wake.set()
+
+    def _release(self) -> None:
+        with self.hub.database.begin() as db:
+            release_leases(db, self._owner)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn that runs in a thread, says when it listens, and leaves signals to the command line."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        self.ready.set()
+
+    def end(self) -> None:
+        """Finish what is under way, then stop."""
+        self.should_exit = True
+
+
+@contextlib.contextmanager
+def _locked(home: HubHome) -> Iterator[None]:
+    """Hold the folder. The kernel gives it back whatever happens to this process."""
+    with home.lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise HubRunning(f"a hub already runs in {home.root}") from e
+        yield
+
+
+def _near(bind: str) -> str:
+    """Where this machine reaches an address that it listens on."""
+    return {"0.0.0.0": "127.0.0.1", "::": "localhost"}.get(bind, bind)  # noqa: S104
