@@ -61,7 +61,7 @@ def check_golden(session: Session, golden: Golden, variant: str | None = None) -
     """Run the inputs and compare. Without `variant`, any one variant's expectations will do. Raises RunFailed."""
     candidates = [golden.of(variant)] if variant else ([*golden.variants.values()] or [golden])
     names = [n for n in candidates[0].outputs if any(o.name == n for o in session.outputs)]
-    got = dict(zip(names, session.run(golden.inputs, names), strict=True))
+    got = dict(zip(names, session.run(golden.inputs, names), strict=True)) if names else {}
     return min((_compare(got, c) for c in candidates), key=lambda r: r.worst)
 
 

@@ -70,6 +70,7 @@ class OpenVinoSession:
         """Run one batch; see `Session.run`. Raises AdapterRefused when an adapter is given."""
         if adapter is not None:
             raise AdapterRefused("OpenVINO cannot switch heads per request")
+        self._check_shapes(inputs)
         indexes = range(len(self.outputs)) if outputs is None else [self._index[n] for n in outputs]
         try:
             with self._request() as request:
@@ -81,6 +82,19 @@ class OpenVinoSession:
     def load_adapter(self, path: str, name: str) -> HeadAdapter:
         """Always refused: heads are switched on ONNX Runtime."""
         raise AdapterRefused(f"adapter {name}: OpenVINO cannot switch heads per request; serve this model on ONNX Runtime")
+
+    def _check_shapes(self, inputs: Mapping[str, Array]) -> None:
+        """OpenVINO itself computes something for many a wrong shape."""
+        for spec in self.inputs:
+            array = inputs.get(spec.name)
+            if (
+                array is None
+                or array.ndim != len(spec.shape)
+                or any(w not in (-1, g) for g, w in zip(array.shape, spec.shape, strict=True))
+            ):
+                raise RunFailed(
+                    f"input {spec.name!r}: shape {None if array is None else array.shape}, the model takes {spec.shape}"
+                )
 
     @contextmanager
     def _request(self) -> Iterator[Any]:
