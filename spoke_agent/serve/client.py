@@ -10,7 +10,10 @@ from spoke_agent.serve.answers import ReconcileAnswer, ServingAnswer, StatsAnswe
 from spoke_agent.serve.errors import ServerUnreachable
 from sync.messages import Serving
 
-__all__ = ["ControlClient"]
+__all__ = ["CONTROL_SOCKET", "ControlClient"]
+
+CONTROL_SOCKET = "run/control.sock"
+"""Relative to the spoke's home; mode 0600."""
 
 D = TypeVar("D", bound=Document)
 _LONGEST_ANSWER = 4 << 20

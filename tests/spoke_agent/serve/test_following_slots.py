@@ -217,13 +217,13 @@ def test_twenty_swaps_under_load_fail_nobody_and_each_answer_is_of_one_version(s
 
 
 def test_stopping_answers_what_was_taken(site, run):
-    site.slots(champion=site.publish(1, proto=cnn(1, layers=12, channels=64)))
+    site.slots(champion=site.publish(1, proto=cnn(1, layers=20, channels=128)))
     running = run(site)
     answers: list[int] = []
 
     def ask() -> None:
         with httpx.Client(base_url=running.url, timeout=30) as http:
-            answers.append(http.post("/v2/models/digits/infer", json=body(400)).status_code)
+            answers.append(http.post("/v2/models/digits/infer", json=body(100)).status_code)
 
     caller = threading.Thread(target=ask)
     lane = running.server.models.live["digits"].answering.lane
