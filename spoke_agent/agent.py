@@ -11,12 +11,12 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
-from model_formats.errors import DeviceError, OperatorError, RefusedError, SpokeshaveError
+from model_formats.errors import DeviceError, OperatorError, RefusedError
 from spoke_agent.belief import Belief, Mirror
+from spoke_agent.jobs import Job
 from spoke_agent.journal import Journal
 from spoke_agent.post import Post
 from spoke_agent.settings import SpokeSettings
@@ -30,12 +30,14 @@ from sync.trust.errors import MetadataIncomplete, MetadataRefused
 from sync.trust.verifier import verify_directive
 from sync.types import Reason, SpokeId
 
-__all__ = ["Agent", "AgentRunning", "Listening", "hold_home"]
+__all__ = ["Agent", "AgentRunning", "hold_home"]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+
 QUEUE = 10_000
 DOUBT_S = 3.0
-"""Metadata files arrive one by one, and half a set looks like a wrong one: a refusal counts when nothing better came meanwhile."""
+"""Metadata files arrive one by one, and half a set looks like a wrong one: a refusal counts when nothing better came."""
 
 
 class AgentRunning(OperatorError):
@@ -61,14 +63,6 @@ def _lock(file: BinaryIO, path: Path) -> None:
         raise AgentRunning(f"another agent holds {path}") from e
 
 
-@dataclass(frozen=True, slots=True)
-class Listening:
-    """What the loop was told from this machine, and where to put the answer."""
-
-    call: Callable[[], object]
-    answer: "queue.SimpleQueue[object]"
-
-
 class Agent:
     """One spoke's agent. `run` is the process; `round` is one turn of it."""
 
@@ -91,7 +85,7 @@ class Agent:
         self._me, self._zone, self._settings, self._journal = me, zone, settings, journal
         self._belief, self._mirror, self._clock = belief, mirror, clock
         self._bus, self._post, self._upkeep = bus, post, upkeep
-        self._queue: queue.Queue[Message | Listening | None] = queue.Queue(QUEUE)
+        self._queue: queue.Queue[Message | Job[Any] | None] = queue.Queue(QUEUE)
         self.updater = make_updater(self.wake)
         self._stop = threading.Event()
         self._reconnected = threading.Event()
@@ -101,6 +95,11 @@ class Agent:
         self._doubt: tuple[float, MetadataRefused] | None = None
         self._upkeep_at = 0.0
         self.last_refusal = ""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the hub can be reached over the bus."""
+        return self._bus is not None and self._bus.connected
 
     # ---- from other threads
 
@@ -114,14 +113,12 @@ class Agent:
         self._stop.set()
         self.wake()
 
-    def ask(self, call: Callable[[], object]) -> object:
+    def ask(self, call: Callable[[], T]) -> T:
         """Run something on the loop's thread and wait for its answer (for the local door). Raises what it raised."""
-        listening = Listening(call, queue.SimpleQueue())
-        self._queue.put(listening)
-        answer = listening.answer.get()
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        errand = Job(lambda _cancel: call(), lambda: None)
+        self._queue.put(errand)
+        errand.wait()
+        return errand.result()
 
     # ---- the loop
 
@@ -153,9 +150,6 @@ class Agent:
         if self._bus is not None and self._post is not None:
             self._post.goodbye(2.0)
             self._bus.close()
-        if self._upkeep is not None:
-            self._upkeep.close()
-        self._journal.close()
 
     def round(self) -> None:
         """One turn: believe, follow, move, say. A device that refuses (full disk, broken journal) is tried again next turn."""
@@ -182,14 +176,11 @@ class Agent:
             while True:
                 self._handle(self._queue.get_nowait())
 
-    def _handle(self, item: "Message | Listening | None") -> None:
+    def _handle(self, item: "Message | Job[Any] | None") -> None:
         if isinstance(item, Message):
             self.receive(item)
-        elif isinstance(item, Listening):
-            try:
-                item.answer.put(item.call())
-            except SpokeshaveError as e:
-                item.answer.put(e)
+        elif isinstance(item, Job):
+            item.run()
 
     def receive(self, message: Message) -> None:
         """Sort one message of the bus."""
@@ -263,7 +254,6 @@ class Agent:
     # ---- saying
 
     def _say(self) -> None:
-        connected = self._bus is not None and self._bus.connected
         if self._post is not None:
             if self._reconnected.is_set():
                 self._reconnected.clear()
@@ -272,4 +262,4 @@ class Agent:
             self._post.tick(heartbeat_s=self._settings.heartbeat_s)
         if self._upkeep is not None and self._clock.monotonic() >= self._upkeep_at:
             self._upkeep_at = self._clock.monotonic() + self._settings.upkeep_s
-            self._upkeep.tick(connected=connected)
+            self._upkeep.tick(connected=self.connected)

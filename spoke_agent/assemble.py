@@ -13,6 +13,7 @@ from spoke_agent.data.store import DataStore, open_data
 from spoke_agent.home import SpokeHome
 from spoke_agent.jobs import InlineJobs, Jobs, ThreadJobs
 from spoke_agent.journal import Journal
+from spoke_agent.outbox.outbox import Outbox
 from spoke_agent.ports import Transport
 from spoke_agent.post import Post
 from spoke_agent.road import ClosedRoad, HttpsRoad, MqttRoad, Roads
@@ -22,6 +23,7 @@ from spoke_agent.steps import Steps
 from spoke_agent.update import Timer
 from spoke_agent.updater import Updater
 from spoke_agent.upkeep import Upkeep, open_outbox
+from sync.blocks.pace import TokenBucket
 from sync.bus import Bus
 from sync.clock import Clock, SystemClock
 from sync.messages import EgressCeiling, Report
@@ -44,6 +46,15 @@ class Parts:
     store: BlobStore
     steps: Steps
     server: ControlClient
+    outbox: Outbox
+    data: DataStore
+
+    def close(self) -> None:
+        """Close all files and connections."""
+        self.server.close()
+        self.journal.close()
+        self.outbox.close()
+        self.data.close()
 
 
 @contextlib.contextmanager
@@ -61,7 +72,7 @@ def assemble(
         try:
             yield parts
         finally:
-            parts.server.close()
+            parts.close()
 
 
 def _bus(identity: Identity) -> Bus:
@@ -126,23 +137,17 @@ def _parts(home: SpokeHome, settings: SpokeSettings, identity: Identity, clock: 
         clock=clock,
         bus=bus,
         post=Post(bus, me, journal, server, clock) if bus is not None else None,
-        upkeep=_upkeep(home, identity, store, data, outbox, clock),
+        upkeep=Upkeep(home, identity, store, data, outbox, clock),
     )
-    return Parts(agent, identity, journal, belief, store, steps, server)
-
-
-def _upkeep(home: SpokeHome, identity: Identity, store: BlobStore, data: DataStore, outbox: object, clock: Clock) -> Upkeep:
-    from spoke_agent.outbox.outbox import Outbox
-
-    assert isinstance(outbox, Outbox)  # noqa: S101 (narrows a lazily imported type)
-    return Upkeep(home, identity, store, data, outbox, clock)
+    return Parts(agent, identity, journal, belief, store, steps, server, outbox, data)
 
 
 def _road(identity: Identity, settings: SpokeSettings, clock: Clock, bus: Bus | None) -> Transport:
     if bus is None:
         return ClosedRoad()
     https = HttpsRoad(lambda: hub_client(identity, clock))
-    return Roads(MqttRoad(bus, identity.zone, identity.spoke), https, settings.transport)
+    pace = TokenBucket(settings.bytes_per_second, clock=clock) if settings.bytes_per_second else None
+    return Roads(MqttRoad(bus, identity.zone, identity.spoke, pace), https, settings.transport)
 
 
 def _sealer(identity: Identity) -> Callable[[Report], bytes]:

@@ -44,7 +44,8 @@ class Belief:
 
     def __init__(self, trust: TrustStore, zone: str, regime: Regime) -> None:
         self._trust, self._zone, self._regime = trust, zone, regime
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        """Held by whoever moves the trusted set."""
 
     @property
     def store(self) -> TrustStore:
@@ -53,7 +54,7 @@ class Belief:
 
     def released(self) -> Released:
         """What is trusted now. Raises MetadataIncomplete before the first update."""
-        with self._lock:
+        with self.lock:
             return self._trust.released()
 
     def release(self, desired: DesiredModel, current: int | None) -> Granted:
@@ -70,7 +71,7 @@ class Belief:
 
     def update(self, mirror: "Mirror") -> Released:
         """Move the trusted set forward with what the mirror holds. Raises MetadataRefused or MetadataIncomplete."""
-        with self._lock:
+        with self.lock:
             return self._trust.update(mirror.get)
 
 

@@ -25,6 +25,10 @@ class Job(Generic[T]):
         """Whether it has ended, well or badly."""
         return self._done.is_set()
 
+    def wait(self) -> None:
+        """Until it has ended."""
+        self._done.wait()
+
     def result(self) -> T:
         """What it returned; raises what it raised. Only when `done`."""
         if self._error is not None:

@@ -84,6 +84,7 @@ class SealedReport:
 class Entry:
     """A line of history."""
 
+    id: int
     time: datetime
     model: str
     version: int
@@ -214,8 +215,17 @@ class Journal:
 
     def history(self, limit: int = 50) -> list[Entry]:
         """The last transitions, newest first."""
-        rows = self._rows("SELECT * FROM history ORDER BY id DESC LIMIT ?", (limit,))
-        return [Entry(datetime.fromisoformat(r["time"]), **{k: r[k] for k in Entry.__slots__ if k != "time"}) for r in rows]
+        return [_read_entry(row) for row in self._rows("SELECT * FROM history ORDER BY id DESC LIMIT ?", (limit,))]
+
+    def since(self, number: int) -> list[Entry]:
+        """Transitions after one, oldest first."""
+        return [_read_entry(row) for row in self._rows("SELECT * FROM history WHERE id > ? ORDER BY id", (number,))]
+
+    def next_number(self, name: str) -> int:
+        """A counter that only grows."""
+        number = int(self._get(f"number:{name}") or 0) + 1
+        self._set(f"number:{name}", str(number))
+        return number
 
     # ---- inside
 
@@ -368,6 +378,11 @@ def _read_sealed(row: dict[str, Any]) -> SealedReport:
     return SealedReport(row["sequence"], row["model"], bytes(row["sealed"]), bool(row["acknowledged"]))
 
 
+def _read_entry(row: dict[str, Any]) -> Entry:
+    names = ("id", "model", "version", "generation", "previous", "event", "state", "reason")
+    return Entry(time=datetime.fromisoformat(row["time"]), **{name: row[name] for name in names})
+
+
 def as_line(entry: Entry) -> dict[str, Any]:
     """A line of history for printing."""
-    return asdict(entry)
+    return {**asdict(entry), "time": entry.time.isoformat(timespec="milliseconds")}

@@ -9,6 +9,7 @@ import httpx
 from model_formats.errors import HubError
 from model_formats.oci import INDEX, MANIFEST, Descriptor
 from spoke_agent.ports import NoRoad, Transport
+from sync.blocks.pace import Pace
 from sync.blocks.receiver import BlockReceiver
 from sync.bus import Bus
 from sync.fetch import fetch_blob
@@ -42,8 +43,8 @@ class ClosedRoad:
 class MqttRoad:
     """Blocks over the bus."""
 
-    def __init__(self, bus: Bus, zone: str, me: SpokeId) -> None:
-        self._bus, self._zone, self._me = bus, zone, me
+    def __init__(self, bus: Bus, zone: str, me: SpokeId, pace: Pace | None = None) -> None:
+        self._bus, self._zone, self._me, self._pace = bus, zone, me, pace
 
     def fetch(
         self,
@@ -56,7 +57,7 @@ class MqttRoad:
         progress: Progress = None,
     ) -> int:
         """See `ports.Transport`."""
-        receiver = BlockReceiver(self._bus, self._zone, self._me, store)
+        receiver = BlockReceiver(self._bus, self._zone, self._me, store, pace=self._pace)
         return receiver.receive(blob.digest, blob.size, hashes, cancel=cancel, progress=progress)
 
 

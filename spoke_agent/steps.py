@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from model_formats.errors import SpokeshaveError
+from model_formats.errors import HubError, SpokeshaveError
 from model_formats.layout import PackageIncomplete, PackageTampered
 from model_formats.oci import Descriptor, PackageInvalid
 from model_formats.package import Package, block_hashes, closure, missing, open_package
@@ -333,17 +333,17 @@ class Steps:
 
 
 def _outcome_of(error: SpokeshaveError) -> Outcome | Try:
+    if error.retryable or isinstance(error, PackageIncomplete | DiskFailed | ServerUnreachable):
+        return Try(error.message)
     reason = getattr(error, "reason", None)
     if isinstance(reason, Reason):
-        return Outcome(Event.REFUSED, reason, error.message)
+        return Outcome(Event.FAULT if isinstance(error, HubError) else Event.REFUSED, reason, error.message)
     if isinstance(error, PackageInvalid):
         return Outcome(Event.REFUSED, Reason.PACKAGE_INVALID, error.message)
     if isinstance(error, PackageTampered):
         return Outcome(Event.FAULT, Reason.PACKAGE_TAMPERED, error.message)
     if isinstance(error, DiskFull):
         return Outcome(Event.FAULT, Reason.DISK_FULL, error.message)
-    if error.retryable or isinstance(error, PackageIncomplete | DiskFailed | ServerUnreachable):
-        return Try(error.message)
     raise error
 
 

@@ -64,7 +64,7 @@ class Upkeep:
         self, home: SpokeHome, identity: Identity, store: BlobStore, data: "DataStore | None", outbox: "Outbox", clock: Clock
     ) -> None:
         self._home, self._identity, self._store, self._clock = home, identity, store, clock
-        self._outbox, self._data = outbox, data
+        self._outbox = outbox
         self._monitor = self._open_monitor(data)
 
     def tick(self, *, connected: bool) -> None:
@@ -78,12 +78,6 @@ class Upkeep:
             if self._identity.renewal_due(self._clock.now()):
                 with _told("renewal"):
                     renew_online(self._identity, self._clock)
-
-    def close(self) -> None:
-        """Close the files."""
-        self._outbox.close()
-        if self._data is not None:
-            self._data.close()
 
     def _open_monitor(self, data: "DataStore | None") -> "DriftMonitor | None":
         if data is None:

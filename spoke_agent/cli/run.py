@@ -1,0 +1,68 @@
+"""`spoke run` (agent and server together) and `spoke agent` (the agent alone)."""
+
+import logging
+import signal
+import sys
+
+import click
+
+from model_formats.console import Context, pass_context, talk
+
+__all__ = ["agent", "run"]
+
+
+@click.command()
+@click.option("--host", help="Address the server listens on (default 127.0.0.1).")
+@click.option("--port", type=click.IntRange(0, 65535), help="TCP port of the server; 0 takes a free one.")
+@click.option("--offline", is_flag=True, help="No network: live on sideloaded bundles.")
+@pass_context
+def run(ctx: Context, *, host: str | None, port: int | None, offline: bool) -> None:
+    """Run this spoke: the agent and the server, as two processes that are started again when they fall.
+
+    The server's port is in HOME/run/server.port. Ends at SIGTERM or Ctrl-C.
+    """
+    from provisioning.identity import Identity
+    from spoke_agent.home import SpokeHome
+    from spoke_agent.settings import load_settings
+    from spoke_agent.state_of import refuse_second_agent
+    from spoke_agent.supervise import Supervisor, commands
+
+    home = SpokeHome(ctx.home)
+    identity = Identity.load(ctx.home)
+    refuse_second_agent(home)
+    settings = load_settings(home, serve_host=host, serve_port=port)
+    _log()
+    talk.print(f"spoke {identity.spoke} starts; stop it with Ctrl-C")
+    serve = ["--host", settings.serve_host, "--port", str(settings.serve_port)]
+    children = commands(ctx.home, agent=["--offline"] if offline else [], serve=serve)
+    sys.exit(Supervisor(home.run, children).run())
+
+
+@click.command()
+@click.option("--offline", is_flag=True, help="No network: live on sideloaded bundles.")
+@pass_context
+def agent(ctx: Context, *, offline: bool) -> None:
+    """Run the agent alone: directives, transfer, trust, reports. Models are served by `spoke serve`."""
+    from spoke_agent.assemble import assemble
+    from spoke_agent.door import Door
+    from spoke_agent.home import SpokeHome
+    from spoke_agent.ops import ops_of
+    from spoke_agent.settings import load_settings
+
+    _log()
+    home = SpokeHome(ctx.home)
+    settings = load_settings(home)
+    with assemble(home, settings, offline=offline) as parts:
+        door = Door(home.agent_socket, ops_of(parts))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: parts.agent.stop())
+        door.open()
+        talk.print(f"agent of {parts.identity.spoke} runs")
+        try:
+            parts.agent.run()
+        finally:
+            door.close()
+
+
+def _log() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")

@@ -1,0 +1,109 @@
+"""`spoke sideload`: bring a bundle in without a network, and write the receipts for the way back."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from model_formats.console import Context, emit, out, pass_context, talk
+
+if TYPE_CHECKING:
+    from spoke_agent.home import SpokeHome
+
+__all__ = ["group"]
+
+
+@click.group(name="sideload")
+def group() -> None:
+    """Bring models in by file, and receipts out, without any network."""
+
+
+@group.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@pass_context
+def apply(ctx: Context, *, file: Path) -> None:
+    """Check FILE (from `hub bundle export`), apply it, and tell what changed.
+
+    A running agent does the work; without one it is done here, with a server started for as long as it takes.
+    """
+    from spoke_agent.home import SpokeHome
+    from spoke_agent.state_of import agent_runs, read_status
+
+    home = SpokeHome(ctx.home)
+    taken = _by_agent(home, file) if agent_runs(home) else _here(home, file)
+    status = read_status(home, lines=0)
+    emit(ctx, {**taken, "models": [asdict(m) for m in status.models]}, _show)
+
+
+@group.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@pass_context
+def receipts(ctx: Context, *, file: Path) -> None:
+    """Write FILE: signed reports, and what the outbox lets out. Carry it to the hub (`hub receipts import`)."""
+    from provisioning.identity import Identity
+    from spoke_agent.home import SpokeHome
+    from spoke_agent.journal import Journal
+    from spoke_agent.serve.client import ControlClient
+    from spoke_agent.sideload import make_receipts
+    from spoke_agent.upkeep import open_outbox
+    from sync.clock import SystemClock
+
+    home, identity, clock = SpokeHome(ctx.home), Identity.load(ctx.home), SystemClock()
+    journal, server = Journal(home.journal), ControlClient(home.control_socket, timeout_s=5)
+    directive = journal.directive()
+    outbox = open_outbox(ctx.home, identity, clock, bus=None, ceiling=lambda: directive.egress if directive else None)
+    try:
+        written = make_receipts(file, identity, journal, server, outbox, clock)
+    finally:
+        outbox.close()
+        server.close()
+        journal.close()
+    kinds = [message.kind for message in written.messages]
+    summary = {"file": str(file), "number": written.number, "messages": {k: kinds.count(k) for k in sorted(set(kinds))}}
+    emit(
+        ctx, summary, lambda s: out.print(f"receipts {s['number']} in [bold]{s['file']}[/]: {s['messages'] or 'nothing to say'}")
+    )
+
+
+def _by_agent(home: "SpokeHome", file: Path) -> dict[str, Any]:
+    from spoke_agent.door import knock
+
+    chain: list[str] = []
+    done: Any = {}
+    for answer in knock(home.agent_socket, "sideload", path=str(file.resolve())):
+        done = answer
+        _tell(answer, chain)
+    return {**done, "chain": chain}
+
+
+def _here(home: "SpokeHome", file: Path) -> dict[str, Any]:
+    from spoke_agent.assemble import assemble
+    from spoke_agent.journal import as_line
+    from spoke_agent.settings import load_settings
+    from spoke_agent.sideload import follow_through, take_in, taken_in
+    from spoke_agent.supervise import borrowed_server
+    from sync.clock import SystemClock
+
+    chain: list[str] = []
+    settings = load_settings(home)
+    with assemble(home, settings, offline=True, inline=True) as parts, borrowed_server(home, parts.server):
+        applied = take_in(parts, file, progress=lambda done, total: _tell({"bytes": done, "of": total}, chain))
+        follow_through(parts, applied, SystemClock(), lambda entry: _tell(as_line(entry), chain), settings.tick_s)
+    return {**asdict(taken_in(applied)), "chain": chain}
+
+
+def _tell(line: object, chain: list[str]) -> None:
+    if isinstance(line, Mapping) and "state" in line:
+        chain.append(str(line["state"]))
+        why = "" if line["reason"] == "none" else f" ({line['reason']})"
+        talk.print(f"  {line['model']}@{line['version']}: {line['state']}{why}")
+    elif isinstance(line, Mapping) and "of" in line and line["of"] and line["bytes"] == line["of"]:
+        talk.print(f"  {line['of']:,} bytes read and checked")
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    out.print(f"directive {result['generation']}: {', '.join(result['wanted'])}; {result['new_bytes']:,} new bytes")
+    for model in result["models"]:
+        out.print(f"  {model['model']}: serving version {model['serving'] or '-'}, last good {model['last_good'] or '-'}")

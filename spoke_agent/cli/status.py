@@ -1,0 +1,64 @@
+"""`spoke status` and `spoke doctor`: how this spoke is, and what to do about it."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from model_formats.console import Context, emit, out, pass_context, table
+
+if TYPE_CHECKING:
+    from spoke_agent.doctor import Finding
+    from spoke_agent.state_of import SpokeStatus
+
+__all__ = ["doctor", "status"]
+
+
+@click.command()
+@click.option("--lines", default=10, show_default=True, help="Lines of history.")
+@pass_context
+def status(ctx: Context, *, lines: int) -> None:
+    """What this spoke serves, what it is asked for, and how far it is. Works with and without a running agent."""
+    from spoke_agent.home import SpokeHome
+    from spoke_agent.state_of import ask_agent, read_status
+
+    home = SpokeHome(ctx.home)
+    found = read_status(home, lines=lines)
+    emit(ctx, {**asdict(found), **ask_agent(home)}, lambda _: _show(found))
+
+
+@click.command()
+@pass_context
+def doctor(ctx: Context) -> None:
+    """Look for what ails this spoke, and say what to do. Exit status 6 when something must be done."""
+    from spoke_agent.doctor import examine
+    from spoke_agent.home import SpokeHome
+
+    findings = examine(SpokeHome(ctx.home))
+    emit(ctx, {"findings": [asdict(f) for f in findings], "ok": not findings}, lambda _: _tell(findings))
+    if findings:
+        raise click.exceptions.Exit(6)
+
+
+def _show(found: "SpokeStatus") -> None:
+    here = f"agent {'runs' if found.agent else 'is down'}, server {'runs' if found.server else 'is down'}"
+    out.print(f"[bold]{found.spoke}[/] in zone {found.zone} ({found.regime}); {here}; directive {found.generation}")
+    table(
+        ["model", "serving", "last good", "wanted", "state", "reason", "adapter", "engine"],
+        [(m.model, m.serving, m.last_good, m.wanted, m.state, _unless_none(m.reason), m.adapter, m.engine) for m in found.models],
+    )
+    for entry in found.history:
+        why = _unless_none(entry.reason)
+        out.print(f"  {entry.time:%Y-%m-%d %H:%M:%S}  {entry.model}@{entry.version}  {entry.previous} -> {entry.state}  {why}")
+
+
+def _tell(findings: "list[Finding]") -> None:
+    if not findings:
+        out.print("nothing ails this spoke")
+    for finding in findings:
+        out.print(f"[bold]{finding.ailment}[/]: {finding.issue}")
+        out.print(f"  {finding.remedy}")
+
+
+def _unless_none(reason: str) -> str:
+    return "" if reason == "none" else reason

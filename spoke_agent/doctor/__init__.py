@@ -1,0 +1,35 @@
+"""What can ail a spoke: one file an ailment. `check(home)` looks, changes nothing, and returns a finding or None."""
+
+from collections.abc import Callable
+
+from model_formats.errors import SpokeshaveError
+from spoke_agent.doctor.finding import Finding
+from spoke_agent.home import SpokeHome
+
+__all__ = ["Finding", "examine"]
+
+Check = Callable[[SpokeHome], Finding | None]
+
+
+def examine(home: SpokeHome) -> list[Finding]:
+    """Ask every check; one that cannot be asked is a finding itself. Without an identity the others make no sense."""
+    found: list[Finding] = []
+    for name, check in _checks():
+        try:
+            finding = check(home)
+        except SpokeshaveError as e:
+            finding = Finding(name, e.message, e.hint)
+        except OSError as e:
+            finding = Finding(name, str(e), "Check the disk and the rights of the home folder.")
+        if finding:
+            found.append(finding)
+            if name == "identity":
+                break
+    return found
+
+
+def _checks() -> list[tuple[str, Check]]:
+    from spoke_agent.doctor import certificate, clock, disk, files, identity, journal, processes, trust, updates
+
+    modules = (identity, certificate, files, disk, journal, processes, clock, trust, updates)
+    return [(module.__name__.rpartition(".")[2], module.check) for module in modules]

@@ -1,0 +1,33 @@
+"""Served files that are not what their digest says: a failing disk, or somebody."""
+
+import contextlib
+
+from model_formats.errors import SpokeshaveError
+from model_formats.package import open_package
+from model_formats.types import digest_of_file
+from spoke_agent.doctor.finding import Finding
+from spoke_agent.home import SpokeHome
+from spoke_agent.slots import Slot, read_slots
+from sync.store import BlobStore
+
+
+def check(home: SpokeHome) -> Finding | None:
+    """Hash every file of every version that is pinned. Raises DocumentRefused when slots.json is damaged."""
+    store = BlobStore(home.store)
+    for name, places in read_slots(home.slots).models.items():
+        for slot in {s for s in (places.champion, places.last_good) if s}:
+            if bad := _damaged(store, slot):
+                issue = f"{name}@{slot.version}: {bad} is missing or damaged"
+                return Finding("files", issue, "Roll the version out again, or sideload it; check the disk (dmesg, smartctl).")
+    return None
+
+
+def _damaged(store: BlobStore, slot: Slot) -> str | None:
+    with contextlib.suppress(SpokeshaveError):
+        package = open_package(store, slot.index)
+        for path in package.variant(slot.variant).files:
+            blob = package.files[path]
+            if not store.has(blob.digest) or digest_of_file(store.path(blob.digest)) != blob.digest:
+                return path
+        return None
+    return "its package"

@@ -1,0 +1,22 @@
+"""A journal that cannot be read, or reports that nobody takes."""
+
+from spoke_agent.doctor.finding import Finding
+from spoke_agent.home import SpokeHome
+from spoke_agent.journal import Journal, UnreadableRow
+
+MANY = 500
+
+
+def check(home: SpokeHome) -> Finding | None:
+    """Raises JournalDamaged."""
+    journal = Journal(home.journal)
+    try:
+        bad = [u.message for u in journal.updates().values() if isinstance(u, UnreadableRow)]
+        waiting = len(journal.unacknowledged())
+    finally:
+        journal.close()
+    if bad:
+        return Finding("journal", bad[0], "Restart the agent: it goes to last-good and begins the update anew.")
+    if waiting > MANY:
+        return Finding("journal", f"{waiting} reports wait for the hub", "Connect the spoke, or carry `spoke sideload receipts`.")
+    return None

@@ -1,0 +1,17 @@
+"""Agent or server that does not run."""
+
+from spoke_agent.doctor.finding import Finding
+from spoke_agent.home import SpokeHome
+from spoke_agent.serve.client import ControlClient
+from spoke_agent.state_of import agent_runs
+
+
+def check(home: SpokeHome) -> Finding | None:
+    """Ask the server at its control socket, and try the agent's lock."""
+    client = ControlClient(home.control_socket, timeout_s=5)
+    server, agent = client.alive(), agent_runs(home)
+    client.close()
+    if server and agent:
+        return None
+    down = " and ".join(name for name, up in (("server", server), ("agent", agent)) if not up)
+    return Finding("processes", f"{down} not running", "Start both with `spoke run` (or `spoke agent` and `spoke serve`).")

@@ -1,0 +1,30 @@
+"""An update that ended badly."""
+
+from spoke_agent.doctor.finding import Finding
+from spoke_agent.home import SpokeHome
+from spoke_agent.journal import Journal
+from spoke_agent.update import Update
+from sync.types import Reason, State
+
+_BAD = frozenset({State.FAILED, State.REJECTED, State.ROLLED_BACK})
+_REMEDY = {
+    Reason.NO_SPACE: "Free some space, then have the hub ask again (a new rollout).",
+    Reason.NO_MEMORY: "Close other programs or add memory, then have the hub ask again (a new rollout).",
+    Reason.ENGINE_MISSING: "Install the engine that the version needs (`pip install spokeshave[openvino]`).",
+    Reason.TRANSFER_FAILED: "Check the line to the hub, or bring the version by `spoke sideload apply`.",
+}
+_BENIGN = frozenset({Reason.REVERTED_BY_HUB, Reason.SUPERSEDED, Reason.CANCELLED})
+
+
+def check(home: SpokeHome) -> Finding | None:
+    """The newest that did."""
+    journal = Journal(home.journal)
+    try:
+        found = [u for u in journal.updates().values() if isinstance(u, Update) and u.state in _BAD]
+    finally:
+        journal.close()
+    for update in found:
+        if update.reason not in _BENIGN:
+            issue = f"{update.model}@{update.desired.version} {update.state}: {update.reason}"
+            return Finding("updates", issue, _REMEDY.get(update.reason, "The hub has the report; last-good is served."))
+    return None
