@@ -29,6 +29,8 @@ Progress = Callable[[int, int], None]
 """Called on the receiving thread with (bytes held, bytes in all)."""
 
 _INBOX = 128
+_LISTEN = 0.05
+"""A blob that needs more than one want is listened for first, seconds: there may be a flow of it already, to join."""
 _TICK = 0.1
 """Longest wait before a cancel is seen, seconds."""
 _random = secrets.SystemRandom()
@@ -36,9 +38,12 @@ _random = secrets.SystemRandom()
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds: `quiet` before asking again (doubling to `longest`), `stalled` without news on a good line before giving up."""
+    """Seconds: `quiet` before asking again (doubling to `longest`), `stalled` without news on a good line before giving up.
 
-    quiet: float = 0.5
+    `quiet` should be longer than the sender's `GRACE`, or the second question comes too early.
+    """
+
+    quiet: float = 1.25
     longest: float = 30.0
     stalled: float = 300.0
 
@@ -108,7 +113,8 @@ class _Transfer:
         self._owner, self._writer, self._hashes = owner, writer, hashes
         self._cancel, self._progress = cancel, progress
         self._inbox: queue.Queue[Message] = queue.Queue(_INBOX)
-        self._window = Window(writer.missing())
+        self._window = Window(writer.missing(), writer.blocks)
+        self._listen_until = owner._clock.monotonic() + (_LISTEN if len(self._window.missing) > self._window.size else 0.0)
         self._was_up = owner._bus.connected
         self._quiet = owner._patience.quiet
         self._last = self._asked_again = owner._clock.monotonic()
@@ -145,13 +151,13 @@ class _Transfer:
                 f"{self._writer.digest}: nothing new for {now - self._last:.0f} s at {self._writer.received} of "
                 f"{self._writer.size} bytes; {self._damaged} damaged blocks were thrown away"
             )
-        if now - max(self._last, self._asked_again) > self._quiet:
+        if now - max(self._last, self._asked_again) > self._quiet and self._inbox.empty():
             self._window.ask_again()
             self._asked_again = now
             self._quiet = min(self._quiet * _random.uniform(1.5, 2.5), self._owner._patience.longest)
 
     def _ask(self) -> None:
-        if not self._was_up or self._owner._pace.wait() > 0:
+        if not self._was_up or self._owner._pace.wait() > 0 or not self._listening_is_over():
             return
         blocks = self._window.due()
         if not blocks:
@@ -167,7 +173,7 @@ class _Transfer:
 
     def _take(self) -> None:
         try:
-            message = self._inbox.get(timeout=_TICK)
+            message = self._inbox.get(timeout=_TICK if self._listening_is_over() else _LISTEN / 4)
         except queue.Empty:
             return
         while message is not None:
@@ -177,6 +183,9 @@ class _Transfer:
             except queue.Empty:
                 break
         self._tell()
+
+    def _listening_is_over(self) -> bool:
+        return self._owner._clock.monotonic() >= self._listen_until
 
     def _store_block(self, message: Message) -> None:
         """Check and keep one block: 1. its place, 2. its length, 3. its hash. What fails is thrown away, and asked for again."""

@@ -7,6 +7,7 @@ for each blob that is being asked for. Wants are hints and are never trusted: ea
 
 import contextlib
 import logging
+import math
 import os
 import queue
 import re
@@ -28,8 +29,8 @@ from sync.store import BLOCK_SIZE
 
 __all__ = ["BlobSender", "Blobs", "SenderStats"]
 
-GRACE = 0.4
-"""A block that was published so many seconds ago is still on its way to those who ask for it now."""
+GRACE = 1.0
+"""A block that was published less than so many seconds ago is taken to be on its way to those who ask for it now."""
 MAX_CREDIT = 128
 """Blocks that one want may ask for, whatever it says: 16 MiB."""
 MAX_STREAMS = 256
@@ -89,6 +90,7 @@ class BlobSender:
         may: Callable[[str, str], bool] | None = None,
         bytes_per_second: float | None = None,
         group: str | None = "hub",
+        grace: float = GRACE,
         clock: Clock | None = None,
     ) -> None:
         """`may(zone, digest)` says whether a blob may go to a zone; None: all that `blobs` has (for tests and relays).
@@ -96,7 +98,7 @@ class BlobSender:
         `group`: share the wants with other workers of that name (None: hear them all).
         """
         self._bus, self._blobs, self._may = bus, blobs, may
-        self._clock = clock or SystemClock()
+        self._grace, self._clock = grace, clock or SystemClock()
         self._pace: Pace = TokenBucket(bytes_per_second, clock=self._clock) if bytes_per_second else Unpaced()
         self._filter = (f"$share/{group}/" if group else "") + topics.want("+", "+")
         self._inbox: queue.Queue[Message | None] = queue.Queue(_INBOX)
@@ -165,7 +167,7 @@ class BlobSender:
             return
         now = stream.used = self._clock.monotonic()
         for block in blocks:
-            if now - stream.sent.get(block, -GRACE) >= GRACE:
+            if now - stream.sent.get(block, -math.inf) >= self._grace:
                 stream.waiting.setdefault(block)
 
     def _stream(self, topic: str) -> _Stream | None:

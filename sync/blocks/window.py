@@ -1,9 +1,12 @@
 """Which blocks to ask for now, and which again: the receiver's rules, pure.
 
 A spoke never asks for all that it misses. It keeps a window of blocks on the way, and asks for more when half of it has
-arrived, so that the line does not run dry while a want travels. What others asked for arrives too and needs no asking. A block
-counts as lost when blocks of a later want have overtaken it, or when all has been quiet for a while. The window doubles (up to
-a limit) each time the line did run dry, as on a long link, and halves when blocks had to be asked for again.
+arrived, so that the line does not run dry while a want travels. A block counts as lost when blocks of a later want have
+overtaken it, or when all has been quiet for a while. The window doubles (up to a limit) each time the line did run dry, as on a
+long link, and halves when blocks had to be asked for again.
+
+What others asked for arrives too and needs no asking. More than that: a spoke that hears a flow asks for what comes next in it,
+as the others do, and for what it missed at the end, as other latecomers do; so their wants fall together and cost one publish.
 """
 
 from collections import deque
@@ -13,12 +16,12 @@ __all__ = ["Window"]
 
 
 class Window:
-    """The window of one blob. `first` and `largest`: blocks on the way at the start, and at most."""
+    """The window of one blob of `blocks` blocks. `first` and `largest`: blocks on the way at the start, and at most."""
 
-    def __init__(self, missing: Iterable[int], *, first: int = 16, largest: int = 64) -> None:
+    def __init__(self, missing: Iterable[int], blocks: int, *, first: int = 16, largest: int = 64) -> None:
         self.missing = set(missing)
         self.size, self._first, self._largest = first, first, largest
-        self._todo = deque(sorted(self.missing))
+        self._blocks, self._cursor = blocks, 0
         self._asked: dict[int, int] = {}
         self._lost: deque[int] = deque()
         self._want = 0
@@ -29,16 +32,12 @@ class Window:
         """Whether nothing is missing."""
         return not self.missing
 
-    @property
-    def on_the_way(self) -> int:
-        """Blocks asked for and not arrived."""
-        return len(self._asked)
-
     def arrived(self, block: int) -> None:
         """A block is here, asked for or not."""
         self.missing.discard(block)
         want = self._asked.pop(block, None)
         if want is None:
+            self._cursor = (block + 1) % self._blocks
             return
         if self._dry:
             self.size, self._dry = min(self.size * 2, self._largest), False
@@ -46,19 +45,15 @@ class Window:
         for other in overtaken:
             del self._asked[other]
         self._lost.extend(overtaken)
-        self._dry = not self._asked and bool(self._todo)
+        self._dry = not self._asked and bool(self.missing)
 
     def due(self) -> list[int]:
         """What to ask for now; empty while enough is on the way."""
-        if len(self._asked) * 2 > self.size:
-            return []
-        asking: list[int] = []
         room = self.size - len(self._asked)
-        for queue in (self._lost, self._todo):
-            while queue and len(asking) < room:
-                block = queue.popleft()
-                if block in self.missing and block not in self._asked:
-                    asking.append(block)
+        if room * 2 < self.size or len(self._asked) == len(self.missing):
+            return []
+        asking = self._again(room)
+        asking += self._next(room - len(asking), set(asking))
         self._want += 1
         self._asked.update(dict.fromkeys(asking, self._want))
         return sorted(asking)
@@ -69,3 +64,21 @@ class Window:
         self._asked.clear()
         self._dry = False
         self.size = max(self._first // 2, self.size // 2, 1)
+
+    def _again(self, count: int) -> list[int]:
+        found: list[int] = []
+        while self._lost and len(found) < count:
+            block = self._lost.popleft()
+            if block in self.missing and block not in self._asked:
+                found.append(block)
+        return found
+
+    def _next(self, count: int, taken: set[int]) -> list[int]:
+        found: list[int] = []
+        for _ in range(self._blocks):
+            if len(found) >= count:
+                break
+            if self._cursor in self.missing and self._cursor not in self._asked and self._cursor not in taken:
+                found.append(self._cursor)
+            self._cursor = (self._cursor + 1) % self._blocks
+        return found
