@@ -65,6 +65,7 @@ class TrustStore:
         self._path = folder / "trusted.json"
         self._clock, self._anchor, self._lane, self._site, self._built = clock, anchor, lane, site, built
         self._state = self._read()
+        self._judged: Released | None = None
 
     def now(self) -> datetime:
         """Trusted time."""
@@ -90,10 +91,16 @@ class TrustStore:
 
     def released(self) -> Released:
         """What is trusted now, without asking anybody. It may be `expired`. Raises MetadataIncomplete before the first update."""
-        held = {name: text.encode() for name, text in self._state.files.items()}
-        if "timestamp.json" not in held:
-            raise MetadataIncomplete("no trust metadata has arrived yet")
-        return advance(walk_roots(self._anchor, held, nothing), held, nothing, self._lane, self._site, self.now()).released
+        now = self.now()
+        found = self._judged and self._judged.at(now)
+        if not found:
+            held = {name: text.encode() for name, text in self._state.files.items()}
+            if "timestamp.json" not in held:
+                raise MetadataIncomplete("no trust metadata has arrived yet")
+            roots = walk_roots(self._anchor, held, nothing)
+            found = advance(roots, held, nothing, self._lane, self._site, now).released
+            self._judged = found
+        return found
 
     def file(self, name: str) -> bytes | None:
         """A file of the trusted set, as it was signed."""
@@ -108,7 +115,11 @@ class TrustStore:
         return found
 
     def witness(self, signed: datetime) -> None:
-        """Raise the floor of time to a moment that a trusted key has signed (a directive's `issued`)."""
+        """Raise the floor of time to a moment that the director has signed (a directive's `issued`).
+
+        Never beyond the expiry of what the timestamp key vouches for, so that a stolen director key cannot end all time.
+        """
+        signed = min(signed, self.released().expires)
         if signed > self._state.floor:
             self._keep(self._state.model_copy(update={"floor": signed}))
 
@@ -127,4 +138,4 @@ class TrustStore:
         if state != self._state or not self._path.exists():
             with disk_errors(self._path):
                 atomic_write(self._path, state.canonical(), mode=0o600)
-        self._state = state
+        self._state, self._judged = state, None

@@ -1,8 +1,8 @@
 """What a spoke may believe is released: the verified content of one trusted set of TUF metadata, as plain values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
 from model_formats.types import ModelRef
 from sync.trust.documents import Lane
@@ -12,6 +12,8 @@ from sync.trust.keys import Key
 from sync.types import Reason
 
 __all__ = ["Released", "Target"]
+
+FOREVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Released:
     targets: Mapping[str, Target]
     """By TUF path; those of delegated roles only where the delegation covers them."""
     refused: Mapping[str, MetadataRefused]
-    """Delegated roles that did not verify; their targets are not released, those of others are."""
+    """Delegated roles that did not verify or are past their time; their targets may not be used, those of others may."""
     director_keys: tuple[Key, ...]
     director_threshold: int
     denied: frozenset[str]
@@ -45,18 +47,24 @@ class Released:
     """The trusted time at which all this was judged."""
     expired: tuple[str, ...] = ()
     """Top-level roles that are past their time; empty while all is well."""
+    holds_until: datetime = FOREVER
+    """Until then time alone changes nothing here: the next expiry of any role."""
+
+    def at(self, now: datetime) -> "Released | None":
+        """The same judgement at another time, or None where it has to be made anew."""
+        return replace(self, now=now) if self.now <= now < self.holds_until else None
 
     def target(self, path: str) -> Target:
-        """A released target. Raises ReleaseRefused (not released), or the refusal of the role that should have released it."""
-        if path in self.targets:
-            return self.targets[path]
+        """A target that may be used. Raises ReleaseRefused (not released), or why the role that releases it is not believed."""
         role = f"model-{path.split('/')[1]}" if path.startswith("models/") else ""
         if role in self.refused:
             raise self.refused[role]
+        if path in self.targets:
+            return self.targets[path]
         raise ReleaseRefused(Reason.NOT_RELEASED, f"{path} is not among the released targets")
 
     def version(self, ref: ModelRef) -> Target | None:
-        """The target of a model version, or None."""
+        """What is known of a model version, or None. To use it, ask for its `target`."""
         return self.targets.get(ref.target)
 
     @property

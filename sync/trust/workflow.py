@@ -229,7 +229,7 @@ def _released(
             refusals[role.name] = MetadataRefused(
                 Reason.METADATA_EXPIRED, f"{role.name}.json expired on {family.expires:%Y-%m-%d}"
             )
-        elif isinstance(family, Targets):
+        if isinstance(family, Targets):
             targets = {**dict(_targets_of(family, role)), **targets}
     expires = max([trusted.timestamp.expires, *_extension(trusted.root, files)])
     limits = {
@@ -238,6 +238,8 @@ def _released(
         "snapshot": trusted.snapshot.expires,
         "targets": trusted.targets.expires,
     }
+    families = [trusted[role.name].expires for role in _families(trusted.targets) if trusted.get(role.name) is not None]
+    coming = [limit for limit in (*limits.values(), *families) if limit > now]
     keys, threshold = _director(small[DIRECTOR])
     return Released(
         versions=_versions(trusted),
@@ -251,6 +253,7 @@ def _released(
         expires=expires,
         now=now,
         expired=tuple(name for name, limit in limits.items() if now >= limit),
+        holds_until=min(coming, default=now),
     )
 
 

@@ -1,6 +1,7 @@
 from datetime import timedelta
 
 import pytest
+from tuf.api.metadata import Targets
 
 from model_formats.types import ModelRef, digest_of
 from sync.trust.errors import MetadataIncomplete, MetadataRefused, ReleaseRefused
@@ -31,7 +32,7 @@ def test_what_was_not_released_is_refused(world) -> None:
 def test_a_family_role_cannot_release_for_another_family(world) -> None:
     world.release("digits@1")
     world.release("letters@1")
-    family = world.repo._next("model-letters", __import__("tuf.api.metadata", fromlist=["Targets"]).Targets)
+    family = world.repo._next("model-letters", Targets)
     family.targets["models/digits/9/index.json"] = family.targets["models/letters/1/index.json"]
     world.repo._propose("model-letters", family)
     world.publish()
