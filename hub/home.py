@@ -67,6 +67,11 @@ class HubHome:
         """Written by `hub up` once it listens: `{"url", "broker_host", "broker_port", "pid"}`; removed at a clean stop."""
         return self.root / "run" / "hub.json"
 
+    @property
+    def packages(self) -> Path:
+        """OCI layout of what was packed on this machine."""
+        return self.root / "packages"
+
     def build(self, model: str, version: int) -> Path:
         """The model folder of one version."""
         return self.builds / model / str(version)

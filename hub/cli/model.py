@@ -1,0 +1,204 @@
+"""`hub model`: build, import, publish, sign, list, show, verify, deny."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hub.client import HubClient
+from hub.home import HubHome
+from model_formats.console import Context, emit, out, pass_context, table, talk
+from model_formats.types import ModelRef
+
+__all__ = ["group"]
+
+REGIMES = ("ae-pdpl", "ae-health", "ae-cbuae", "difc", "adgm", "gdpr", "none")
+
+
+@click.group("model")
+def group() -> None:
+    """Build, sign and release models."""
+
+
+@group.command()
+@click.argument("recipe")
+@click.option("--version", type=click.IntRange(min=1), required=True, help="Version number to give it.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to build into; default is in the hub's home.")
+@click.option("--zone", "zones", multiple=True, help="Residency zone it may go to; default is the recipe's.")
+@click.option(
+    "--regime", "regimes", multiple=True, type=click.Choice(REGIMES), help="Regime it may go to; default is the recipe's."
+)
+@click.option("--max-drop", type=click.FloatRange(0, 1), help="Largest loss of accuracy from fp32 to INT8.")
+@click.option("--openvino-ir", is_flag=True, default=None, help="Also make an OpenVINO variant.")
+@click.option(
+    "--override-gate", metavar="WHO", help="Let a failed accuracy gate through; the name goes on the card and into the audit."
+)
+@pass_context
+def build(ctx: Context, /, recipe: str, version: int, out: Path | None, **changes: Any) -> None:
+    """Train RECIPE (a name, or package.module:attribute) and build a model folder: export, INT8, gate, evidence."""
+    from hub.train import run
+
+    home = HubHome(ctx.home)
+    changes["overridden_by"] = changes.pop("override_gate")
+    given = {name: value for name, value in changes.items() if value not in (None, ())}
+    folder = out or home.build(recipe.rpartition(":")[0].rpartition(".")[2] or recipe, version)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    result = run.build(recipe, folder, runs=home.root / "runs", version=version, progress=talk.print, **given)
+    built = {
+        "model": f"{result.spec.model}@{version}",
+        "folder": str(folder),
+        "notes": list(result.notes),
+        "variants": [v.model_dump(mode="json", exclude={"slices"}) for v in result.evidence.variants],
+        "gate": result.evidence.gate.model_dump(mode="json"),
+    }
+    emit(ctx, built, _show_built)
+
+
+@group.command()
+@click.argument("what", metavar="FOLDER|MODEL@VERSION")
+@click.option(
+    "--fallback", "fallback", multiple=True, type=int, help="Version that may follow it backwards; default: the previous."
+)
+@click.option("--no-fallback", is_flag=True, help="Grant no way back.")
+@click.option("--zone", "zones", multiple=True, help="Narrow the package's own zones.")
+@click.option("--keys", type=click.Path(path_type=Path), help="Folder of offline keys; default is in the hub's home.")
+@click.option("--deltas", type=int, default=3, show_default=True, help="Make deltas from so many earlier versions.")
+@pass_context
+def publish(
+    ctx: Context,
+    what: str,
+    fallback: tuple[int, ...],
+    zones: tuple[str, ...],
+    keys: Path | None,
+    deltas: int,
+    *,
+    no_fallback: bool,
+) -> None:
+    """Pack, sign, push and release a model folder."""
+    from hub import publish as publishing
+
+    home = HubHome(ctx.home)
+    folder = Path(what)
+    if not folder.is_dir():
+        ref = ModelRef.parse(what)
+        folder = home.build(ref.name, ref.version)
+    back = () if no_fallback else (fallback or None)
+    with HubClient.local(ctx.home) as hub:
+        done = publishing.publish(
+            hub, folder, home.packages, keys or home.keys, zones=zones, fallback=back, deltas=deltas, say=talk.print
+        )
+    told = {
+        "model": str(done.ref),
+        "index": done.index,
+        "signature": done.signature,
+        "complete": done.complete,
+        "signatures": f"{done.signed} of {done.threshold}",
+        "deltas": [{"bytes": d.size, "of": d.target_size, "base": d.base, "target": d.target} for d in done.deltas],
+    }
+    emit(ctx, told, _show_published)
+
+
+@group.command()
+@click.option("--keys", type=click.Path(path_type=Path), help="Folder of offline keys; default is in the hub's home.")
+@pass_context
+def sign(ctx: Context, keys: Path | None) -> None:
+    """Sign all release metadata that waits for the keys on this machine."""
+    from hub.publish import sign_pending
+
+    with HubClient.local(ctx.home) as hub:
+        done = sign_pending(hub, keys or HubHome(ctx.home).keys)
+    told = [{k: p[k] for k in ("role", "version", "signed", "threshold", "complete")} for p in done]
+    emit(ctx, told, _show_proposals)
+
+
+@group.command("list")
+@click.option("--model", help="Only versions of this model.")
+@pass_context
+def list_(ctx: Context, model: str | None) -> None:
+    """All released versions."""
+    with HubClient.local(ctx.home) as hub:
+        answer = hub.get("/models", model=model)
+    emit(ctx, answer, _show_versions)
+
+
+@group.command()
+@click.argument("ref", metavar="MODEL@VERSION")
+@pass_context
+def show(ctx: Context, ref: str) -> None:
+    """One released version: terms, claims, digests."""
+    asked = ModelRef.parse(ref)
+    with HubClient.local(ctx.home) as hub:
+        answer = hub.get(f"/models/{asked.name}/{asked.version}")
+    emit(ctx, answer, _show_version)
+
+
+@group.command()
+@click.argument("ref", metavar="MODEL@VERSION")
+@pass_context
+def verify(ctx: Context, ref: str) -> None:
+    """Pull a version and check every byte and its publisher's signature, as a spoke would."""
+    from hub.publish import verify as verify_version
+
+    with HubClient.local(ctx.home) as hub:
+        told = verify_version(hub, ModelRef.parse(ref), HubHome(ctx.home).packages)
+    emit(ctx, told, lambda t: out.print(f"{t['model']}: {t['files']} files, {t['bytes']} bytes, signed by {t['publisher']}"))
+
+
+@group.command()
+@click.argument("ref", metavar="MODEL@VERSION")
+@click.option("--keys", type=click.Path(path_type=Path), help="Folder of offline keys; default is in the hub's home.")
+@pass_context
+def deny(ctx: Context, ref: str, keys: Path | None) -> None:
+    """Put a version on the deny list, which wins over every release and grant."""
+    from hub.publish import sign as sign_one
+
+    asked = ModelRef.parse(ref)
+    with HubClient.local(ctx.home) as hub:
+        version = hub.get(f"/models/{asked.name}/{asked.version}")
+        done = sign_one(hub, hub.post("/deny", {"digests": [version["index"]]}), keys or HubHome(ctx.home).keys)
+    emit(ctx, [{k: done[k] for k in ("role", "version", "signed", "threshold", "complete")}], _show_proposals)
+
+
+def _show_built(built: dict[str, Any]) -> None:
+    rows = (
+        (v["variant"], v["bytes"], f"{v['score']:.4f}", f"{v['latency_ms_batch1']:.3f}", v["recipe"]) for v in built["variants"]
+    )
+    table(("variant", "bytes", "score", "ms", "recipe"), rows)
+    for note in built["notes"]:
+        talk.print(note)
+    out.print(f"{built['model']} is in {built['folder']}. Release it with [bold]hub model publish {built['model']}[/].")
+
+
+def _show_published(told: dict[str, Any]) -> None:
+    state = "released" if told["complete"] else f"waits: {told['signatures']} signatures (`hub model sign`)"
+    out.print(f"{told['model']}  {state}  {told['index']}")
+    for delta in told["deltas"]:
+        out.print(f"delta {delta['base'][:19]} -> {delta['target'][:19]}: {delta['bytes']} of {delta['of']} bytes")
+
+
+def _show_proposals(proposals: list[dict[str, Any]]) -> None:
+    rows = (
+        (p["role"], p["version"], f"{p['signed']} of {p['threshold']}", "published" if p["complete"] else "") for p in proposals
+    )
+    table(("role", "version", "signed", ""), rows)
+
+
+def _show_versions(versions: list[dict[str, Any]]) -> None:
+    rows = (
+        (f"{v['model']}@{v['version']}", v["title"], _claims(v), ", ".join(v["zones"]), v["published"][:19]) for v in versions
+    )
+    table(("version", "title", "claims", "zones", "released"), rows)
+
+
+def _show_version(version: dict[str, Any]) -> None:
+    _show_versions([version])
+    back = ", ".join(str(f) for f in version["fallback"]) or "nowhere"
+    out.print(f"index {version['index']}")
+    out.print(f"signature {version['signature']}")
+    out.print(f"regimes {', '.join(version['regimes'])}; may go back to {back}")
+    if version["overridden_by"]:
+        out.print(f"[bold red]accuracy gate overridden by {version['overridden_by']}[/]")
+
+
+def _claims(version: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {score:.3f}" for name, score in version["claims"].items())
