@@ -1,9 +1,14 @@
 """A spoke's update machine with twins in memory around it (hub, road, server, labels, clock). Its files are real."""
 
+import atexit
+import shutil
+import tempfile
 import threading
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 from model_formats.errors import HubError
@@ -76,11 +81,20 @@ class TwinTrust:
             raise ContentsRefused(Reason.PUBLISHER_UNTRUSTED, "wrong signer")
 
 
+@cache
+def _published(version: int) -> tuple[Layout, str]:
+    """Packed once for all tests of this process; nobody writes to it afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="spokeshave-twins-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    layout, index = packed(folder, version=version)
+    layout.put(SIGNATURE)
+    return layout, index
+
+
 class TwinHub:
     """Packages by index, and the road to them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
         self.layouts: dict[str, Layout] = {}
         self.versions: dict[int, str] = {}
         self.closed = 0
@@ -88,8 +102,7 @@ class TwinHub:
         self.on_fetch = lambda blob: None
 
     def publish(self, version: int) -> str:
-        layout, index = packed(self.folder / str(version), version=version)
-        layout.put(SIGNATURE)
+        layout, index = _published(version)
         self.layouts[index] = layout
         self.versions[version] = index
         return index
@@ -209,7 +222,7 @@ class Rig:
         self.folder = folder
         self.clock = ManualClock()
         self.boot = "boot-1"
-        self.hub = TwinHub(folder / "hub")
+        self.hub = TwinHub()
         self.trust = TwinTrust(self.hub)
         self.slots = folder / "spoke" / "slots.json"
         self.server = TwinServer(self.slots, self.clock)
@@ -313,6 +326,19 @@ class Rig:
             self.clock.advance(1)
             limit -= 1
         raise AssertionError(f"still busy: {self.chain()}")
+
+    def want_until_cut(self, version: int) -> None:
+        """Ask for a version and go on until the power fails."""
+        with suppress(PowerCut):
+            self.want(version)
+            self.settle_without_restart()
+            raise AssertionError("the power did not fail")
+
+    def settle_without_restart(self, limit: float = 600.0) -> None:
+        while limit > 0 and not self.updater.idle():
+            self.clock.advance(1)
+            limit -= 1
+            self.updater.tick()
 
     def install(self, version: int) -> None:
         self.want(version)
