@@ -1,0 +1,95 @@
+"""The workbench: one build in progress, its options, its folder and what was decided on the way."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from model_formats.contract import FeatureContract
+from model_formats.data import BuildData, Rows
+from model_formats.evidence import Lineage
+from model_formats.runtimes.base import Engine, Session
+from model_formats.runtimes.choose import open_session
+from model_formats.scoring import predict, score
+from model_formats.spec import AdapterPoint
+
+__all__ = ["FP32", "INT8", "IR", "BuildOptions", "Progress", "Workbench"]
+
+Regime = Literal["ae-pdpl", "ae-health", "ae-cbuae", "difc", "adgm", "gdpr", "none"]
+Progress = Callable[[str], None]
+"""Gets a line whenever a step begins or something was decided."""
+
+FP32, INT8, IR = "onnx-fp32", "onnx-int8", "openvino-int8"
+"""Names of the variants that we build."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """The author's words on one version, and the policy it is built under."""
+
+    model: str
+    version: int
+    title: str
+    licence: str
+    contract: FeatureContract
+    zones: tuple[str, ...]
+    regimes: tuple[Regime, ...]
+    learning: Literal["adapter", "none"] = "adapter"
+    quantize: Literal["auto", "static", "dynamic", "none"] = "auto"
+    openvino_ir: bool = False
+    """Also make an INT8 OpenVINO IR with NNCF."""
+    max_drop: float = 0.01
+    """Largest loss of score from fp32 to INT8, absolute."""
+    overridden_by: str | None = None
+    """Who lets a failed gate through by hand; shown on the card and at every approval."""
+    calibration_rows: int = 256
+    golden_rows: int = 16
+    anchors: int = 100
+    allow_bf16: bool = False
+    lineage: Lineage = field(default_factory=Lineage)
+
+
+@dataclass(slots=True)
+class Workbench:
+    """The work in progress."""
+
+    folder: Path
+    options: BuildOptions
+    data: BuildData
+    say: Progress
+    point: AdapterPoint | None = None
+    recipes: dict[str, str] = field(default_factory=dict)
+    kept_float: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def output(self) -> str:
+        """The first output of the contract."""
+        return self.options.contract.outputs[0].name
+
+    @property
+    def names(self) -> list[str]:
+        """Outputs that golden vectors check: what callers see, and the features."""
+        return [o.name for o in self.options.contract.outputs] + ([self.point.features] if self.point else [])
+
+    def main(self, variant: str) -> Path:
+        """The file to open."""
+        return self.folder / "variants" / variant / ("model.xml" if variant == IR else "model.onnx")
+
+    def open(self, variant: str, engine: Engine | None = None) -> Session:
+        """Open a variant, with its own engine unless another is asked for."""
+        return open_session(self.main(variant), engine=engine or ("openvino" if variant == IR else "onnxruntime"))
+
+    def note(self, text: str) -> None:
+        """Say it now, and again in the result."""
+        self.notes.append(text)
+        self.say(text)
+
+    def calibration(self) -> Rows:
+        """The training rows that quantization may see."""
+        return self.data.train.take(slice(0, self.options.calibration_rows))
+
+    def score(self, session: Session) -> float:
+        """The metric on the held-out rows."""
+        held = self.data.held_out
+        return score(self.options.contract.task, predict(session, held.inputs, [self.output])[self.output], held.labels)
