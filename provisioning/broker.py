@@ -114,7 +114,13 @@ class Broker:
         config = render_config(self.folder, self._tls, host=self._host, port=self._port, crl=self._crl).encode()
         if self._adopt(config):
             return
+        if not _is_free(self._host, self._port):
+            raise BrokerFailed(f"port {self._port} on {self._host} is taken by another program")
         atomic_write(self.folder / "mosquitto.conf", config, mode=0o600)
+        self._launch(program, timeout)
+
+    def _launch(self, program: str, timeout: float) -> None:
+        seen = _size(self.folder / "mosquitto.log")
         self._process = subprocess.Popen(
             [program, "-c", str(self.folder / "mosquitto.conf")],
             stdin=subprocess.DEVNULL,
@@ -123,7 +129,7 @@ class Broker:
             start_new_session=True,  # an interrupt from the terminal is for the hub, which then stops it in order
         )
         self._pid = self._process.pid
-        self._wait(timeout)
+        self._wait(seen, timeout)
 
     def allow(self, spokes: Iterable[tuple[SpokeId, str]]) -> None:
         """Replace the access list by these spokes (with zones); returns when it holds, for connected clients as well.
@@ -165,10 +171,10 @@ class Broker:
 
     def _reload(self, pid: int) -> None:
         log = self.folder / "mosquitto.log"
-        seen = log.stat().st_size if log.exists() else 0
+        seen = _size(log)
         os.kill(pid, signal.SIGHUP)
         end = time.monotonic() + 5.0
-        while not (log.exists() and b"Reloading config" in _tail(log, seen)):
+        while b"Reloading config" not in _tail(log, seen):
             if time.monotonic() > end:
                 raise BrokerFailed("mosquitto does not take up its new access list")
             time.sleep(0.01)
@@ -194,15 +200,13 @@ class Broker:
                 return port
         return 0
 
-    def _wait(self, timeout: float) -> None:
+    def _wait(self, seen: int, timeout: float) -> None:
         end = time.monotonic() + timeout
-        while not _answers(self._host, self._port):
+        while b" running" not in _tail(self.folder / "mosquitto.log", seen):
             if not self.alive() or time.monotonic() > end:
                 self.stop()
                 raise BrokerFailed(f"mosquitto did not start on {self._host}:{self._port}: {self._last_words()}")
             time.sleep(0.02)
-        if not self.alive():  # somebody else answered on that port
-            raise BrokerFailed(f"port {self._port} on {self._host} is taken by another program")
 
     def _last_words(self) -> str:
         with contextlib.suppress(OSError):
@@ -236,10 +240,15 @@ def _program() -> str:
     raise BrokerMissing("the program mosquitto is not on this machine")
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def _tail(path: Path, offset: int) -> bytes:
-    with path.open("rb") as file:
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         file.seek(offset)
         return file.read()
+    return b""
 
 
 def _near(host: str) -> str:
