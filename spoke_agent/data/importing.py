@@ -1,7 +1,7 @@
 """Rows from elsewhere into the local store: a CSV, an npz, or a folder of either. They are run through the champion first.
 
 CSV: one row a line; columns named as the contract's (`pixel0` ...) or `<input>.<n>`, and `label` (a class name of the contract,
-or its position). npz: the contract's inputs by name, and `label`. Parquet when pyarrow is there. Nothing is stored unless all fits.
+or its position). npz: the inputs by name, and `label`. Parquet where pyarrow is there. Nothing is stored unless all fits.
 """
 
 import csv

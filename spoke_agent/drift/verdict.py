@@ -12,7 +12,7 @@ from model_formats.runtimes.base import Array
 from spoke_agent.drift.detector import Detector
 from sync.egress import DriftVerdict, FeatureVerdict, p_bucket, rows_at_least
 
-__all__ = ["Window", "judge", "tests_of", "verdict_of"]
+__all__ = ["Window", "judge", "judge_counts", "verdict_of"]
 
 _NAMED = 16
 """At most so many columns are named in a verdict."""
@@ -34,10 +34,10 @@ class Window:
 
 def judge(profile: ReferenceProfile, table: Array) -> Window:
     """Count, test and combine. `table` is what `model_formats.profile.columns` gives for the window's rows."""
-    return tests_of(profile, count(profile, table), rff(profile, table).sum(axis=0), len(table))
+    return judge_counts(profile, count(profile, table), rff(profile, table).sum(axis=0), len(table))
 
 
-def tests_of(profile: ReferenceProfile, counts: Sequence[Array], joint_sum: Array, rows: int) -> Window:
+def judge_counts(profile: ReferenceProfile, counts: Sequence[Array], joint_sum: Array, rows: int) -> Window:
     """The tests on summable counts alone: the same numbers whether the rows came at once or in parts (or from many sites)."""
     columns = run_columns(profile, counts)
     single = best_p(columns)

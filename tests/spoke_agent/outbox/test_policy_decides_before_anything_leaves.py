@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+
+from spoke_agent.outbox.errors import PolicyInvalid
+from spoke_agent.outbox.policy import Allow, Asked, Day, SitePolicy, Why, decide, default_policy, load_policy, turn_switch
+from sync.messages import EgressCeiling
+
+OPEN = SitePolicy(
+    site="dubai",
+    regime="ae-pdpl",
+    epsilon_per_day=1.0,
+    epsilon_per_30_days=2.0,
+    max_bytes_per_day=10_000,
+    allow=tuple(Allow(kind=k) for k in ("ops", "drift_verdict", "drift_hist", "perf_estimate")),
+)
+HIST = Asked("drift_hist", rows=3000, bytes=1000)
+
+
+@pytest.mark.parametrize(
+    ("policy", "ceiling", "regime", "asked", "day", "why"),
+    [
+        (OPEN, EgressCeiling(), "ae-pdpl", HIST, Day(), Why.ALLOWED),
+        (OPEN.model_copy(update={"sovereignty": "sealed"}), EgressCeiling(), "ae-pdpl", HIST, Day(), Why.SEALED),
+        (OPEN.model_copy(update={"sovereignty": "verdict_only"}), EgressCeiling(), "ae-pdpl", HIST, Day(), Why.VERDICT_ONLY),
+        (OPEN, EgressCeiling(), "ae-health", HIST, Day(), Why.BELOW_REGIME_FLOOR),
+        (OPEN.model_copy(update={"allow": ()}), EgressCeiling(), "ae-pdpl", HIST, Day(), Why.NOT_IN_SITE_POLICY),
+        (OPEN, EgressCeiling(kinds=("ops",)), "ae-pdpl", HIST, Day(), Why.NOT_IN_HUB_CEILING),
+        (OPEN, EgressCeiling(), "ae-pdpl", Asked("drift_hist", 1999, 100), Day(), Why.TOO_FEW_ROWS),
+        (OPEN, EgressCeiling(), "ae-pdpl", Asked("drift_verdict", 199, 100), Day(), Why.TOO_FEW_ROWS),
+        (OPEN, EgressCeiling(), "ae-pdpl", Asked("drift_hist", 2000, 10**6), Day(), Why.TOO_LARGE),
+        (OPEN, EgressCeiling(), "ae-pdpl", HIST, Day(bytes=9500), Why.DAY_FULL),
+        (OPEN, EgressCeiling(max_bytes_per_day=500), "ae-pdpl", HIST, Day(), Why.DAY_FULL),
+        (OPEN, EgressCeiling(), "ae-pdpl", Asked("drift_hist", 3000, 10, epsilon=0.6), Day(epsilon=0.5), Why.LEDGER_EXHAUSTED),
+        (
+            OPEN,
+            EgressCeiling(),
+            "ae-pdpl",
+            Asked("drift_hist", 3000, 10, epsilon=0.6),
+            Day(epsilon_30_days=1.5),
+            Why.LEDGER_EXHAUSTED,
+        ),
+    ],
+)
+def test_the_first_rule_that_says_no_decides(
+    policy: SitePolicy, ceiling: EgressCeiling, regime: str, asked: Asked, day: Day, why: Why
+):
+    assert decide(policy, ceiling, regime, asked, day) is why  # type: ignore[arg-type]
+
+
+def test_an_interval_holds_except_for_a_changed_level():
+    policy = OPEN.model_copy(update={"allow": (Allow(kind="drift_verdict", interval_min_s=900),)})
+    asked, day = Asked("drift_verdict", 300, 100), Day(since_last_s=100)
+    assert decide(policy, EgressCeiling(), "ae-pdpl", asked, day) is Why.TOO_SOON
+    assert decide(policy, EgressCeiling(), "ae-pdpl", Asked("drift_verdict", 300, 100, urgent=True), day) is Why.ALLOWED
+
+
+def test_the_hub_cannot_widen_what_the_site_allows():
+    generous = EgressCeiling(kinds=("ops", "drift_verdict", "drift_hist", "head_stats"), max_bytes_per_day=10**9)
+    assert decide(default_policy("dubai", "none"), generous, "none", HIST, Day()) is Why.NOT_IN_SITE_POLICY
+    assert decide(OPEN, generous, "ae-pdpl", HIST, Day(bytes=9999)) is Why.DAY_FULL
+
+
+def test_no_file_is_the_default_of_verdicts_and_operations(tmp_path: Path):
+    found = load_policy(tmp_path, "dubai", "gdpr")
+    assert {a.kind for a in found.allow} == {"ops", "drift_verdict"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("allow: [{kind: raw_rows}]", "kind"),
+        ("allow: [{kind: ops}, {kind: ops}]", "allowed twice"),
+        ("allow: [{kind: head_stats}]", "needs a consent"),
+        ("regime: ae-health\nallow: [{kind: drift_hist}]", "never lets drift_hist out"),
+        ("min_cell: 3", "min_cell"),
+        ("epsilon_per_day: 5\nepsilon_per_30_days: 2", "epsilon_per_day is more"),
+        ("site: frankfurt", "speaks of frankfurt"),
+        ("surprise: 1", "surprise"),
+        ("[1, 2", "not a policy"),
+        ("- a\n- b", "not a policy"),
+        ("!!python/object/apply:os.system ['true']", "not a policy"),
+    ],
+)
+def test_a_policy_that_is_wrong_is_refused_by_name(tmp_path: Path, text: str, told: str):
+    (tmp_path / "egress.yaml").write_text(text)
+    with pytest.raises(PolicyInvalid, match=told):
+        load_policy(tmp_path, "dubai", "ae-pdpl")
+
+
+def test_the_switch_is_written_into_the_sites_own_file(tmp_path: Path):
+    (tmp_path / "egress.yaml").write_text("allow: [{kind: drift_hist, features: [age]}]\n")
+    turn_switch(tmp_path, "dubai", "ae-pdpl", "sealed")
+    found = load_policy(tmp_path, "dubai", "ae-pdpl")
+    assert found.sovereignty == "sealed" and found.allow[0].features == ("age",)
+    assert turn_switch(tmp_path, "dubai", "ae-pdpl", "normal").sovereignty == "normal"
