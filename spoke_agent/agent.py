@@ -64,7 +64,7 @@ def _lock(file: BinaryIO, path: Path) -> None:
 
 
 class Agent:
-    """One spoke's agent. `run` is the process; `round` is one turn of it."""
+    """One spoke's agent. `run` is the process; `turn` is one round of it."""
 
     def __init__(
         self,
@@ -127,8 +127,7 @@ class Agent:
         self.begin()
         try:
             while not self._stop.is_set():
-                self._take(self._settings.tick_s)
-                self.round()
+                self.turn()
         finally:
             self.end()
 
@@ -151,8 +150,13 @@ class Agent:
             self._post.goodbye(2.0)
             self._bus.close()
 
+    def turn(self) -> None:
+        """Wait for something (or a tick), take what there is, and act on it."""
+        self._take(self._settings.tick_s)
+        self.round()
+
     def round(self) -> None:
-        """One turn: believe, follow, move, say. A device that refuses (full disk, broken journal) is tried again next turn."""
+        """Believe, follow, move, say. A device that refuses (full disk, broken journal) is tried again next turn."""
         try:
             if self._dirty:
                 self._update_trust()

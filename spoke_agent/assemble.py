@@ -14,7 +14,7 @@ from spoke_agent.home import SpokeHome
 from spoke_agent.jobs import InlineJobs, Jobs, ThreadJobs
 from spoke_agent.journal import Journal
 from spoke_agent.outbox.outbox import Outbox
-from spoke_agent.ports import Transport
+from spoke_agent.ports import Server, Transport
 from spoke_agent.post import Post
 from spoke_agent.road import ClosedRoad, HttpsRoad, MqttRoad, Roads
 from spoke_agent.serve.client import ControlClient
@@ -45,13 +45,12 @@ class Parts:
     belief: Belief
     store: BlobStore
     steps: Steps
-    server: ControlClient
+    server: Server
     outbox: Outbox
     data: DataStore
 
     def close(self) -> None:
-        """Close all files and connections."""
-        self.server.close()
+        """Close all files."""
         self.journal.close()
         self.outbox.close()
         self.data.close()
@@ -59,16 +58,25 @@ class Parts:
 
 @contextlib.contextmanager
 def assemble(
-    home: SpokeHome, settings: SpokeSettings, *, clock: Clock | None = None, offline: bool = False, inline: bool = False
+    home: SpokeHome,
+    settings: SpokeSettings,
+    *,
+    clock: Clock | None = None,
+    bus: Bus | None = None,
+    server: Server | None = None,
+    offline: bool = False,
+    inline: bool = False,
 ) -> Iterator[Parts]:
     """Hold the home and build the agent. Raises NotEnrolled, AgentRunning.
 
-    `offline`: no bus, no sockets but the local ones. `inline`: steps run in the caller's thread (sideload).
+    `offline`: no bus, no sockets but the local ones. `inline`: steps run in the caller's thread (sideload). `bus` and `server`
+    take the place of Mosquitto and of the serving process.
     """
     identity, clock = Identity.load(home.root), clock or SystemClock()
     with hold_home(home.agent_lock):
-        bus = None if offline else _bus(identity)
-        parts = _parts(home, settings, identity, clock, bus, InlineJobs() if inline else ThreadJobs())
+        bus = None if offline else bus or _bus(identity)
+        jobs = InlineJobs() if inline else ThreadJobs()
+        parts = _parts(home, settings, identity, clock, bus, server or ControlClient(home.control_socket), jobs)
         try:
             yield parts
         finally:
@@ -80,9 +88,11 @@ def _bus(identity: Identity) -> Bus:
     return MqttBus(address.broker_host, address.broker_port, identity.spoke.username, identity.tls)
 
 
-def _parts(home: SpokeHome, settings: SpokeSettings, identity: Identity, clock: Clock, bus: Bus | None, jobs: Jobs) -> Parts:
+def _parts(
+    home: SpokeHome, settings: SpokeSettings, identity: Identity, clock: Clock, bus: Bus | None, server: Server, jobs: Jobs
+) -> Parts:
     me, store, journal = identity.spoke, BlobStore(home.store), Journal(home.journal)
-    server, data = ControlClient(home.control_socket), open_data(home.root, regime=identity.regime)
+    data = open_data(home.root, regime=identity.regime)
     belief = Belief(TrustStore(home.trust, clock, identity.tuf_root, site=me.site), identity.zone, identity.regime)
     boot = boot_id()
 

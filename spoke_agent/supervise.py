@@ -137,8 +137,9 @@ class Supervisor:
 
 
 @contextlib.contextmanager
-def borrowed_server(home: SpokeHome, server: ControlClient) -> Iterator[None]:
+def borrowed_server(home: SpokeHome) -> Iterator[None]:
     """A server for as long as it takes: the one that runs, or one of our own on the unix sockets only. Raises ServerSilent."""
+    server = ControlClient(home.control_socket, timeout_s=5)
     if server.alive():
         yield
         return

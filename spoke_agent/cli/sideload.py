@@ -88,7 +88,7 @@ def _here(home: "SpokeHome", file: Path) -> dict[str, Any]:
 
     chain: list[str] = []
     settings = load_settings(home)
-    with assemble(home, settings, offline=True, inline=True) as parts, borrowed_server(home, parts.server):
+    with assemble(home, settings, offline=True, inline=True) as parts, borrowed_server(home):
         applied = take_in(parts, file, progress=lambda done, total: _tell({"bytes": done, "of": total}, chain))
         follow_through(parts, applied, SystemClock(), lambda entry: _tell(as_line(entry), chain), settings.tick_s)
     return {**asdict(taken_in(applied)), "chain": chain}
