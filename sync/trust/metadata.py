@@ -16,14 +16,13 @@ Publish the files in the order of `files()`; `timestamp.json` comes last and is 
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from securesystemslib.signer import CryptoSigner
-from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (
     DelegatedRole,
     Delegations,
@@ -39,9 +38,8 @@ from tuf.api.metadata import (
 
 from model_formats.errors import OperatorError
 from model_formats.publisher import PublisherPolicy
-from model_formats.types import ModelRef, digest_of, hex_of
+from model_formats.types import ModelRef, hex_of
 from sync.clock import Clock, SystemClock
-from sync.files import atomic_write
 from sync.trust.documents import (
     DENY,
     DIRECTOR,
@@ -55,7 +53,8 @@ from sync.trust.documents import (
 )
 from sync.trust.errors import KeyMissing, MetadataRefused
 from sync.trust.freshness import LIFETIME
-from sync.trust.keys import Key, PublicKey, Signer, load_signer, pem_of, role_signer, save_signer
+from sync.trust.keys import Key, PublicKey, Signer, pem_of
+from sync.trust.shelf import ONLINE, Shelf, read_metadata
 from sync.trust.workflow import check_distinct
 from sync.types import Reason, Regime
 
@@ -65,7 +64,6 @@ R = TypeVar("R", Root, Targets, Snapshot, Timestamp)
 
 YEAR = timedelta(days=365)
 _LIFE = {"root": 2 * YEAR, "targets": YEAR, "snapshot": timedelta(days=90)}
-_ONLINE = ("snapshot", "timestamp", "director")
 _TOP = ("root", "targets", "snapshot", "timestamp")
 
 
@@ -96,7 +94,7 @@ def role_of_model(name: str) -> str:
 
 def add_signature(data: bytes, *signers: Signer) -> bytes:
     """Sign proposed metadata: all that the offline machine does. It reads nothing but these bytes and its key."""
-    metadata: Metadata[Any] = _read(data)
+    metadata: Metadata[Any] = read_metadata(data)
     for signer in signers:
         metadata.sign(signer, append=True)
     return metadata.to_bytes()
@@ -108,7 +106,7 @@ class Repository:
     def __init__(self, folder: Path, *, keys: Path | None = None, clock: Clock | None = None) -> None:
         self.folder = folder
         self.keys = keys or folder / "keys"
-        self._online = folder / "online"
+        self._shelf = Shelf(folder, self.keys)
         self._clock = clock or SystemClock()
 
     # ---- beginning ---------------------------------------------------------------------------------------------------------
@@ -119,7 +117,7 @@ class Repository:
     ) -> Self:
         """Make keys and first metadata. Raises ReleaseInvalid where a repository is already."""
         repo = cls(folder, keys=keys, clock=clock)
-        if repo._path("timestamp.json").exists():
+        if repo._shelf.exists("timestamp"):
             raise ReleaseInvalid(f"{folder} already holds a repository", hint="Use it, or choose another folder.")
         signers = repo._first_keys(root_keys)
         root = Root(expires=repo._until("root"), consistent_snapshot=False)
@@ -128,29 +126,33 @@ class Repository:
             if role in _TOP:
                 root.add_key(signer.public_key, role)
         root.roles["root"].threshold = root_threshold
-        repo._publish("root", repo._signed(root, root.roles["root"].keyids))
+        repo._shelf.publish("root", repo._signed(root, root.roles["root"].keyids))
         targets = Targets(expires=repo._until("targets"), delegations=Delegations(keys={}, roles={}))
         director = next(signer for name, signer in signers if name == "director")
         repo._set_target(targets, DIRECTOR, DirectorKeys(keys=(PublicKey(pem=pem_of(director.public_key)),)).canonical())
         repo._set_target(targets, DENY, DenyList().canonical())
-        repo._publish("targets", repo._signed(targets, root.roles["targets"].keyids))
+        repo._shelf.publish("targets", repo._signed(targets, root.roles["targets"].keyids))
         repo.refresh_online()
         return repo
 
     @property
     def anchor(self) -> bytes:
         """The first root, which a spoke gets at enrolment."""
-        return self._path("1.root.json").read_bytes()
+        return self._shelf.roots()[0].read_bytes()
 
     @property
     def root(self) -> Root:
         """The current root."""
-        return self._load("root", Root).signed
+        return self._shelf.load("root", Root).signed
 
     @property
     def director(self) -> Signer:
         """The signer of directives. Raises KeyMissing."""
-        return self._signer_in(self._online, [k.key().keyid for k in self._director_keys().keys])
+        keyids = [public.key().keyid for public in DirectorKeys.parse(self._shelf.target(DIRECTOR)).keys]
+        found = next(self._shelf.signers(keyids), None)
+        if found is None:
+            raise KeyMissing(f"no private key of the director is in {self._shelf.online}")
+        return found
 
     # ---- what is released --------------------------------------------------------------------------------------------------
 
@@ -163,7 +165,7 @@ class Repository:
         role = role_of_model(name)
         if name in self.families():
             raise ReleaseInvalid(f"model family {name} exists")
-        approvers = list(keys) or [self._fresh_key(role).public_key]
+        approvers = list(keys) or [self._shelf.fresh_key(role).public_key]
         targets = self._next("targets", Targets)
         paths = [f"models/{name}/*/index.json"]
         _delegations(targets).roles = {
@@ -214,7 +216,7 @@ class Repository:
 
     def deny(self, *digests: str) -> Proposal:
         """Add digests to the deny list, which wins over every release and grant."""
-        held = DenyList.parse(self._target(DENY)).digests
+        held = DenyList.parse(self._shelf.target(DENY)).digests
         targets = self._next("targets", Targets)
         self._set_target(targets, DENY, DenyList(digests=tuple(sorted({*held, *digests}))).canonical())
         return self._propose("targets", targets)
@@ -234,7 +236,7 @@ class Repository:
         The new keys are `keys`, or one fresh key on this machine. What the old ones signed is signed anew as soon as the change
         is published. After a roll of snapshot or timestamp spokes forget the old counters, which undoes a fast-forward.
         """
-        new = list(keys) or [self._fresh_key(role).public_key]
+        new = list(keys) or [self._shelf.fresh_key(role).public_key]
         if role == "director":
             return self._roll_director(new, threshold or 1)
         delegator = self._next("root", Root) if role in _TOP else self._next("targets", Targets)
@@ -246,8 +248,7 @@ class Repository:
 
     def pending(self) -> list[Proposal]:
         """Proposals that wait for signatures."""
-        folder = self.folder / "pending"
-        return [self._weigh(p.stem, p.read_bytes()) for p in sorted(folder.glob("*.json"))] if folder.exists() else []
+        return [self._weigh(role, data) for role, data in self._shelf.proposals().items()]
 
     def accept(self, role: str, data: bytes, contents: Mapping[str, bytes] | None = None) -> Proposal:
         """Take a proposal back, with more signatures, and publish it when there are enough.
@@ -256,12 +257,10 @@ class Repository:
         that is not the next version of the role, or is signed by nobody who may.
         """
         for content in (contents or {}).values():
-            self._keep(content)
-        held = self.folder / "pending" / f"{role}.json"
-        if held.exists():
-            data = _merged(held.read_bytes(), data)
+            self._shelf.keep(content)
+        data = _merged(self._shelf.proposal(role), data)
         self._check_next(role, data)
-        return self._settle(self._weigh(role, data))
+        return self._settle(self._weigh(role, self._without_strangers(role, data)))
 
     def refresh_online(self, *, max_age: timedelta = timedelta(hours=12)) -> bool:
         """Bring snapshot and timestamp up to date with what is published; True when something changed.
@@ -269,75 +268,50 @@ class Repository:
         With nothing new it signs a timestamp only when the last is older than `max_age`. Call it now and then, and after a crash.
         """
         changed = self._refresh_snapshot()
-        if not changed and self._path("timestamp.json").exists():
-            held = self._load("timestamp", Timestamp)
+        if not changed and self._shelf.exists("timestamp"):
+            held = self._shelf.load("timestamp", Timestamp)
             young = self._now() - Freshness.of(held.signed).issued < max_age
             if young and self._weigh("timestamp", held.to_bytes()).complete:
                 return False
-        self._publish("timestamp", self._timestamp("online", None, grow=True))
+        self._shelf.publish("timestamp", self._timestamp("online", None, grow=True))
         return True
 
     def files(self, lane: Lane = "online", site: str | None = None) -> dict[str, bytes]:
         """All current files by name, in the order to publish them. The timestamp of other lanes is signed now, for that lane
         and site."""
-        found = {p.name: p.read_bytes() for p in self._roots()}
+        found = {p.name: p.read_bytes() for p in self._shelf.roots()}
         for name in (DIRECTOR, DENY):
-            found[file_of_target(name)] = self._target(name)
+            found[file_of_target(name)] = self._shelf.target(name)
         for role in ("targets", *(self._delegations().roles or {}), "snapshot"):
-            if self._path(f"{role}.json").exists():
-                found[f"{role}.json"] = self._path(f"{role}.json").read_bytes()
-        online = self._path("timestamp.json").read_bytes()
+            if self._shelf.exists(role):
+                found[f"{role}.json"] = self._shelf.data(role)
+        online = self._shelf.data("timestamp")
         found["timestamp.json"] = online if lane == "online" else self._timestamp(lane, site, grow=False).to_bytes()
         return found
 
     # ---- inside ------------------------------------------------------------------------------------------------------------
 
     def _first_keys(self, root_keys: int) -> list[tuple[str, CryptoSigner]]:
-        names = [*(f"root-{n}" for n in range(1, root_keys + 1)), "targets", *_ONLINE]
-        return [(name, self._fresh_key(name)) for name in names]
-
-    def _fresh_key(self, name: str) -> CryptoSigner:
-        signer = role_signer()
-        folder = self._online if name in _ONLINE else self.keys
-        path = folder / f"{name}.pem"
-        if path.exists():
-            path = folder / f"{name}.{signer.public_key.keyid[:8]}.pem"
-        save_signer(path, signer)
-        return signer
-
-    def _signers(self, keyids: Iterable[str]) -> Iterator[CryptoSigner]:
-        wanted = set(keyids)
-        for folder in (self._online, self.keys):
-            for path in sorted(folder.glob("*.pem")) if folder.exists() else []:
-                signer = load_signer(path)
-                if signer.public_key.keyid in wanted:
-                    wanted.discard(signer.public_key.keyid)
-                    yield signer
-
-    def _signer_in(self, folder: Path, keyids: Sequence[str]) -> Signer:
-        found = next(self._signers(keyids), None)
-        if found is None:
-            raise KeyMissing(f"no private key of {', '.join(k[:8] for k in keyids)} is in {folder}")
-        return found
+        names = [*(f"root-{n}" for n in range(1, root_keys + 1)), "targets", *ONLINE]
+        return [(name, self._shelf.fresh_key(name)) for name in names]
 
     def _signed(self, signed: Signed, keyids: Iterable[str]) -> Metadata[Any]:
         metadata: Metadata[Any] = Metadata(signed)
-        for signer in self._signers(keyids):
+        for signer in self._shelf.signers(keyids):
             metadata.sign(signer, append=True)
         return metadata
 
     def _propose(self, role: str, signed: Root | Targets) -> Proposal:
         check_distinct(signed)
         metadata = self._signed(signed, self._keyids(role, signed))
-        return self._settle(self._weigh(role, metadata.to_bytes()))
+        return self._settle(self._weigh(role, _merged(self._shelf.proposal(role), metadata.to_bytes())))
 
     def _settle(self, proposal: Proposal) -> Proposal:
-        held = self.folder / "pending" / f"{proposal.role}.json"
         if not proposal.complete:
-            atomic_write(held, proposal.data)
+            self._shelf.propose(proposal.role, proposal.data)
             return proposal
-        self._publish(proposal.role, _read(proposal.data))
-        held.unlink(missing_ok=True)
+        self._shelf.publish(proposal.role, read_metadata(proposal.data))
+        self._shelf.settle(proposal.role)
         self._follow_up(proposal.role)
         self.refresh_online()
         return proposal
@@ -346,13 +320,13 @@ class Repository:
         """Sign anew what stands under keys that have just been replaced, where the new keys are here; else it is a proposal."""
         below = ("targets",) if role == "root" else tuple(self._delegations().roles or {}) if role == "targets" else ()
         for name in below:
-            if not self._path(f"{name}.json").exists():
+            if not self._shelf.exists(name):
                 self._propose(name, Targets(expires=self._until("targets")))
-            elif not self._weigh(name, self._path(f"{name}.json").read_bytes()).complete:
+            elif not self._weigh(name, self._shelf.data(name)).complete:
                 self._propose(name, self._next(name, Targets))
 
     def _weigh(self, role: str, data: bytes) -> Proposal:
-        metadata: Metadata[Any] = _read(data)
+        metadata: Metadata[Any] = read_metadata(data)
         results = [
             delegator.get_verification_result(role, metadata.signed_bytes, metadata.signatures)
             for delegator in self._delegators(role, metadata.signed)
@@ -364,24 +338,20 @@ class Repository:
     def _delegators(self, role: str, signed: Signed) -> list[Root | Targets]:
         if isinstance(signed, Root):
             return [signed] if signed.version == 1 else [self.root, signed]
-        return [self.root if role in _TOP else self._load("targets", Targets).signed]
+        return [self.root if role in _TOP else self._shelf.load("targets", Targets).signed]
 
     def _keyids(self, role: str, signed: Root | Targets) -> set[str]:
         return {keyid for d in self._delegators(role, signed) for keyid in d.get_delegated_role(role).keyids}
 
     def _check_next(self, role: str, data: bytes) -> None:
-        metadata: Metadata[Any] = _read(data)
+        metadata: Metadata[Any] = read_metadata(data)
         kind = Root if role == "root" else Targets
         if role in ("snapshot", "timestamp") or not isinstance(metadata.signed, kind):
             raise MetadataRefused(Reason.METADATA_INVALID, f"this is not metadata of role {role}")
         if role not in _TOP and role.removeprefix("model-") not in self.families():
             raise MetadataRefused(Reason.METADATA_INVALID, f"nobody delegated to role {role}")
-        exists = role == "root" or self._path(f"{role}.json").exists()
-        expected = (
-            _read((self._roots()[-1] if role == "root" else self._path(f"{role}.json")).read_bytes()).signed.version + 1
-            if exists
-            else 1
-        )
+        exists = self._shelf.exists(role)
+        expected = read_metadata(self._shelf.data(role)).signed.version + 1 if exists else 1
         if metadata.signed.version != expected:
             raise MetadataRefused(
                 Reason.METADATA_ROLLBACK,
@@ -390,6 +360,13 @@ class Repository:
             )
         if self._weigh(role, data).signed == 0:
             raise MetadataRefused(Reason.METADATA_INVALID, f"{role} is signed by nobody who may sign it")
+
+    def _without_strangers(self, role: str, data: bytes) -> bytes:
+        """Without signatures by keys that have no say, which would only make the file longer."""
+        metadata = read_metadata(data)
+        allowed = self._keyids(role, metadata.signed)
+        metadata.signatures = {k: s for k, s in metadata.signatures.items() if k in allowed}
+        return metadata.to_bytes()
 
     def _check_release(self, ref: ModelRef, digest: str, terms: ReleaseTerms, family: Targets) -> None:
         if not terms.zones or terms.publishers == PublisherPolicy():
@@ -416,33 +393,40 @@ class Repository:
             delegator.add_key(key, role)
 
     def _next(self, role: str, kind: type[R]) -> R:
-        """A copy of a role's metadata, one version higher and with a new expiry."""
-        signed = self._load(role, kind).signed
-        signed.version += 1
-        signed.expires = self._until("root" if role == "root" else "targets")
-        return signed
+        """A role's metadata to change: what waits for signatures (they will be needed anew), or the published, one version up."""
+        published = self._shelf.load(role, kind).signed if self._shelf.exists(role) else None
+        held = self._shelf.proposal(role)
+        if held is not None:
+            waiting: R = read_metadata(held).signed
+            if published is None or waiting.version > published.version:
+                return waiting
+        if published is None:
+            raise ReleaseInvalid(f"role {role} has no metadata yet", hint="Its delegation has to be signed first.")
+        published.version += 1
+        published.expires = self._until("root" if role == "root" else "targets")
+        return published
 
     def _set_target(self, targets: Targets, path: str, data: bytes) -> None:
-        self._keep(data)
+        self._shelf.keep(data)
         targets.targets[path] = TargetFile.from_data(path, data, ["sha256"])
 
     def _refresh_snapshot(self) -> bool:
         roles = ("targets", *(self._delegations().roles or {}))
-        meta = {f"{role}.json": self._meta(role) for role in roles if self._path(f"{role}.json").exists()}
+        meta = {f"{role}.json": self._meta(role) for role in roles if self._shelf.exists(role)}
         version = 1
-        if self._path("snapshot.json").exists():
-            held = self._load("snapshot", Snapshot)
+        if self._shelf.exists("snapshot"):
+            held = self._shelf.load("snapshot", Snapshot)
             young = held.signed.expires - self._now() > _LIFE["snapshot"] / 2
             if held.signed.meta == meta and young and self._weigh("snapshot", held.to_bytes()).complete:
                 return False
             version = held.signed.version + 1
         snapshot = Snapshot(version=version, expires=self._until("snapshot"), meta=meta)
-        self._publish("snapshot", self._sign_online("snapshot", snapshot))
+        self._shelf.publish("snapshot", self._sign_online("snapshot", snapshot))
         return True
 
     def _timestamp(self, lane: Lane, site: str | None, *, grow: bool) -> Metadata[Any]:
-        exists = self._path("timestamp.json").exists()
-        version = self._load("timestamp", Timestamp).signed.version if exists else 0
+        exists = self._shelf.exists("timestamp")
+        version = self._shelf.load("timestamp", Timestamp).signed.version if exists else 0
         now = self._now()
         timestamp = Timestamp(
             version=version + 1 if grow else version,
@@ -455,41 +439,15 @@ class Repository:
     def _sign_online(self, role: str, signed: Signed) -> Metadata[Any]:
         metadata = self._signed(signed, self.root.roles[role].keyids)
         if not self._weigh(role, metadata.to_bytes()).complete:
-            raise KeyMissing(f"the {role} key is not in {self._online}")
+            raise KeyMissing(f"the {role} key is not in {self._shelf.online}")
         return metadata
 
     def _meta(self, role: str) -> MetaFile:
-        data = self._path(f"{role}.json").read_bytes()
-        return MetaFile.from_data(_read(data).signed.version, data, ["sha256"])
-
-    def _director_keys(self) -> DirectorKeys:
-        return DirectorKeys.parse(self._target(DIRECTOR))
+        data = self._shelf.data(role)
+        return MetaFile.from_data(read_metadata(data).signed.version, data, ["sha256"])
 
     def _delegations(self) -> Delegations:
-        return _delegations(self._load("targets", Targets).signed)
-
-    def _publish(self, role: str, metadata: Metadata[Any]) -> None:
-        name = f"{metadata.signed.version}.root.json" if role == "root" else f"{role}.json"
-        atomic_write(self._path(name), metadata.to_bytes())
-
-    def _load(self, role: str, kind: type[R]) -> Metadata[R]:
-        path = self._roots()[-1] if role == "root" else self._path(f"{role}.json")
-        metadata: Metadata[R] = Metadata.from_bytes(path.read_bytes())
-        return metadata
-
-    def _roots(self) -> list[Path]:
-        return sorted((self.folder / "metadata").glob("*.root.json"), key=lambda p: int(p.name.partition(".")[0]))
-
-    def _path(self, name: str) -> Path:
-        return self.folder / "metadata" / name
-
-    def _target(self, path: str) -> bytes:
-        """The published bytes of a small target (a newer one may lie beside it and wait for signatures)."""
-        held = self._load("targets", Targets).signed.targets[path]
-        return (self.folder / "targets" / held.hashes["sha256"]).read_bytes()
-
-    def _keep(self, data: bytes) -> None:
-        atomic_write(self.folder / "targets" / hex_of(digest_of(data)), data)
+        return _delegations(self._shelf.load("targets", Targets).signed)
 
     def _now(self) -> datetime:
         return self._clock.now().replace(microsecond=0)
@@ -509,17 +467,11 @@ def _target(path: str, digest: str, size: int, terms: ReleaseTerms) -> TargetFil
     return TargetFile(size, {"sha256": hex_of(digest)}, path, {"custom": custom})
 
 
-def _read(data: bytes) -> Metadata[Any]:
-    try:
-        metadata: Metadata[Any] = Metadata.from_bytes(data)
-    except RepositoryError as e:
-        raise MetadataRefused(Reason.METADATA_INVALID, f"not TUF metadata: {e}") from e
-    return metadata
-
-
-def _merged(held: bytes, data: bytes) -> bytes:
+def _merged(held: bytes | None, data: bytes) -> bytes:
     """The signatures of both, when they are over the same content; otherwise the newer proposal alone."""
-    old, new = _read(held), _read(data)
+    if held is None:
+        return data
+    old, new = read_metadata(held), read_metadata(data)
     if old.signed_bytes == new.signed_bytes:
         new.signatures = {**old.signatures, **new.signatures}
     return new.to_bytes()
