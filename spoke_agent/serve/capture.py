@@ -22,6 +22,8 @@ from spoke_agent.serve.version import Version
 __all__ = ["Capture", "Labelled", "RowStore"]
 
 _PAUSE_S = 0.1
+_MOST_WAITING = 4096
+"""Rows in the ring, so that a burst cannot grow the process."""
 
 Labelled = Callable[[bool | Exception], None]
 """Called on the writer thread: whether the request was known, or why the label was refused."""
@@ -61,6 +63,10 @@ class Capture:
         self._store: RowStore | None = None
         self._rate, self._burst, self._tokens = rows_s, float(burst), float(burst)
         self._refilled = time.monotonic()
+        self._offered = 0
+        """Rows put into the ring; written by the loop alone."""
+        self._taken = 0
+        """Rows taken out of it; written by the writer thread alone. Their difference is what waits, without a lock."""
         self._ring: deque[_Captured] = deque()
         self._labels: deque[tuple[str, list[float], Labelled]] = deque()
         self._wake = threading.Event()
@@ -71,10 +77,11 @@ class Capture:
     def watch(self, version: Version, batch: Batch) -> None:
         """Keep a batch, when the budget allows. On the loop; about a microsecond."""
         rows = batch.rows
-        if self._tokens < rows and not self._refill(rows):
+        if self._offered - self._taken + rows > _MOST_WAITING or (self._tokens < rows and not self._refill(rows)):
             self.dropped_rows += rows
             return
         self._tokens -= rows
+        self._offered += rows
         jobs: Sequence[Any] = batch.jobs
         ids = [job.request_id for job in jobs]
         self._ring.append(_Captured(version, jobs[0].adapter_name, time.time(), ids, batch))
@@ -115,6 +122,7 @@ class Capture:
         try:
             labels = [self._labels.popleft() for _ in range(len(self._labels))]
             captured = [self._ring.popleft() for _ in range(len(self._ring))]
+            self._taken += sum(c.batch.rows for c in captured)
             for _, group in groupby(captured, key=lambda c: (c.version.index, c.adapter, c.version.signature.inputs)):
                 self._append(list(group))
             for request_id, values, done in labels:

@@ -6,6 +6,8 @@ It needs no agent, no hub and no network: it serves what `slots.json` says, and 
 """
 
 import asyncio
+import contextlib
+import ctypes
 import fcntl
 import gc
 import logging
@@ -69,7 +71,7 @@ class Server:
             log.error("slots_unreadable error=%s", e)  # health says so too, and the agent can put it right
         if self.port is not None:
             atomic_write(self.home.server_port, str(self.port).encode())
-        gc.freeze()
+        _settle()
         log.info("serving port=%s models=%s", self.port, ",".join(self.models.live))
 
     async def stop(self) -> None:
@@ -139,6 +141,14 @@ async def _listen_unix(server: HttpServer, path: Path, mode: int) -> None:
         await server.listen_unix(str(path))
     finally:
         os.umask(before)
+
+
+def _settle() -> None:
+    """What is loaded stays: keep it out of garbage collections, and give back what loading took and no longer needs."""
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(OSError, AttributeError):  # another libc: then it keeps what it has
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _locked(path: Path) -> int:

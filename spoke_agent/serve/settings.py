@@ -39,7 +39,8 @@ class ServeSettings:
     capture: bool = True
     capture_rows_s: float = 500.0
     """Rows kept per second in the long run; more are sampled away and counted."""
-    capture_burst: int = 20_000
+    capture_burst: int = 5000
+    """Rows kept at once after a quiet time."""
     drain_s: float = 5.0
     access_log: bool = False
 

@@ -100,7 +100,11 @@ class Signature:
 
 
 def _fits(shape: tuple[int, ...], want: tuple[int, ...]) -> bool:
-    return len(shape) == len(want) and all(w in (-1, s) for s, w in zip(shape, want, strict=True))
+    if len(shape) != len(want):
+        return False
+    if shape[1:] == want[1:]:  # the usual case: only the rows are free
+        return want[:1] in ((-1,), shape[:1])
+    return all(w in (-1, s) for s, w in zip(shape, want, strict=True))
 
 
 def _within(array: Array, tensor: TensorContract) -> bool:

@@ -106,11 +106,14 @@ class HttpServer:
         self.limits = limits or Limits()
         self.on_fault = on_fault
         self.loop = asyncio.get_running_loop()
+        self.now = self.loop.time()
+        """Loop time at the last sweep: exact enough for deadlines, and free to read."""
         self.connections: set[_Connection] = set()
         self.refused_connections = 0
         self.draining = False
         self._servers: list[asyncio.AbstractServer] = []
-        self._sweep: asyncio.TimerHandle = self.loop.call_later(1.0, self._swept)
+        self._sweep_s = min(1.0, self.limits.head_s / 4, self.limits.body_s / 4, self.limits.idle_s / 4, self.limits.write_s / 4)
+        self._sweep: asyncio.TimerHandle = self.loop.call_later(self._sweep_s, self._swept)
 
     async def listen_tcp(self, host: str, port: int, *, tls: ssl.SSLContext | None = None, reuse_port: bool = False) -> int:
         """Start on TCP; returns the port (port 0 takes a free one)."""
@@ -139,21 +142,22 @@ class HttpServer:
         await asyncio.sleep(0)
 
     def _swept(self) -> None:
-        now = self.loop.time()
-        for connection in list(self.connections):
-            if now > connection.deadline:
-                connection.expire()
-        self._sweep = self.loop.call_later(1.0, self._swept)
+        self.now = now = self.loop.time()
+        for connection in [c for c in self.connections if now > c.deadline]:
+            connection.expire()
+        self._sweep = self.loop.call_later(self._sweep_s, self._swept)
 
 
 class _Connection(asyncio.Protocol):
     """States: between requests, in a head, in a body (all told by `_current` and `_in_head`), lingering before the end."""
 
     __slots__ = (
+        "_big",
         "_body",
         "_broken",
         "_current",
         "_head_bytes",
+        "_headers",
         "_in_head",
         "_inflate",
         "_lingering",
@@ -176,6 +180,8 @@ class _Connection(asyncio.Protocol):
         self._current: Exchange | None = None
         self._in_head = False
         self._head_bytes = 0
+        self._headers: dict[bytes, bytes] = {}
+        self._big = False
         self._received = 0
         self._body: list[bytes] = []
         self._inflate: Any = None
@@ -207,7 +213,7 @@ class _Connection(asyncio.Protocol):
             return
         server.connections.add(self)
         self._parser = httptools.HttpRequestParser(self)
-        self.deadline = server.loop.time() + server.limits.head_s
+        self.deadline = server.now + server.limits.head_s
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it; answers still owed go nowhere."""
@@ -219,6 +225,7 @@ class _Connection(asyncio.Protocol):
         """Feed the parser."""
         if self._lingering:
             return
+        self._big = len(data) > self._server.limits.head_bytes
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -246,50 +253,43 @@ class _Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not read: take nothing more from it, and not for ever."""
         self._written_out = False
-        self.deadline = self._server.loop.time() + self._server.limits.write_s
+        self.deadline = self._server.now + self._server.limits.write_s
         self._pause()
 
     def resume_writing(self) -> None:
         """It reads again."""
         self._written_out = True
-        self.deadline = self._server.loop.time() + self._server.limits.idle_s
+        self.deadline = self._server.now + self._server.limits.idle_s
         if len(self._pending) < self._server.limits.pipelined:
             self._resume()
 
     # ---- httptools' calls
 
-    def on_message_begin(self) -> None:
-        """A new request."""
-        self._current = Exchange(self)
+    def on_url(self, url: bytes) -> None:
+        """A new request: path and query, perhaps in pieces."""
+        if self._current is not None:
+            self._current.path += url
+            return
+        self._current = exchange = Exchange(self)
+        exchange.path = url
+        self._headers = exchange.headers
         self._received = self._head_bytes = 0
         self._inflate = None
         self._in_head = True
-        self.deadline = self._server.loop.time() + self._server.limits.head_s
-
-    def on_url(self, url: bytes) -> None:
-        """Path and query, perhaps in pieces."""
-        exchange = self._current
-        assert exchange is not None  # noqa: S101 - llhttp begins a message first
-        exchange.path += url
+        self.deadline = self._server.now + self._server.limits.head_s
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
-        exchange = self._current
-        assert exchange is not None  # noqa: S101
-        headers = exchange.headers
-        headers[name.lower()] = value
-        if len(headers) > self._server.limits.headers or len(value) > self._server.limits.head_bytes:
-            raise _Refused(431, f"more than {self._server.limits.headers} headers, or one that is too long")
+        self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         """Judge the head before any body is taken."""
         self._in_head = False
-        exchange, limits = self._current, self._server.limits
-        assert exchange is not None  # noqa: S101
+        exchange, limits, headers = self._current, self._server.limits, self._headers
+        assert exchange is not None  # noqa: S101 - a head has a path
         exchange.method = self._parser.get_method()
-        headers = exchange.headers
-        if len(exchange.path) > limits.head_bytes:
-            raise _Refused(414, "the path is too long")
+        if len(headers) > limits.headers or (self._big and _size(exchange) > limits.head_bytes):
+            raise _Refused(431, f"more than {limits.headers} headers, or more than {limits.head_bytes} bytes of them")
         length = headers.get(b"content-length")
         if length is not None and int(length) > limits.body_bytes:
             raise _Refused(413, f"Content-Length is {int(length)}, more than the {limits.body_bytes} bytes allowed")
@@ -297,7 +297,7 @@ class _Connection(asyncio.Protocol):
             self._inflate = _inflater(headers[b"content-encoding"])
         if b"expect" in headers and self.transport is not None:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.deadline = self._server.loop.time() + limits.body_s
+        self.deadline = self._server.now + limits.body_s
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body, unpacked and counted."""
@@ -319,8 +319,8 @@ class _Connection(asyncio.Protocol):
         exchange.body = body[0] if len(body) == 1 else b"".join(body)
         self._body = []
         exchange.keep_alive = self._parser.should_keep_alive() and not server.draining
-        exchange.started = now = server.loop.time()
-        self.deadline = now + server.limits.idle_s
+        exchange.started = server.loop.time()
+        self.deadline = server.now + server.limits.idle_s
         self._pending.append(exchange)
         if len(self._pending) >= server.limits.pipelined:
             self._pause()
@@ -365,7 +365,7 @@ class _Connection(asyncio.Protocol):
     def expire(self) -> None:
         """A deadline passed: say so where that helps, and end."""
         if self._pending and self._written_out:
-            self.deadline = self._server.loop.time() + self._server.limits.idle_s  # we are the slow ones
+            self.deadline = self._server.now + self._server.limits.idle_s  # we are the slow ones
         elif self._current is not None and not self._lingering:
             self._fail(408, "the request did not arrive in time")
         elif self.transport is not None:
@@ -398,7 +398,7 @@ class _Connection(asyncio.Protocol):
         """Close so that the client sees the answer: our side first, its side when it stops sending or after a moment."""
         self._lingering = True
         transport = self.transport
-        self.deadline = self._server.loop.time() + self._server.limits.linger_s
+        self.deadline = self._server.now + self._server.limits.linger_s
         if not self._broken or not transport.can_write_eof():
             transport.close()
             return
@@ -436,6 +436,10 @@ class _Refused(Exception):
         super().__init__(message)
         self.status = status
         self.message = message
+
+
+def _size(exchange: Exchange) -> int:
+    return len(exchange.path) + sum(len(name) + len(value) for name, value in exchange.headers.items())
 
 
 def _inflater(coding: bytes) -> Any:
