@@ -147,7 +147,7 @@ def _parts(
         clock=clock,
         bus=bus,
         post=Post(bus, me, journal, server, clock) if bus is not None else None,
-        upkeep=Upkeep(home, identity, store, data, outbox, clock),
+        upkeep=Upkeep(home, identity, store, data, outbox, clock, settings),
     )
     return Parts(agent, identity, journal, belief, store, steps, server, outbox, data)
 

@@ -44,6 +44,14 @@ class SpokeSettings(BaseSettings):
     upkeep_s: Seconds = 60.0
     """How often drift is looked at, the outbox emptied and adapters kept up."""
 
+    # watching the data
+    drift_window_s: Seconds = 900.0
+    """Shortest time between two drift tests of a model."""
+    drift_budget_days: Seconds = 91.0
+    """Shortest mean time between two false alarms of a model, in days (with one test in every window)."""
+    drift_tell_s: Seconds = 3600.0
+    """How often an unchanged verdict is sent again."""
+
     # transfer
     transport: Literal["auto", "mqtt", "https"] = "auto"
     """Which road packages take here; `auto` leaves it to the directive, then tries MQTT and falls back to HTTPS."""

@@ -3,15 +3,18 @@
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_formats.errors import SpokeshaveError
-from model_formats.package import open_package
+from model_formats.package import Package, open_package
 from provisioning.identity import Identity
 from provisioning.online import renew_online
 from spoke_agent.home import SpokeHome
-from spoke_agent.slots import read_slots
+from spoke_agent.serve.client import ControlClient
+from spoke_agent.settings import SpokeSettings
+from spoke_agent.slots import ModelSlots, read_slots
 from sync import topics
 from sync.bus import Bus, Message
 from sync.clock import Clock
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from spoke_agent.data.store import DataStore
     from spoke_agent.drift.monitor import DriftMonitor, Watched
     from spoke_agent.outbox.outbox import Outbox
+    from spoke_agent.tune.keeper import AdapterKeeper
 
 __all__ = ["Upkeep", "open_outbox"]
 
@@ -61,17 +65,30 @@ class Upkeep:
     """Called from the agent's loop. A part that fails is logged and left for next time: none of this may stop an update."""
 
     def __init__(
-        self, home: SpokeHome, identity: Identity, store: BlobStore, data: "DataStore | None", outbox: "Outbox", clock: Clock
+        self,
+        home: SpokeHome,
+        identity: Identity,
+        store: BlobStore,
+        data: "DataStore | None",
+        outbox: "Outbox",
+        clock: Clock,
+        settings: SpokeSettings | None = None,
     ) -> None:
+        self._settings = settings or SpokeSettings()
         self._home, self._identity, self._store, self._clock = home, identity, store, clock
         self._outbox = outbox
         self._monitor = self._open_monitor(data)
+        self._keeper = self._open_keeper(data)
 
     def tick(self, *, connected: bool) -> None:
         """One round."""
         if self._monitor is not None:
             with _told("drift"):
                 self._monitor.tick()
+        if self._keeper is not None:
+            with _told("adapters"):
+                for words in self._keeper.look():
+                    log.info("adapter.kept", extra={"what": words})
         if connected:
             with _told("outbox"):
                 self._outbox.flush()
@@ -82,6 +99,7 @@ class Upkeep:
     def _open_monitor(self, data: "DataStore | None") -> "DriftMonitor | None":
         if data is None:
             return None
+        from spoke_agent.drift.estimate import AccuracyEstimator
         from spoke_agent.drift.monitor import DriftMonitor
 
         return DriftMonitor(
@@ -91,7 +109,29 @@ class Upkeep:
             watched=self._watched,
             profile=self._profile,
             clock=self._clock,
+            window=timedelta(seconds=self._settings.drift_window_s),
+            budget=timedelta(days=self._settings.drift_budget_days),
+            tell_every=timedelta(seconds=self._settings.drift_tell_s),
+            estimator=AccuracyEstimator(data, self._clock, self._package),
         )
+
+    def _open_keeper(self, data: "DataStore | None") -> "AdapterKeeper | None":
+        if data is None:
+            return None
+        from spoke_agent.tune.keeper import AdapterKeeper
+        from spoke_agent.tune.shelf import Shelf
+        from spoke_agent.tune.site import Tuner
+
+        signer, server = self._identity.signer(), ControlClient(self._home.control_socket)
+        shelf = Shelf(self._home.adapters, signer=signer, key=signer.public_key)
+        tuner = Tuner(self._home.root, blobs=self._store, data=data, shelf=shelf, clock=self._clock, server=server)
+        return AdapterKeeper(tuner, data)
+
+    def _package(self, watched: "Watched") -> "tuple[Package, str] | None":
+        champion = read_slots(self._home.slots).models.get(watched.model, ModelSlots()).champion
+        if champion is None or champion.index != watched.index:
+            return None
+        return open_package(self._store, champion.index), champion.variant
 
     def _watched(self) -> "list[Watched]":
         from spoke_agent.drift.monitor import Watched

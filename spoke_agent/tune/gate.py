@@ -12,7 +12,7 @@ from model_formats.pvalues import binomial_tail
 from model_formats.runtimes.base import Array
 from spoke_agent.tune.fit import Rows
 
-__all__ = ["GateTerms", "GateVerdict", "judge", "score"]
+__all__ = ["GateTerms", "GateVerdict", "judge", "judge_pair", "score"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +41,34 @@ class GateVerdict(Value):
 
 def judge(fitted: Head, current: Head, held_out: Rows, anchors: Rows | None, hub: Head, terms: GateTerms) -> GateVerdict:
     """Sign test of `fitted` against `current` on held-out rows, and the loss on held-out anchors against the hub's head."""
-    wins, losses = _discordant(fitted, current, held_out)
-    p = binomial_tail(wins, wins + losses, 0.5)
+    pair = judge_pair(fitted, current, held_out)
     kept_before = score(hub, anchors) if anchors is not None and len(anchors) else 1.0
     kept_after = score(fitted, anchors) if anchors is not None and len(anchors) else 1.0
+    better = pair.wins > pair.losses and pair.p <= terms.alpha
+    return pair.model_copy(
+        update={
+            "passed": better and kept_after >= kept_before - terms.max_anchor_loss,
+            "anchors": 0 if anchors is None else len(anchors),
+            "anchors_before": kept_before,
+            "anchors_after": kept_after,
+        }
+    )
+
+
+def judge_pair(fitted: Head, current: Head, rows: Rows) -> GateVerdict:
+    """The counts alone, on rows that `fitted` never saw; `passed` stays False."""
+    wins, losses = _discordant(fitted, current, rows)
     return GateVerdict(
-        passed=wins > losses and p <= terms.alpha and kept_after >= kept_before - terms.max_anchor_loss,
-        rows=len(held_out),
+        passed=False,
+        rows=len(rows),
         wins=wins,
         losses=losses,
-        p=p,
-        before=score(current, held_out),
-        after=score(fitted, held_out),
-        anchors=0 if anchors is None else len(anchors),
-        anchors_before=kept_before,
-        anchors_after=kept_after,
+        p=binomial_tail(wins, wins + losses, 0.5),
+        before=score(current, rows),
+        after=score(fitted, rows),
+        anchors=0,
+        anchors_before=1.0,
+        anchors_after=1.0,
     )
 
 

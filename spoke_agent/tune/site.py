@@ -15,7 +15,7 @@ from spoke_agent.home import SpokeHome
 from spoke_agent.serve.answers import ReconcileAnswer
 from spoke_agent.serve.errors import ServerUnreachable
 from spoke_agent.slots import AdapterSlot, ModelSlots, Slot, edit_slots, read_slots
-from spoke_agent.tune.errors import AdapterUnknown, GateClosed, NotAdaptable
+from spoke_agent.tune.errors import AdapterUnknown, GateClosed, NotAdaptable, TooFewLabels
 from spoke_agent.tune.features import Trunk, labelled_rows, open_trunk
 from spoke_agent.tune.gate import GateTerms
 from spoke_agent.tune.recipe import Tuned, tune_head
@@ -81,10 +81,10 @@ class Tuner:
         Call it before the new base answers. Nothing is switched here.
         """
         try:
-            base = self._trunk(slot).base
+            base = self.base_of(slot)
             ready = [k for k in self.shelf.all(model) if k.trusted and k.record.base == base]
             return ready[-1].record.slot if ready else self._fit(model, slot, None, "new_base")[0].record.slot
-        except (NotAdaptable, GateClosed):
+        except (NotAdaptable, GateClosed, TooFewLabels):
             return None
 
     def use(self, model: str, name: str | None) -> bool:
@@ -123,8 +123,17 @@ class Tuner:
             self.erase(name)
         return names
 
+    def trunk(self, slot: Slot) -> Trunk:
+        """The variant of a slot, opened for its features. Raises NotAdaptable."""
+        return open_trunk(open_package(self._blobs, slot.index), slot.variant)
+
+    def base_of(self, slot: Slot) -> str:
+        """Digest of the model file of a slot."""
+        package = open_package(self._blobs, slot.index)
+        return package.files[package.variant(slot.variant).main].digest
+
     def _fit(self, model: str, slot: Slot, used: AdapterSlot | None, origin: Origin) -> tuple[Kept, Tuned]:
-        trunk = self._trunk(slot)
+        trunk = self.trunk(slot)
         batches = list(self._data.labelled(model, limit=_MOST_ROWS))
         rows = labelled_rows(trunk, batches)
         tuned = tune_head(rows, trunk.anchors, current=self._current(trunk, used), terms=self._terms)
@@ -167,15 +176,12 @@ class Tuner:
         kept, slots = self.shelf.get(name), self._slots(model)
         if not kept.trusted or kept.record.model != model:
             raise AdapterUnknown(f"{name}: not an adapter of {model} made here, or its file was changed")
-        if slots.champion is None or self._trunk(slots.champion).base != kept.record.base:
+        if slots.champion is None or self.base_of(slots.champion) != kept.record.base:
             raise AdapterUnknown(f"{name}: was fitted on version {kept.record.version}, which is not what is served")
         return kept.record.slot
 
     def _switch(self, model: str, adapter: AdapterSlot | None) -> None:
         edit_slots(self.home.slots, model, lambda places: places.model_copy(update={"adapter": adapter}))
-
-    def _trunk(self, slot: Slot) -> Trunk:
-        return open_trunk(open_package(self._blobs, slot.index), slot.variant)
 
     def _slots(self, model: str) -> ModelSlots:
         return read_slots(self.home.slots).models.get(model, ModelSlots())

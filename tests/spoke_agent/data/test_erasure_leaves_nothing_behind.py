@@ -68,7 +68,8 @@ def test_rows_before_a_moment_go_from_the_middle_of_a_batch(tmp_path: Path):
     assert data.erase(before=15.0) == 1
     assert data.label("new", 2)
     (left,) = data.batches("digits")
-    assert left.times.tolist() == [20.0] and left.labels.tolist() == [2.0]
+    assert left.times.tolist() == [20.0]
+    assert left.labels.tolist() == [2.0]
 
 
 @pytest.mark.parametrize("scope", [Scope(("a",)), Scope(before=datetime(2030, 1, 1, tzinfo=UTC)), Scope(everything=True)])
@@ -77,7 +78,8 @@ def test_erasure_retires_what_was_made_from_the_rows_and_leaves_a_signed_record(
     data.append(rows(["a", "b"]))
     record = erase(tmp_path, data, scope, derived=adapters, clock=ManualClock(), signer=signer)
     assert adapters.asked == [frozenset({1})]
-    assert record.rows == (1 if scope.request_ids else 2) and record.adapters == ("digits-1-a1",)
+    assert record.rows == (1 if scope.request_ids else 2)
+    assert record.adapters == ("digits-1-a1",)
     (file,) = (tmp_path / "erasures").iterdir()
     assert unseal(file.read_bytes(), [signer.public_key], ErasureRecord) == record
 
@@ -101,4 +103,6 @@ def test_erasing_resets_drift_sums_that_counted_the_rows(tmp_path: Path):
     write_state(tmp_path / "drift" / "digits.json", state)
     record = erase(tmp_path, data, Scope(everything=True), derived=Adapters(), clock=ManualClock(), signer=device_signer())
     found = read_state(tmp_path / "drift" / "digits.json")
-    assert record.drift_sums_reset and found is not None and found.sums.rows == 0
+    assert record.drift_sums_reset
+    assert found is not None
+    assert found.sums.rows == 0

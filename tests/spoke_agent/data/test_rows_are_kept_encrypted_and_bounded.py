@@ -29,7 +29,8 @@ def test_rows_come_back_as_they_went_in(store: DataStore):
     (found,) = store.batches("digits")
     assert np.array_equal(found.inputs["image"], given.inputs["image"])
     assert np.array_equal(found.outputs["logits"], given.outputs["logits"])
-    assert found.index == INDEX and np.isnan(found.labels).all()
+    assert found.index == INDEX
+    assert np.isnan(found.labels).all()
 
 
 def test_reading_after_a_cursor_gives_each_batch_once(store: DataStore):
@@ -47,7 +48,9 @@ def test_the_file_shows_neither_values_nor_request_ids(tmp_path: Path, store: Da
     store.label("patient-4711", 3)
     store.label("not-seen-yet", 3)
     raw = b"".join(path.read_bytes() for path in tmp_path.glob("data.db*"))
-    assert b"SECRSECR" not in raw and b"patient" not in raw and b"not-seen" not in raw
+    assert b"SECRSECR" not in raw
+    assert b"patient" not in raw
+    assert b"not-seen" not in raw
     assert (tmp_path / "data.db").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "identity" / "site.key").stat().st_mode & 0o777 == 0o600
 

@@ -31,7 +31,9 @@ def test_a_run_of_doubtful_windows_alarms_in_the_end():
     for _ in range(12):
         detector = detector.after(0.005)
         levels.append(detector.level)
-    assert levels[0] == "quiet" and "watch" in levels and levels[-1] == "alarm"
+    assert levels[0] == "quiet"
+    assert "watch" in levels
+    assert levels[-1] == "alarm"
 
 
 def test_it_comes_to_rest_when_the_fault_is_mended():
@@ -39,7 +41,8 @@ def test_it_comes_to_rest_when_the_fault_is_mended():
     assert detector.level == "alarm"
     for _ in range(40):
         detector = detector.after(0.6)
-    assert detector.level == "quiet" and detector.windows == 0
+    assert detector.level == "quiet"
+    assert detector.windows == 0
 
 
 def test_falling_confidence_is_noticed_early_and_steady_confidence_is_not():

@@ -75,7 +75,8 @@ def test_a_site_like_the_reference_says_so_once_an_hour(site: Site):
 
 def test_fewer_rows_than_the_floor_say_nothing(site: Site):
     site.serve(199)
-    assert site.monitor.tick() == [] and site.sent == []
+    assert site.monitor.tick() == []
+    assert site.sent == []
 
 
 def test_drift_is_told_in_the_window_where_it_starts(site: Site):
@@ -84,9 +85,11 @@ def test_drift_is_told_in_the_window_where_it_starts(site: Site):
     site.pass_time()
     site.serve(300, "shift")
     ((model, verdict),) = site.monitor.tick()
-    assert model == MODEL and verdict.level == "alarm"
+    assert model == MODEL
+    assert verdict.level == "alarm"
     assert [v.level for v in verdicts(site)] == ["quiet", "alarm"]
-    assert verdicts(site)[-1].features[0].feature == 0 and verdicts(site)[-1].features[0].direction == "up"
+    assert verdicts(site)[-1].features[0].feature == 0
+    assert verdicts(site)[-1].features[0].direction == "up"
 
 
 def test_two_tests_are_at_least_a_window_apart(site: Site):
@@ -130,7 +133,8 @@ def test_a_new_version_starts_afresh(site: Site, tmp_path: Path):
     site.serve(300, "shift")
     site.monitor.tick()
     before = site.monitor.state(MODEL)
-    assert before is not None and before.detector.level == "alarm"
+    assert before is not None
+    assert before.detector.level == "alarm"
     state = before.model_copy(update={"index": "sha256:" + "cd" * 32})
     from spoke_agent.drift.state import write_state
 
@@ -139,7 +143,9 @@ def test_a_new_version_starts_afresh(site: Site, tmp_path: Path):
     site.serve(300)
     site.monitor.tick()
     after = site.monitor.state(MODEL)
-    assert after is not None and after.index == INDEX and after.detector.level != "alarm"
+    assert after is not None
+    assert after.index == INDEX
+    assert after.detector.level != "alarm"
 
 
 def test_a_clock_that_jumps_back_does_not_stop_the_watch(site: Site):

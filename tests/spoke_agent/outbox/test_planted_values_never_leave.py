@@ -1,4 +1,4 @@
-"""Canary rows: values that occur nowhere else are served, labelled, drifted and tuned upon; then every byte that left is searched."""
+"""Canary rows: values that occur nowhere else are served, labelled and drifted upon; then every byte that left is searched."""
 
 import re
 import struct

@@ -92,5 +92,6 @@ def test_the_switch_is_written_into_the_sites_own_file(tmp_path: Path):
     (tmp_path / "egress.yaml").write_text("allow: [{kind: drift_hist, features: [age]}]\n")
     turn_switch(tmp_path, "dubai", "ae-pdpl", "sealed")
     found = load_policy(tmp_path, "dubai", "ae-pdpl")
-    assert found.sovereignty == "sealed" and found.allow[0].features == ("age",)
+    assert found.sovereignty == "sealed"
+    assert found.allow[0].features == ("age",)
     assert turn_switch(tmp_path, "dubai", "ae-pdpl", "normal").sovereignty == "normal"

@@ -14,7 +14,8 @@ def test_merging_keeps_the_total_and_leaves_no_small_cell(cells: list[int]):
     if merged is None:
         assert 0 < sum(cells) < 10
         return
-    assert len(merged) == len(cells) and merged[0] != MERGED
+    assert len(merged) == len(cells)
+    assert merged[0] != MERGED
     assert sum(c for c in merged if c != MERGED) == sum(cells)
     assert all(c in (0, MERGED) or c >= 10 for c in merged)
     FeatureCounts(feature=0, counts=merged)
@@ -46,5 +47,7 @@ def test_noise_has_the_spread_of_its_epsilon_and_passes_the_floor():
 def test_which_small_cell_it_was_cannot_be_told_by_subtraction():
     one = merge_small([100, 3, 50, 200], 10)
     other = merge_small([100, 0, 53, 200], 10)
-    assert one is not None and other is not None
-    assert one == (100, 53, MERGED, 200) and sum(one) + 1 == sum(other)
+    assert one is not None
+    assert other is not None
+    assert one == (100, 53, MERGED, 200)
+    assert sum(one) + 1 == sum(other)

@@ -51,7 +51,8 @@ def test_an_allowed_record_leaves_signed_and_coarse(tmp_path: Path):
     assert outbox(tmp_path, road, signer=signer).offer(VERDICT, ABOUT)
     ((kind, envelope),) = road.sent
     record = unseal(envelope, [signer.public_key], EgressRecord)
-    assert kind == "drift_verdict" and record.body == VERDICT
+    assert kind == "drift_verdict"
+    assert record.body == VERDICT
     assert (record.start.minute, record.end.minute) == (0, 15)
 
 
@@ -59,7 +60,8 @@ def test_what_is_not_allowed_stays_and_is_logged(tmp_path: Path):
     road = Road()
     box = outbox(tmp_path, road, "allow: [{kind: ops}]")
     assert not box.offer(VERDICT, ABOUT)
-    assert road.sent == [] and whys(box) == [Why.NOT_IN_SITE_POLICY]
+    assert road.sent == []
+    assert whys(box) == [Why.NOT_IN_SITE_POLICY]
     assert "does not list" in line(next(box.log.entries()))
 
 
@@ -67,7 +69,8 @@ def test_a_broken_policy_closes_the_door(tmp_path: Path):
     road = Road()
     box = outbox(tmp_path, road, "allow: [{kind: everything}]")
     assert not box.offer(OPS)
-    assert road.sent == [] and whys(box) == [Why.POLICY_UNREADABLE]
+    assert road.sent == []
+    assert whys(box) == [Why.POLICY_UNREADABLE]
 
 
 def test_the_switch_holds_for_what_already_waits(tmp_path: Path):
@@ -77,7 +80,9 @@ def test_the_switch_holds_for_what_already_waits(tmp_path: Path):
     assert box.offer(VERDICT, ABOUT)
     (tmp_path / "egress.yaml").write_text("sovereignty: sealed\nallow: [{kind: drift_verdict}]")
     road.up = True
-    assert box.flush() == 0 and box.waiting() == [] and road.sent == []
+    assert box.flush() == 0
+    assert box.waiting() == []
+    assert road.sent == []
     (tmp_path / "egress.yaml").write_text("allow: [{kind: drift_verdict}]")
     assert box.flush() == 1
 
@@ -86,11 +91,13 @@ def test_nothing_is_lost_while_the_bus_is_down_or_the_spoke_restarts(tmp_path: P
     road = Road()
     road.up = False
     box = outbox(tmp_path, road)
-    assert box.offer(OPS) and box.offer(VERDICT, ABOUT)
+    assert box.offer(OPS)
+    assert box.offer(VERDICT, ABOUT)
     box.close()
     road.up = True
     again = outbox(tmp_path, road)
-    assert again.flush() == 2 and again.flush() == 0
+    assert again.flush() == 2
+    assert again.flush() == 0
     assert [kind for kind, _ in road.sent] == ["ops", "drift_verdict"]
 
 
@@ -115,7 +122,8 @@ def test_records_form_a_chain_that_the_hub_can_check(tmp_path: Path):
     box.offer(VERDICT, ABOUT)
     first, second = [logged.record for logged in box.log.entries() if logged.record]
     assert (first.sequence, second.sequence) == (1, 2)
-    assert first.previous is None and second.previous == first.digest
+    assert first.previous is None
+    assert second.previous == first.digest
     totals = box.log.verify()
     assert (totals.entries, totals.left, totals.refused) == (3, 2, 1)
 

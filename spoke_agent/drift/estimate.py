@@ -1,0 +1,106 @@
+"""How well the model does here: by labels where enough came, else by the package's regression. Always an interval."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import numpy as np
+
+from model_formats.calibration import confidence
+from model_formats.estimate import Window, estimate_accuracy
+from model_formats.package import Package
+from model_formats.profile import ReferenceProfile
+from model_formats.runtimes.base import Array
+from spoke_agent.data.store import DataStore, StoredBatch
+from spoke_agent.drift.monitor import Watched
+from spoke_agent.tune.errors import NotAdaptable
+from spoke_agent.tune.features import Trunk, open_trunk
+from sync.clock import Clock
+from sync.egress import PerfEstimate, rows_at_least
+
+__all__ = ["AccuracyEstimator", "from_labels", "from_rows"]
+
+_LEAST_LABELS = 200
+_MOST_ROWS = 500
+_LOOK_BACK = timedelta(days=7)
+_Z = 1.645
+"""Of a 90 % interval."""
+
+
+def from_labels(rows: int, correct: int) -> PerfEstimate | None:
+    """Share correct with Wilson's 90 % interval; None below 200 labelled rows."""
+    if rows < _LEAST_LABELS:
+        return None
+    share, z2 = correct / rows, _Z * _Z
+    centre = (share + z2 / (2 * rows)) / (1 + z2 / rows)
+    half = _Z * np.sqrt(share * (1 - share) / rows + z2 / (4 * rows * rows)) / (1 + z2 / rows)
+    return _told("labels", share, centre - half, centre + half, rows, valid=True)
+
+
+def from_rows(profile: ReferenceProfile, scores: Array, features: Array) -> PerfEstimate | None:
+    """The package's regression on unlabelled rows; None where the package has none."""
+    if profile.estimate is None or profile.scores == "values":
+        return None
+    flat = scores.reshape(len(scores), -1)
+    window = Window(confidence(flat, profile.scores), flat.argmax(axis=1), features)
+    found = estimate_accuracy(profile.estimate, window)
+    return _told("regression", found.value, found.low, found.high, found.rows, valid=found.valid)
+
+
+class AccuracyEstimator:
+    """The monitor's `estimator`: opens the champion's trunk once and keeps it.
+
+    `package_of` gives the opened package of an index digest and its variant on this machine, None where it is not here.
+    """
+
+    def __init__(self, data: DataStore, clock: Clock, package_of: Callable[[Watched], tuple[Package, str] | None]) -> None:
+        self._data, self._clock, self._package_of = data, clock, package_of
+        self._trunk: tuple[str, Trunk | None] = ("", None)
+
+    def __call__(self, watched: Watched, profile: ReferenceProfile, batches: list[StoredBatch]) -> PerfEstimate | None:
+        """Labels of the last week first; else the newest rows that the hub's own head answered."""
+        since = self._clock.now() - _LOOK_BACK
+        labelled = from_labels(*self._data.labelled_accuracy(watched.model, watched.index, since))
+        if labelled is not None or profile.estimate is None:
+            return labelled
+        trunk, own = self._open(watched), [b for b in batches if not b.adapter][-_MOST_ROWS:]
+        if trunk is None or sum(b.rows for b in own) < _LEAST_LABELS:
+            return None
+        some = _newest(own)
+        features = np.concatenate([trunk.features(b.inputs) for b in some])
+        return from_rows(profile, np.concatenate([b.outputs[profile.output] for b in some]), features)
+
+    def _open(self, watched: Watched) -> Trunk | None:
+        if self._trunk[0] != watched.index:
+            found = self._package_of(watched)
+            try:
+                self._trunk = (watched.index, open_trunk(*found) if found else None)
+            except NotAdaptable:
+                self._trunk = (watched.index, None)
+        return self._trunk[1]
+
+
+def _newest(batches: list[StoredBatch]) -> list[StoredBatch]:
+    """The last batches, until about 500 rows are together; the oldest of them cut to fit."""
+    found: list[StoredBatch] = []
+    left = _MOST_ROWS
+    for batch in reversed(batches):
+        found.append(batch.where(np.arange(batch.rows) >= batch.rows - left))
+        left -= found[-1].rows
+        if left <= 0:
+            break
+    return found
+
+
+def _told(method: str, value: float, low: float, high: float, rows: int, *, valid: bool) -> PerfEstimate:
+    """Whole percent, the interval rounded outwards."""
+    centre = round(100 * min(1.0, max(0.0, value)))
+    return PerfEstimate.model_validate(
+        {
+            "method": method,
+            "estimate": centre,
+            "low": min(centre, max(0, int(np.floor(100 * low)))),
+            "high": max(centre, min(100, int(np.ceil(100 * high)))),
+            "valid": valid,
+            "rows": rows_at_least(rows),
+        }
+    )
