@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
 
@@ -19,7 +21,8 @@ from sync.store import BLOCK_SIZE, BlobWriter, Store
 __all__ = ["fetch_blob"]
 
 _GONE = frozenset({401, 403, 404, 410})
-_CHUNK = 64 * 1024
+_BEHIND = 16
+"""Blocks that may wait for the disk: 2 MiB."""
 
 
 class _Interrupted(Exception):
@@ -128,14 +131,22 @@ class _Fetch:
         raise _Interrupted(f"status {answer.status_code}")
 
     def _keep(self, answer: httpx.Response, begin: int, end: int) -> None:
+        """Read on this thread; hash and write on another, a few blocks behind."""
         position = begin
-        for block in _blocks(answer.iter_bytes(_CHUNK), self._writer.size - begin):
-            if self._cancel.is_set():
-                raise self._cancelled()
-            self._keep_block(position // BLOCK_SIZE, block)
-            position += len(block)
-            if position > end:
-                return
+        with ThreadPoolExecutor(1, "fetch-keep") as keeper:
+            behind: deque[Future[None]] = deque()
+            for data in answer.iter_bytes(BLOCK_SIZE):
+                if self._cancel.is_set():
+                    raise self._cancelled()
+                block = data[: self._writer.size - position]
+                behind.append(keeper.submit(self._keep_block, position // BLOCK_SIZE, block))
+                position += len(block)
+                if len(behind) > _BEHIND:
+                    behind.popleft().result()
+                if position > end:
+                    break
+            for kept in behind:
+                kept.result()
         if position <= end:
             raise _Interrupted(f"the answer ended {end + 1 - position} bytes early")
 
@@ -186,18 +197,3 @@ def _first_run(missing: Sequence[int]) -> tuple[int, int]:
             break
         last = block
     return missing[0], last
-
-
-def _blocks(chunks: Iterator[bytes], limit: int) -> Iterator[bytes]:
-    """Cut a stream into blocks; the last one may be short. Never more than `limit` bytes in all."""
-    held = bytearray()
-    for chunk in chunks:
-        held += chunk
-        while len(held) >= BLOCK_SIZE:
-            limit -= BLOCK_SIZE
-            yield bytes(held[:BLOCK_SIZE])
-            del held[:BLOCK_SIZE]
-        if len(held) >= limit:
-            break
-    if held:
-        yield bytes(held[:limit])
