@@ -14,6 +14,7 @@ import httpx
 
 from hub.home import HubHome
 from model_formats.errors import HubError, OperatorError, SpokeshaveError, catalog
+from sync.files import atomic_file
 
 __all__ = ["HubAway", "HubClient", "NotAuthenticated", "NotAuthorised", "NotFound", "RequestInvalid"]
 
@@ -94,6 +95,18 @@ class HubClient:
     def delete(self, path: str) -> Any:
         """DELETE."""
         return self.send("DELETE", path).json()
+
+    def fetch(self, path: str, body: Any, file: Path) -> int:
+        """POST a JSON body and write the answer to `file`, atomically and in pieces; returns the bytes. Raises as `get`."""
+        try:
+            with self.http.stream("POST", API + path, json=body) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise _error_of(answer)
+                with atomic_file(file, mode=0o600) as out:
+                    return sum(out.write(chunk) for chunk in answer.iter_bytes(1 << 20))
+        except httpx.TransportError as e:
+            raise HubAway(f"the hub at {self.http.base_url} does not answer: {e}") from e
 
     def close(self) -> None:
         """Close the connection."""

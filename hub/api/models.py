@@ -1,6 +1,7 @@
 """`/models`, `/metadata`: what is released, and the way to release: proposals that others sign."""
 
 import base64
+import binascii
 from datetime import datetime
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hub.api.access import HubPart, needs
 from hub.api.spokes import when
-from hub.client import NotFound
+from hub.client import NotFound, RequestInvalid
 from hub.fleet.releases import ReleaseRequest, accept, add_family, deny, propose_release
 from hub.rules.access import Permission, Principal
 from hub.store.versions import Version, add_delta, find_version, list_versions
@@ -164,7 +165,11 @@ def pending(hub: HubPart, _who: Reader) -> list[ProposalView]:
 @router.post("/metadata/{role}")
 def sign(role: str, order: SignedMetadata, hub: HubPart, who: Author) -> ProposalView:
     """Hand a proposal back with signatures; it is published when there are enough of them."""
-    return _proposal(accept(hub, role, base64.b64decode(order.data, validate=True), who.name))
+    try:
+        data = base64.b64decode(order.data, validate=True)
+    except binascii.Error as e:
+        raise RequestInvalid(f"data: not base64: {e}") from e
+    return _proposal(accept(hub, role, data, who.name))
 
 
 @router.get("/tuf/{file}", response_class=Response)

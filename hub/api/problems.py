@@ -33,6 +33,7 @@ def install_problems(app: FastAPI) -> None:
     app.add_exception_handler(SpokeshaveError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _plain)
+    app.add_exception_handler(Exception, _fault)
 
 
 def _ours(_request: Request, error: Exception) -> JSONResponse:
@@ -41,6 +42,11 @@ def _ours(_request: Request, error: Exception) -> JSONResponse:
     if error.http == 401:
         answer.headers["WWW-Authenticate"] = "Bearer"
     return answer
+
+
+def _fault(request: Request, _error: Exception) -> JSONResponse:
+    """What nobody foresaw: the log has the trace, the caller a code and nothing of what is inside."""
+    return problem(SpokeshaveError(f"the hub failed at {request.method} {request.url.path}"))
 
 
 def _invalid(_request: Request, error: Exception) -> JSONResponse:

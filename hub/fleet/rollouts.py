@@ -56,6 +56,8 @@ __all__ = [
     "abort",
     "apply",
     "approve",
+    "find_released",
+    "last_good",
     "look",
     "pause",
     "preview",
@@ -116,7 +118,7 @@ def apply(hub: Hub, plan: RolloutPlan, author: str) -> KeptRollout:
                 hint="Wait for it, or abort it first.",
             )
         state = RolloutState.PENDING if plan.spec.approvals else RolloutState.RUNNING
-        version = _version(db, plan.spec.ref)
+        version = find_released(db, plan.spec.ref)
         add_rollout(db, plan, version.index, author, state, now=hub.now)
         append_audit(
             db, author, "rollout.apply", plan.name, now=hub.now, details={"model": plan.spec.model, "state": state.value}
@@ -186,7 +188,7 @@ def _advance(hub: Hub, name: str) -> tuple[Step, ...]:
     for _ in range(2 * 50 + 2):  # each round starts or passes one ring; a plan has at most 50
         with hub.database.begin() as db:
             held = _find(db, name)
-            version = _version(db, held.plan.spec.ref)
+            version = find_released(db, held.plan.spec.ref)
             steps = decide(held.plan.spec, held.state, _views(hub, db, held), version.claim, hub.now)
             for step in steps:
                 _execute(hub, db, held, step)
@@ -238,7 +240,7 @@ def _give(hub: Hub, db: Connection, held: KeptRollout, ring: int, spoke: SpokeId
         shadow=spec.shadow,
         probation=spec.probation,
     )
-    good = _good(db, spoke, spec.ref)
+    good = last_good(db, spoke, spec.ref)
     assign(db, Assignment(spoke, spec.ref, held.index, held.plan.name, ring, terms, hub.now, next_generation(db, spoke), good))
     _redirect(hub, db, spoke)
 
@@ -278,7 +280,7 @@ def _redirect(hub: Hub, db: Connection, spoke: SpokeId) -> None:
 
 def _views(hub: Hub, db: Connection, held: KeptRollout) -> tuple[RingView, ...]:
     fleet = {spoke.id: spoke for spoke in list_spokes(db)}
-    version = _version(db, held.plan.spec.ref)
+    version = find_released(db, held.plan.spec.ref)
     targets = _targets(held.plan, version, list(fleet.values()))
     told = latest_about(db, held.plan.spec.ref.name, held.index)
     heard = hub.now - hub.settings.silent_after_s
@@ -301,7 +303,7 @@ def _view(db: Connection, held: KeptRollout, spoke: Spoke, told: KeptReport | No
     return SpokeView(spoke.id, online, given.assigned, told.state, told.reason, serving, told.evidence)
 
 
-def _good(db: Connection, spoke: SpokeId, ref: ModelRef) -> tuple[int, str] | None:
+def last_good(db: Connection, spoke: SpokeId, ref: ModelRef) -> tuple[int, str] | None:
     """What to go back to: what it serves by its signed word, else what it was told before."""
     row = next(s for s in list_spokes(db) if s.id == spoke)
     serving = next(((s.version, s.index) for s in row.serving if s.model == ref.name and s.version != ref.version), None)
@@ -317,7 +319,7 @@ def _good(db: Connection, spoke: SpokeId, ref: ModelRef) -> tuple[int, str] | No
 def _check(db: Connection, plan: RolloutPlan) -> Preview:
     """1. The version is released. 2. Every site named is known. 3. None is outside the package's zones and regimes. 4. No ring
     asks for more commits than it has spokes. 5. Where an abort reverts, the way back is granted."""
-    version = _version(db, plan.spec.ref)  # 1
+    version = find_released(db, plan.spec.ref)  # 1
     fleet = list_spokes(db)
     targets = _targets(plan, version, fleet)
     if targets.unknown:  # 2
@@ -362,7 +364,8 @@ def _targets(plan: RolloutPlan, version: Version, fleet: list[Spoke]) -> Targets
     return resolve(plan.spec.rings, members, version.zones, version.regimes)
 
 
-def _version(db: Connection, ref: ModelRef) -> Version:
+def find_released(db: Connection, ref: ModelRef) -> Version:
+    """A released version. Raises PlanInvalid that lists what there is."""
     found = find_version(db, ref)
     if found is None:
         known = ", ".join(str(v.ref) for v in list_versions(db, ref.name)) or "none"

@@ -1,12 +1,12 @@
 """Which spokes a ring means, and which of them the package may not go to. Residency fails closed: no label, no delivery."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from hub.rules.plan import Ring
 from sync.types import Reason, Regime, SpokeId
 
-__all__ = ["Forbidden", "Member", "Targets", "resolve"]
+__all__ = ["Forbidden", "Member", "Targets", "may_have", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def resolve(
             for member in members:
                 if member.spoke in taken or not _selects(ring, member, everyone=everyone):
                     continue
-                reason = _refusal(member, may_zones, may_regimes)
+                reason = may_have(member, may_zones, may_regimes)
                 if reason is None:
                     taken.add(member.spoke)
                     found[number].append(member.spoke)
@@ -72,7 +72,8 @@ def _selects(ring: Ring, member: Member, *, everyone: bool) -> bool:
     )
 
 
-def _refusal(member: Member, zones: set[str], regimes: set[str] | None) -> Reason | None:
+def may_have(member: Member, zones: Collection[str], regimes: Collection[str] | None) -> Reason | None:
+    """None when the package may go to this spoke, else why not. No label, no delivery."""
     if member.zone not in zones:
         return Reason.ZONE_FORBIDDEN
     if regimes is not None and member.regime not in regimes:

@@ -10,7 +10,17 @@ from hub.store.upsert import put
 from sync.messages import Serving
 from sync.types import Regime, SpokeId
 
-__all__ = ["Spoke", "add_spoke", "find_spoke", "list_spokes", "renewed_certificate", "revoke_spoke", "saw_report", "saw_status"]
+__all__ = [
+    "Spoke",
+    "add_spoke",
+    "find_spoke",
+    "list_spokes",
+    "renewed_certificate",
+    "revoke_spoke",
+    "saw_report",
+    "saw_serving",
+    "saw_status",
+]
 
 _SERVING = TypeAdapter(tuple[Serving, ...])
 
@@ -89,6 +99,12 @@ def saw_status(connection: Connection, spoke: SpokeId, *, online: bool, now: flo
 def saw_report(connection: Connection, spoke: SpokeId, sequence: int, serving: tuple[Serving, ...], *, now: float) -> None:
     """A verified report: what is served is known anew."""
     told = {"last_sequence": sequence, "serving": _SERVING.dump_json(serving).decode(), "serving_at": now, "last_seen": now}
+    connection.execute(update(spokes).where(_is(spoke)).values(**told))
+
+
+def saw_serving(connection: Connection, spoke: SpokeId, serving: tuple[Serving, ...], *, now: float) -> None:
+    """A signed word on what is served that came without a report (a file of receipts)."""
+    told = {"serving": _SERVING.dump_json(serving).decode(), "serving_at": now}
     connection.execute(update(spokes).where(_is(spoke)).values(**told))
 
 

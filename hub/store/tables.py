@@ -29,6 +29,7 @@ __all__ = [
     "invites",
     "leases",
     "metadata",
+    "receipts",
     "reports",
     "rings",
     "rollouts",
@@ -221,6 +222,17 @@ egress = Table(
 )
 """What came through outboxes; `quarantined` says why a record is not believed."""
 Index("egress_by_kind", egress.c.kind, egress.c.model, egress.c.received)
+
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("site", NAME, primary_key=True),
+    Column("spoke", NAME, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("received", Float, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+)
+"""Signed files that were carried back by hand."""
 
 approvals = Table(
     "approvals",

@@ -1,0 +1,76 @@
+"""`/bundles`, `/receipts`: the way to spokes without a network, and back."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import FileResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+
+from hub.api.access import HubPart, needs
+from hub.fleet.profiles import known_package
+from hub.fleet.sideload import export, import_receipts
+from hub.rules.access import Permission, Principal
+from hub.rules.residency import judge
+from model_formats.types import ModelRef
+from sync.types import SpokeId
+
+__all__ = ["router"]
+
+router = APIRouter(tags=["sideload"])
+Exporter = Annotated[Principal, Depends(needs(Permission.EXPORT))]
+
+
+class BundleOrder(BaseModel):
+    """For whom, and what. `models` empty: what the spoke should serve already."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    spoke: str
+    models: list[str] = []
+    days: Annotated[float, Field(gt=0, le=366)] = 30
+    encrypt: bool = False
+
+
+class ImportedView(BaseModel):
+    """What a file of receipts brought."""
+
+    spoke: str
+    number: int
+    reports: int
+    egress: int
+    serving: list[str]
+    refused: list[str]
+
+
+@router.post("/bundles", response_class=Response)
+def bundle(order: BundleOrder, hub: HubPart, who: Exporter) -> Response:
+    """Write a sideload bundle and send it."""
+    spoke, refs = SpokeId.parse(order.spoke), [ModelRef.parse(text) for text in order.models]
+    folder = tempfile.TemporaryDirectory(dir=hub.home.root)
+    try:
+        path = Path(folder.name) / f"{spoke.username}.spokeshave"
+        export(hub, spoke, refs, path, who.name, days=order.days, encrypt=order.encrypt)
+    except BaseException:
+        folder.cleanup()
+        raise
+    return FileResponse(path, media_type="application/octet-stream", background=BackgroundTask(folder.cleanup))
+
+
+@router.post("/receipts")
+async def receipts(request: Request, hub: HubPart, who: Exporter) -> ImportedView:
+    """Take a file of receipts that was carried back."""
+    data = await request.body()
+    check = judge(lambda index: known_package(hub, index))
+    done = await run_in_threadpool(import_receipts, hub, data, who.name, check)
+    return ImportedView(
+        spoke=f"{done.receipts.site}/{done.receipts.spoke}",
+        number=done.receipts.number,
+        reports=done.reports,
+        egress=done.egress,
+        serving=[f"{s.model}@{s.version}" for s in done.receipts.serving],
+        refused=list(done.refused),
+    )
