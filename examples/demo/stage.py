@@ -7,8 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +48,37 @@ class Stage:
         return self.command(["spoke", *map(str, args)], self.home(site), **kwargs)
 
     def command(
-        self, args: list[str], home: Path, *, fails: bool = False, prefix: tuple[str, ...] = (), timeout: float = 170
+        self,
+        args: list[str],
+        home: Path,
+        *,
+        fails: bool = False,
+        prefix: tuple[str, ...] = (),
+        tell: Callable[[str], None] | None = None,
+        timeout: float = 170,
     ) -> Any:
-        """Run a command of ours. With `fails`, the error document on stderr is returned instead."""
+        """Run a command of ours and return its JSON; with `fails`, the error document on stderr.
+
+        `tell` gets its talk, line by line.
+        """
         line = [*prefix, str(BIN / args[0]), "--json", "--home", str(home), *args[1:]]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=timeout, env=self.environment(), check=False)
-        if (done.returncode != 0) != fails:
-            raise CommandFailed(args, done.returncode, done.stdout, done.stderr)
-        text = done.stderr.strip().splitlines()[-1] if fails else done.stdout
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.environment())
+        guard = threading.Timer(timeout, process.kill)
+        guard.start()
+        talk = []
+        with process, ThreadPoolExecutor(1) as reader:
+            assert process.stdout
+            assert process.stderr
+            printed = reader.submit(process.stdout.read)
+            for text in process.stderr:
+                talk.append(text)
+                if tell and not fails:
+                    tell(text.rstrip())
+            output = printed.result()
+        guard.cancel()
+        if (process.returncode != 0) != fails:
+            raise CommandFailed(args, process.returncode, output, "".join(talk))
+        text = talk[-1] if fails else output
         return json.loads(text) if text.strip() else None
 
     def start(self, name: str, args: list[str], home: Path, **extra: str) -> subprocess.Popen[bytes]:
