@@ -32,7 +32,7 @@ from model_formats.opening import VARIANT, Package, agree, open_package
 from model_formats.spec import BLOCKS, CARD, CONTRACT, EVIDENCE, PROVENANCE, SPEC, PackageSpec, VariantSpec
 from model_formats.types import digest_of
 
-__all__ = ["ModelFolderInvalid", "attach", "pack", "unpack"]
+__all__ = ["ModelFolderInvalid", "attach", "attach_file", "pack", "unpack"]
 
 PAGES = {
     EVIDENCE: "application/vnd.spokeshave.evidence.v1+json",
@@ -89,6 +89,16 @@ def attach(
     into = layout if isinstance(layout, Layout) else Layout(layout)
     blob = Descriptor(into.put(data), len(data), media_type or artifact_type)
     return _refer(into, index, artifact_type, blob, annotations or {})
+
+
+def attach_file(
+    layout: Layout, index: str, artifact_type: str, source: Path, *, annotations: Mapping[str, str] | None = None
+) -> Descriptor:
+    """Like `attach`, for a file of any size; returns the data's descriptor."""
+    digest, size = layout.put_file(source)
+    blob = Descriptor(digest, size, artifact_type)
+    _refer(layout, index, artifact_type, blob, annotations or {})
+    return blob
 
 
 def unpack(blobs: BlobReader, index: str, folder: Path) -> Package:

@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store, VerificationError
 from pydantic import Field, ValidationError
 
@@ -182,7 +183,7 @@ def _check_purpose(leaf: x509.Certificate) -> None:
         raise PublisherUntrusted(
             f"signature: the certificate does not say what it is for ({e.oid.dotted_string} is missing)"
         ) from e
-    if not usage.digital_signature or x509.ExtendedKeyUsageOID.CODE_SIGNING not in purpose:
+    if not usage.digital_signature or ExtendedKeyUsageOID.CODE_SIGNING not in purpose:
         raise PublisherUntrusted(
             "signature: the certificate is not for signing code (digitalSignature and codeSigning are needed)"
         )

@@ -1,11 +1,28 @@
-"""Which deltas to publish with a version: measured, against the last versions, and only where they save."""
+"""Which deltas to publish with a version: measured, against the last versions, and only where they save.
 
-from collections.abc import Sequence
+A delta hangs on the version's index as an OCI referrer, so a push carries it, and garbage collection drops it with the version.
+It is not covered by any signature and need not be: its result is.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from model_formats.contents import is_variant_file
+from model_formats.delta.encode import Level, encode
 from model_formats.layout import BlobReader, Layout
+from model_formats.oci import Descriptor, PackageInvalid, parse_manifest
+from model_formats.opening import open_package
+from model_formats.packing import attach_file
 
-__all__ = ["PlannedDelta", "plan_deltas"]
+__all__ = ["DELTA", "PlannedDelta", "plan_deltas", "read_deltas"]
+
+DELTA = "application/vnd.spokeshave.delta.v1"
+"""Artifact type and media type of a delta."""
+_BASE, _TARGET, _TARGET_SIZE = (f"dev.spokeshave.delta.{name}" for name in ("base", "target", "target-size"))
+_SMALL = 64 * 1024
+"""Files up to this size are sent whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +36,51 @@ class PlannedDelta:
     target_size: int
 
 
-def plan_deltas(blobs: BlobReader, target: str, bases: Sequence[str], keep: Layout, *, worth: float = 0.7) -> list[PlannedDelta]:
-    """Make deltas for every variant file of version `target` (index digest) from the same file of each version in `bases`.
+def plan_deltas(
+    blobs: BlobReader, target: str, bases: Sequence[str], keep: Layout, *, worth: float = 0.7, level: Level = "strong"
+) -> list[PlannedDelta]:
+    """Make deltas to the variant files of version `target` (index digest) from the same files of each version in `bases`.
 
-    Newest base first. A delta larger than `worth` of what the whole file costs is thrown away, unless it is the best anyway.
+    A delta larger than `worth` of the whole file is not kept: the file is sent whole. `keep` is the layout of the target version.
     """
-    raise NotImplementedError
+    out = []
+    for base, new in _pairs(blobs, target, bases):
+        with tempfile.TemporaryDirectory(dir=keep.folder) as folder:
+            file = Path(folder) / "delta"
+            if encode(blobs.path(base.digest), blobs.path(new.digest), file, level=level) <= worth * new.size:
+                out.append(_kept(keep, target, base, new, file))
+    return out
+
+
+def read_deltas(manifests: Iterable[bytes]) -> list[PlannedDelta]:
+    """The deltas among a version's referrers (bytes of their manifests), as a registry or a layout gives them."""
+    out = []
+    for data in manifests:
+        manifest = parse_manifest(data)
+        if manifest.artifact_type != DELTA:
+            continue
+        notes, blob = manifest.annotations, manifest.layers[0]
+        try:
+            out.append(PlannedDelta(notes[_BASE], notes[_TARGET], blob.digest, blob.size, int(notes[_TARGET_SIZE])))
+        except (KeyError, ValueError) as e:
+            raise PackageInvalid(f"delta {blob.digest}: its annotations are not complete") from e
+    return out
+
+
+def _pairs(blobs: BlobReader, target: str, bases: Sequence[str]) -> Iterator[tuple[Descriptor, Descriptor]]:
+    older = [open_package(blobs, base).files for base in bases]
+    for path, new in open_package(blobs, target).files.items():
+        if not is_variant_file(path) or new.size <= _SMALL or not blobs.has(new.digest):
+            continue
+        seen = {new.digest}
+        for files in older:
+            base = files.get(path)
+            if base is not None and base.digest not in seen and blobs.has(base.digest):
+                seen.add(base.digest)
+                yield base, new
+
+
+def _kept(keep: Layout, index: str, base: Descriptor, new: Descriptor, file: Path) -> PlannedDelta:
+    notes = {_BASE: base.digest, _TARGET: new.digest, _TARGET_SIZE: str(new.size)}
+    blob = attach_file(keep, index, DELTA, file, annotations=notes)
+    return PlannedDelta(base.digest, new.digest, blob.digest, blob.size, new.size)
