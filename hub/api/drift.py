@@ -8,13 +8,12 @@ from pydantic import BaseModel, Field
 
 from hub.api.access import HubPart, needs
 from hub.fleet.drift import FleetDrift, fleet_drift
-from hub.fleet.known import known_package
+from hub.fleet.profiles import profile_of
 from hub.hub import Hub
 from hub.rules.access import Permission, Principal
 from hub.store.egress import list_egress
 from model_formats.errors import SpokeshaveError
 from model_formats.package import open_package
-from model_formats.profile import ReferenceProfile
 
 __all__ = ["DriftView", "router"]
 
@@ -36,13 +35,8 @@ def drift(hub: HubPart, _who: Reader, model: str | None = None, days: Annotated[
     with hub.database.read() as db:
         kept = [k for kind in _KINDS for k in list_egress(db, kind=kind, model=model, since=since, limit=10_000)]
     return DriftView(
-        versions=list(fleet_drift((k.record for k in kept), lambda i: _profile(hub, i), claim_of=lambda i: _claim(hub, i)))
+        versions=list(fleet_drift((k.record for k in kept), lambda i: profile_of(hub, i), claim_of=lambda i: _claim(hub, i)))
     )
-
-
-def _profile(hub: Hub, index: str) -> ReferenceProfile | None:
-    known = known_package(hub, index)
-    return known.profile if known else None
 
 
 def _claim(hub: Hub, index: str) -> float | None:

@@ -32,6 +32,10 @@ def show(ctx: Context, *, days: float, refused: bool, exact: bool) -> None:
         log.close()
     rows = [
         {
+            "sequence": logged.entry.sequence,
+            "kind": logged.entry.asked,
+            "decision": "allow" if logged.record else "deny",
+            "rule": logged.entry.why.value,
             "entry": logged.entry.model_dump(mode="json"),
             "words": line(logged),
             "sent": logged.sent,

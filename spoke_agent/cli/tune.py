@@ -23,6 +23,9 @@ class TuneView(Value):
     rows: int
     penalty: float
     gate: GateVerdict
+    accepted: bool
+    """Always true: what the gate refuses ends in an error."""
+    reason: str
     serving: bool
 
 
@@ -77,6 +80,8 @@ def tune(ctx: Context, *, model: str, no_use: bool) -> None:
         rows=record.rows,
         penalty=record.penalty,
         gate=record.gate,
+        accepted=True,
+        reason=_reason(record.gate),
         serving=outcome.serving,
     )
     emit(ctx, view, _show_tuned)
@@ -157,11 +162,16 @@ def erase(ctx: Context, *, name: str, dry_run: bool) -> None:
     )
 
 
+def _reason(gate: GateVerdict) -> str:
+    return (
+        f"right on {gate.rows} rows it never saw: {gate.before:.1%} before, {gate.after:.1%} after (p = {gate.p:.2g}); "
+        f"on the hub's own rows {gate.anchors_before:.1%} before, {gate.anchors_after:.1%} after"
+    )
+
+
 def _show_tuned(view: TuneView) -> None:
-    gate = view.gate
     out.print(f"{view.adapter}: fitted on {view.rows} rows of this site")
-    out.print(f"  right on {gate.rows} rows it never saw: {gate.before:.1%} before, {gate.after:.1%} after (p = {gate.p:.2g})")
-    out.print(f"  right on the hub's own rows: {gate.anchors_before:.1%} before, {gate.anchors_after:.1%} after")
+    out.print(f"  {view.reason}")
     out.print("  it answers now" if view.serving else "  it does not answer yet")
 
 
