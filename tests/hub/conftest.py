@@ -57,9 +57,9 @@ class House:
             self.hub, proposal.role, add_signature(proposal.data, load_signer(self.hub.home.keys / f"{key}.pem")), "test"
         )
 
-    def push(self, version=1, model="digits", **kwargs):
+    def push(self, version=1, model="digits", name="sample", **kwargs):
         """Into the registry, by files; returns index and signature."""
-        layout, index = packed(self.folder / f"{model}-{version}", model=model, version=version, **kwargs)
+        layout, index = packed(self.folder / f"{name}-{model}-{version}", model=model, version=version, **kwargs)
         for blob in (layout.folder / "blobs" / "sha256").iterdir():
             self.hub.registry.put_blob(model, blob.read_bytes())
         signature = self.hub.registry.put_blob(model, sign_package(layout, index, self.publisher))

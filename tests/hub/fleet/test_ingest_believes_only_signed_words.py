@@ -1,0 +1,95 @@
+import pytest
+
+from hub.fleet.directives import SpokeUnknown
+from hub.fleet.enrolments import revoke
+from hub.fleet.ingest import Ingest, take_report, take_status
+from hub.store.audit import read_audit
+from hub.store.reports import list_reports
+from hub.store.spokes import find_spoke
+from model_formats.document import DocumentRefused
+from sync import topics
+from sync.bus import Message
+from sync.memory import MemoryBroker
+from sync.topics import hub_rights, spoke_rights
+from sync.trust.errors import EnvelopeRefused, ReportRefused
+from sync.types import SpokeId, State
+
+
+@pytest.fixture
+def dubai(house):
+    device = house.enrol("dubai")
+    device.index = house.release(1)
+    return device
+
+
+def kept(house, spoke):
+    with house.hub.database.read() as db:
+        return list_reports(db, spoke), find_spoke(db, spoke)
+
+
+def refused_lines(house):
+    with house.hub.database.read() as db:
+        return [(line.who, line.what) for line, _ in read_audit(db) if line.action == "message.refused"]
+
+
+def test_a_signed_report_is_kept_whole_and_tells_what_is_served(house, dubai):
+    dubai.commits(dubai.index, labelled=20, labelled_correct=19)
+    (report,), spoke = kept(house, dubai.spoke)
+    assert (report.state, report.evidence.labelled) == (State.COMMITTED, 20)
+    assert [(s.model, s.version) for s in spoke.serving] == [("digits", 1)]
+
+
+def test_a_replay_a_foreign_signature_and_a_contradiction_are_refused(house, dubai):
+    dubai.serves(dubai.index)
+    sealed = dubai.sealed(dubai.index)
+    take_report(house.hub, dubai.spoke, sealed)
+    with pytest.raises(ReportRefused, match="seen before"):
+        take_report(house.hub, dubai.spoke, sealed)
+    frankfurt = house.enrol("frankfurt", "eu", "gdpr")
+    with pytest.raises(EnvelopeRefused):
+        take_report(house.hub, frankfurt.spoke, dubai.sealed(dubai.index))
+    dubai.serving = ()
+    with pytest.raises(ReportRefused, match="not served"):
+        take_report(house.hub, dubai.spoke, dubai.sealed(dubai.index))
+    assert len(kept(house, dubai.spoke)[0]) == 1
+
+
+def test_a_revoked_and_an_unknown_spoke_are_not_heard(house, dubai):
+    revoke(house.hub, dubai.spoke, "ann")
+    with pytest.raises(SpokeUnknown):
+        dubai.commits(dubai.index)
+    with pytest.raises(SpokeUnknown):
+        take_report(house.hub, SpokeId("paris"), b"{}")
+
+
+def test_a_status_is_only_a_hint(house, dubai):
+    dubai.status()
+    assert kept(house, dubai.spoke)[1].online
+    dubai.status(online=False)
+    spoke = kept(house, dubai.spoke)[1]
+    assert (spoke.online, spoke.serving) == (False, ())
+    with pytest.raises(DocumentRefused):
+        take_status(house.hub, dubai.spoke, b'{"online": 1}')
+
+
+def test_over_the_bus_refusals_are_noted_once_and_the_rest_goes_on(house, dubai, eventually):
+    broker = MemoryBroker()
+    bus, spoke_bus = broker.client("hub", hub_rights()), broker.client("dubai.main", spoke_rights(dubai.spoke, "me"))
+    for one in (bus, spoke_bus):
+        one.connect()
+    ingest = Ingest(house.hub, bus)
+    ingest.start()
+    topic = topics.report(dubai.spoke)
+    for _ in range(3):
+        spoke_bus.publish(Message(topic, b"nonsense"))
+    dubai.serves(dubai.index)
+    spoke_bus.publish(Message(topic, dubai.sealed(dubai.index)))
+    eventually(lambda: kept(house, dubai.spoke)[0])
+    ingest.stop()
+    assert refused_lines(house) == [("dubai/main", "envelope_invalid")]
+
+
+def test_the_wake_is_set_so_that_rollouts_look_at_once(house, dubai):
+    house.hub.wake.clear()
+    dubai.commits(dubai.index)
+    assert house.hub.wake.is_set()
