@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 from model_formats.errors import AuthorError
 from model_formats.export.graph import load_graph
 
-__all__ = ["HEAD_NODE", "QuantizeFailed", "Recipe", "layers", "prepare", "quiet_quantizer", "suggest"]
+__all__ = ["HEAD_NODE", "QuantizeFailed", "Recipe", "layers", "preparation", "prepare", "quiet_quantizer", "suggest"]
 
 HEAD_NODE = "head"
 """Name of the node that `expose_head` makes; never quantized."""
@@ -51,6 +51,21 @@ def prepare(source: Path, out: Path) -> None:
 def layers(prepared: Path) -> list[str]:
     """Names of the nodes that may be quantized, in graph order."""
     return [n.name for n in load_graph(prepared).graph.node if n.op_type in QUANTIZED and n.name and n.name != HEAD_NODE]
+
+
+def preparation(prepared: Path) -> list[str]:
+    """Names of the nodes before the first layer.
+
+    They scale raw inputs, whose columns may differ by thousands: they stay in float.
+    """
+    passed: set[str] = set()
+    found: list[str] = []
+    for node in load_graph(prepared).graph.node:
+        if node.op_type in QUANTIZED or passed.intersection(node.input):
+            passed.update(node.output)
+        else:
+            found.append(node.name)
+    return found
 
 
 def suggest(model: Any) -> Literal["static", "dynamic"]:

@@ -6,7 +6,8 @@ One such file runs at full speed in ONNX Runtime and in OpenVINO.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from model_formats.quantize.recipe import HEAD_NODE, QUANTIZED, QuantizeFailed, quiet_quantizer
+from model_formats.export.graph import load_graph
+from model_formats.quantize.recipe import HEAD_NODE, QUANTIZED, QuantizeFailed, preparation, quiet_quantizer
 from model_formats.runtimes.base import Array
 
 __all__ = ["StaticQdq"]
@@ -37,11 +38,19 @@ class StaticQdq:
                     activation_type=QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
                     nodes_to_quantize=list(only) or None,
-                    nodes_to_exclude=[HEAD_NODE, *keep_float],
+                    nodes_to_exclude=[HEAD_NODE, *preparation(prepared), *keep_float],
                     calibrate_method=CalibrationMethod.MinMax,
+                    extra_options=_leave_inputs_of_float_layers_alone(prepared) if keep_float or only else {},
                 )
             except Exception as e:  # the quantizer raises many kinds
                 raise QuantizeFailed(f"{prepared.name}: static quantization failed: {str(e)[:200]}") from e
+
+
+def _leave_inputs_of_float_layers_alone(prepared: Path) -> dict[str, list[str]]:
+    """Quantize what a quantized layer takes, not what a layer gives; else a float layer would still see INT8 rounding in its
+    input.
+    """
+    return {"OpTypesToExcludeOutputQuantization": sorted({n.op_type for n in load_graph(prepared).graph.node})}
 
 
 def _reader(rows: Mapping[str, Array]) -> object:

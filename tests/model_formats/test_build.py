@@ -11,6 +11,7 @@ from model_formats.build import BuildResult, FolderExists, build_model_folder
 from model_formats.contract import FeatureContract
 from model_formats.data import BuildData, Rows
 from model_formats.evidence import Evidence
+from model_formats.export.onnx_file import OnnxFile
 from model_formats.golden import check_golden, read_golden
 from model_formats.quantize.gate import AccuracyDropRefused, judge
 from model_formats.runtimes.choose import open_session
@@ -104,15 +105,23 @@ def test_a_build_into_an_existing_folder_changes_nothing(digits: BuildResult, tr
     assert [f.name for f in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_drop_beyond_the_policy_is_refused_and_leaves_nothing(trained: Trained, tmp_path: Path) -> None:
+@pytest.fixture
+def onnx_source(digits: BuildResult) -> OnnxFile:
+    """The exported file as a source: no torch, so quick."""
+    return OnnxFile(digits.folder / "variants/onnx-fp32/model.onnx")
+
+
+def test_a_drop_beyond_the_policy_is_refused_and_leaves_nothing(trained: Trained, onnx_source: OnnxFile, tmp_path: Path) -> None:
     with pytest.raises(AccuracyDropRefused, match=r"the policy allows -0\.5"):
-        build_model_folder(trained.source, tmp_path / "m", trained.data, replace(trained.options, max_drop=-0.5))
+        build_model_folder(onnx_source, tmp_path / "m", trained.data, replace(trained.options, max_drop=-0.5))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_override_lets_it_through_and_says_who(trained: Trained, tmp_path: Path) -> None:
+def test_an_override_lets_it_through_and_says_who(trained: Trained, onnx_source: OnnxFile, tmp_path: Path) -> None:
     options = replace(trained.options, max_drop=-0.5, overridden_by="Sam at the bench")
-    built = build_model_folder(trained.source, tmp_path / "m", trained.data, options)
+    built = build_model_folder(onnx_source, tmp_path / "m", trained.data, options)
+    assert built.spec.adapter is not None
+    assert built.evidence.lineage.source_format == "onnx"
     assert not built.evidence.gate.passed
     assert built.evidence.gate.overridden_by == "Sam at the bench"
     assert "overridden by hand by Sam at the bench" in (tmp_path / "m/README.md").read_text()

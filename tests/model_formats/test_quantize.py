@@ -1,0 +1,109 @@
+"""The gate's search on a network whose one bad layer is known: weights of wildly different size in one channel."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from model_formats.export.graph import load_graph
+from model_formats.quantize.dynamic import DynamicInt8
+from model_formats.quantize.gate import quantize_within
+from model_formats.quantize.recipe import QuantizeFailed, layers, preparation, prepare, suggest
+from model_formats.quantize.static import StaticQdq
+from model_formats.runtimes.choose import open_session
+
+RNG = np.random.default_rng(5)
+ROWS = {"x": RNG.normal(size=(400, 8)).astype(np.float32)}
+
+
+def _network(path: Path, *, spoiled: bool) -> Path:
+    """Two products and a head; when spoiled, the second sees activations of which one column is a thousand times the others."""
+    first = RNG.normal(size=(8, 16)).astype(np.float32)
+    second = RNG.normal(size=(16, 16)).astype(np.float32)
+    if spoiled:
+        first[:, 0] *= 1000
+        second[0] = 0
+    head = RNG.normal(size=(16, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Mul", ["x", "half"], ["scaled"], name="scale"),
+        helper.make_node("MatMul", ["scaled", "w1"], ["a"], name="first"),
+        helper.make_node("Relu", ["a"], ["ar"], name="relu1"),
+        helper.make_node("MatMul", ["ar", "w2"], ["b"], name="second"),
+        helper.make_node("Relu", ["b"], ["br"], name="relu2"),
+        helper.make_node("MatMul", ["br", "w3"], ["y"], name="head"),
+    ]
+    weights = {"half": np.array(0.5, np.float32), "w1": first, "w2": second, "w3": head}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(a, n) for n, a in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+def _prepared(folder: Path, *, spoiled: bool) -> Path:
+    prepare(_network(folder / "raw.onnx", spoiled=spoiled), folder / "prepared.onnx")
+    return folder / "prepared.onnx"
+
+
+def _agreement(path: Path, truth: np.ndarray) -> float:
+    return float((open_session(path).run(ROWS, ["y"])[0].argmax(axis=1) == truth).mean())
+
+
+def test_layers_are_the_products_without_the_head_and_the_preparation(tmp_path: Path) -> None:
+    prepared = _prepared(tmp_path, spoiled=False)
+    assert layers(prepared) == ["first", "second"]
+    assert preparation(prepared) == ["scale"]
+
+
+def test_the_head_and_the_scaling_stay_in_float(tmp_path: Path) -> None:
+    prepared = _prepared(tmp_path, spoiled=False)
+    StaticQdq(ROWS).quantize(prepared, tmp_path / "q.onnx")
+    kinds = {i.name: i.data_type for i in load_graph(tmp_path / "q.onnx").graph.initializer}
+    assert kinds["w3"] == TensorProto.FLOAT
+    assert "w1" not in kinds
+
+
+def test_the_layer_that_does_the_damage_goes_back_to_float(tmp_path: Path) -> None:
+    prepared = _prepared(tmp_path, spoiled=True)
+    truth = open_session(prepared).run(ROWS, ["y"])[0].argmax(axis=1)
+    plain = tmp_path / "plain.onnx"
+    StaticQdq(ROWS).quantize(prepared, plain)
+    made = quantize_within(StaticQdq(ROWS), prepared, tmp_path / "int8.onnx", ROWS, lambda p: _agreement(p, truth), 1.0, 0.05)
+    assert _agreement(plain, truth) < 0.8
+    assert made.kept_float == ("second",)
+    assert made.score >= 0.95
+    assert _agreement(made.path, truth) == made.score
+
+
+def test_a_good_network_keeps_all_its_layers_in_int8(tmp_path: Path) -> None:
+    prepared = _prepared(tmp_path, spoiled=False)
+    truth = open_session(prepared).run(ROWS, ["y"])[0].argmax(axis=1)
+    made = quantize_within(StaticQdq(ROWS), prepared, tmp_path / "int8.onnx", ROWS, lambda p: _agreement(p, truth), 1.0, 0.05)
+    assert made.kept_float == ()
+
+
+def test_dynamic_keeps_the_head_in_float_too(tmp_path: Path) -> None:
+    prepared = _prepared(tmp_path, spoiled=False)
+    DynamicInt8().quantize(prepared, tmp_path / "q.onnx")
+    graph = load_graph(tmp_path / "q.onnx").graph
+    assert [n.op_type for n in graph.node].count("MatMulInteger") == 2
+    assert any(n.name == "head" and n.op_type == "MatMul" for n in graph.node)
+
+
+def test_calibration_rows_of_the_wrong_shape_are_refused(tmp_path: Path) -> None:
+    prepared = _prepared(tmp_path, spoiled=False)
+    with pytest.raises(QuantizeFailed, match="static quantization failed"):
+        StaticQdq({"x": np.zeros((40, 7), np.float32)}).quantize(prepared, tmp_path / "q.onnx")
+
+
+def test_transformers_are_quantized_dynamically_and_the_rest_statically(tmp_path: Path) -> None:
+    assert suggest(load_graph(_network(tmp_path / "n.onnx", spoiled=False))) == "static"
+    node = helper.make_node("LayerNormalization", ["x", "s"], ["y"])
+    graph = helper.make_graph([node], "g", [], [], [])
+    assert suggest(helper.make_model(graph)) == "dynamic"
