@@ -134,7 +134,7 @@ def test_a_small_shift_that_no_site_can_see_shows_in_the_pool():
     (view,) = fleet_drift(told, lambda _: profile())
     assert view.pooled is not None
     assert view.pooled.rows == 40_000
-    assert [c.feature for c in view.pooled.columns][0] == "c0"
+    assert next(c.feature for c in view.pooled.columns) == "c0"
     assert view.pooled.columns[0].direction == "up"
     assert view.pooled.joint is not None
 
