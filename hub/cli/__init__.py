@@ -15,6 +15,7 @@ COMMANDS = {
     "bundle": "hub.cli.bundle:group",
     "receipts": "hub.cli.bundle:receipts",
     "drift": "hub.cli.drift:group",
+    "root": "hub.cli.root:group",
     "audit": "hub.cli.audit:group",
     "doctor": "hub.cli.doctor:doctor",
 }

@@ -230,19 +230,39 @@ class Repository:
         root.roles["root"].threshold = threshold or root.roles["root"].threshold
         return self._propose("root", root)
 
-    def roll(self, role: str, *, keys: Sequence[Key] = (), threshold: int | None = None) -> Proposal:
-        """Replace all keys of a role (`targets`, `snapshot`, `timestamp`, `director` or `model-<family>`), as after a theft.
+    def roll(self, *roles: str, keys: Sequence[Key] = (), threshold: int | None = None) -> list[Proposal]:
+        """Replace all keys of some roles (`targets`, `snapshot`, `timestamp`, `director`, `model-<family>`), as after a theft.
 
-        The new keys are `keys`, or one fresh key on this machine. What the old ones signed is signed anew as soon as the change
-        is published. After a roll of snapshot or timestamp spokes forget the old counters, which undoes a fast-forward.
+        The new keys are `keys` (with one role only), or a fresh one per role on this machine. What the old ones signed is
+        signed anew as soon as the change is published. After a roll of snapshot or timestamp spokes forget the old counters,
+        which undoes a fast-forward. Roles that were lost together must be rolled together.
         """
-        new = list(keys) or [self._shelf.fresh_key(role).public_key]
-        if role == "director":
-            return self._roll_director(new, threshold or 1)
-        delegator = self._next("root", Root) if role in _TOP else self._next("targets", Targets)
-        self._swap(delegator, role, new, list(delegator.get_delegated_role(role).keyids))
-        delegator.get_delegated_role(role).threshold = threshold or 1
-        return self._propose("root" if role in _TOP else "targets", delegator)
+        if unknown := [r for r in roles if r not in (*_TOP[1:], "director", *(self._delegations().roles or {}))]:
+            raise ReleaseInvalid(f"there is no role {unknown[0]} to roll", hint="`hub root status` lists the roles.")
+        if keys and len(roles) != 1:
+            raise ReleaseInvalid("keys can be given for one role at a time")
+        top, below = [r for r in roles if r in _TOP], [r for r in roles if r not in _TOP]
+        found = [self._roll_in("root", self._next("root", Root), top, keys, threshold or 1)] if top else []
+        return [*found, self._roll_in("targets", self._next("targets", Targets), below, keys, threshold or 1)] if below else found
+
+    def status(self) -> list[dict[str, Any]]:
+        """Every role: `role`, `version`, `expires`, `threshold`, `keys` (each `id`, and whether it is `here`)."""
+        found = []
+        for name in (*_TOP, *(self._delegations().roles or {})):
+            delegator = self.root if name in _TOP else self._shelf.load("targets", Targets).signed
+            role = delegator.get_delegated_role(name)
+            here = {s.public_key.keyid for s in self._shelf.signers(role.keyids)}
+            signed = read_metadata(self._shelf.data(name)).signed if self._shelf.exists(name) else None
+            found.append(
+                {
+                    "role": name,
+                    "version": signed.version if signed else 0,
+                    "expires": signed.expires.isoformat() if signed else "-",
+                    "threshold": role.threshold,
+                    "keys": [{"id": keyid, "here": keyid in here} for keyid in role.keyids],
+                }
+            )
+        return found
 
     # ---- publishing --------------------------------------------------------------------------------------------------------
 
@@ -379,11 +399,18 @@ class Repository:
         if any(v >= ref.version for v in terms.fallback):
             raise ReleaseInvalid(f"{ref} cannot fall back to {max(terms.fallback)}: only to lower versions")
 
-    def _roll_director(self, keys: Sequence[Key], threshold: int) -> Proposal:
-        targets = self._next("targets", Targets)
-        document = DirectorKeys(keys=tuple(PublicKey(pem=pem_of(k)) for k in keys), threshold=threshold)
-        self._set_target(targets, DIRECTOR, document.canonical())
-        return self._propose("targets", targets)
+    def _roll_in(
+        self, delegator: str, signed: Root | Targets, roles: Sequence[str], keys: Sequence[Key], threshold: int
+    ) -> Proposal:
+        for role in roles:
+            new = list(keys) or [self._shelf.fresh_key(role).public_key]
+            if role == "director" and isinstance(signed, Targets):
+                document = DirectorKeys(keys=tuple(PublicKey(pem=pem_of(k)) for k in new), threshold=threshold)
+                self._set_target(signed, DIRECTOR, document.canonical())
+            else:
+                self._swap(signed, role, new, list(signed.get_delegated_role(role).keyids))
+                signed.get_delegated_role(role).threshold = threshold
+        return self._propose(delegator, signed)
 
     def _swap(self, delegator: Root | Targets, role: str, add: Sequence[Key], remove: Sequence[str]) -> None:
         for keyid in remove:
