@@ -6,13 +6,14 @@ from pathlib import Path
 import click
 
 from model_formats.console import Context, pass_context, talk
+from spoke_agent.home import SpokeHome
 
 __all__ = ["serve"]
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="TCP port; 0 takes a free one.")
+@click.option("--host", help="Address to listen on (default: setting serve_host, 127.0.0.1).")
+@click.option("--port", type=click.IntRange(0, 65535), help="TCP port; 0 takes a free one (default: setting serve_port, 0).")
 @click.option("--no-tcp", is_flag=True, help="Only the unix socket HOME/run/server.sock.")
 @click.option("--tls-certificate", type=click.Path(exists=True, path_type=Path), help="PEM certificate chain: serve HTTPS.")
 @click.option("--tls-key", type=click.Path(exists=True, path_type=Path), help="PEM key, when it is not in the same file.")
@@ -25,8 +26,8 @@ __all__ = ["serve"]
 def serve(
     ctx: Context,
     *,
-    host: str,
-    port: int,
+    host: str | None,
+    port: int | None,
     no_tcp: bool,
     tls_certificate: Path | None,
     tls_key: Path | None,
@@ -41,12 +42,14 @@ def serve(
     from spoke_agent.serve.server import Server
     from spoke_agent.serve.server import serve as run
     from spoke_agent.serve.settings import ServeSettings
+    from spoke_agent.settings import load_settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    told = load_settings(SpokeHome(ctx.home), serve_host=host, serve_port=port)
     settings = ServeSettings(
         home=ctx.home,
-        host=host,
-        port=None if no_tcp else port,
+        host=told.serve_host,
+        port=None if no_tcp else told.serve_port,
         tls_certificate=tls_certificate,
         tls_key=tls_key,
         token_file=token_file,

@@ -186,9 +186,19 @@ def _store_opener(home: Path) -> Callable[[], RowStore]:
     def opened() -> RowStore:
         from spoke_agent.data.store import open_data  # late: a server that captures nothing needs no cryptography
 
-        return open_data(home)
+        return open_data(home, regime=_regime(home))
 
     return opened
+
+
+def _regime(home: Path) -> str:
+    """Rows are tagged with the site's regime; before enrolment there is none."""
+    from provisioning.identity import Identity
+
+    try:
+        return Identity.load(home).document.regime
+    except SpokeshaveError:
+        return "none"
 
 
 def _fault(error: Exception) -> None:
