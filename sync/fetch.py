@@ -6,13 +6,12 @@ import contextlib
 import hashlib
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
 
 from sync.blocks.errors import BlobGone, TransferCancelled, TransferStalled
+from sync.blocks.keeper import Keeper
 from sync.blocks.pace import Pace, Unpaced
 from sync.clock import Clock, SystemClock
 from sync.retry import retrying
@@ -21,8 +20,6 @@ from sync.store import BLOCK_SIZE, BlobWriter, Store
 __all__ = ["fetch_blob"]
 
 _GONE = frozenset({401, 403, 404, 410})
-_BEHIND = 16
-"""Blocks that may wait for the disk: 2 MiB."""
 
 
 class _Interrupted(Exception):
@@ -131,37 +128,32 @@ class _Fetch:
         raise _Interrupted(f"status {answer.status_code}")
 
     def _keep(self, answer: httpx.Response, begin: int, end: int) -> None:
-        """Read on this thread; hash and write on another, a few blocks behind."""
+        """Cut the body into blocks, check them, and keep them."""
         position = begin
-        with ThreadPoolExecutor(1, "fetch-keep") as keeper:
-            behind: deque[Future[None]] = deque()
+        with Keeper(self._writer) as keeper:
             for data in answer.iter_bytes(BLOCK_SIZE):
                 if self._cancel.is_set():
                     raise self._cancelled()
                 block = data[: self._writer.size - position]
-                behind.append(keeper.submit(self._keep_block, position // BLOCK_SIZE, block))
+                self._keep_block(keeper, position // BLOCK_SIZE, block)
                 position += len(block)
-                if len(behind) > _BEHIND:
-                    behind.popleft().result()
                 if position > end:
                     break
-            for kept in behind:
-                kept.result()
         if position <= end:
             raise _Interrupted(f"the answer ended {end + 1 - position} bytes early")
 
-    def _keep_block(self, index: int, block: bytes) -> None:
+    def _keep_block(self, keeper: Keeper, index: int, block: bytes) -> None:
         if len(block) != min(BLOCK_SIZE, self._writer.size - index * BLOCK_SIZE):
             raise _Interrupted("the answer ended within a block")
         if self._hashes is not None and hashlib.sha256(block).digest() != self._hashes[index]:
             return
-        self._writer.write(index, block)
+        keeper.put(index, block)
         self._pace.spend(len(block))
         wait = self._pace.wait()
         if wait > 0 and self._cancel.wait(min(wait, 5.0)):
             return
         if self._progress is not None:
-            self._progress(self._writer.received, self._writer.size)
+            self._progress(keeper.held, self._writer.size)
 
 
 @contextlib.contextmanager

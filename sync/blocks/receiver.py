@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from sync import topics
 from sync.blocks.bitmap import encode
 from sync.blocks.errors import TransferCancelled, TransferStalled
+from sync.blocks.keeper import Keeper
 from sync.blocks.pace import Pace, Unpaced
 from sync.blocks.window import Window
 from sync.bus import Bus, BusDown, Message
@@ -28,7 +29,7 @@ __all__ = ["BlockReceiver", "Patience", "Progress"]
 Progress = Callable[[int, int], None]
 """Called on the receiving thread with (bytes held, bytes in all)."""
 
-_INBOX = 128
+_INBOX = 64
 _LISTEN = 0.05
 """A blob that needs more than one want is listened for first, seconds: there may be a flow of it already, to join."""
 _TICK = 0.1
@@ -91,7 +92,8 @@ class BlockReceiver:
             before = writer.received
             subscription = self._bus.subscribe(topics.blocks_of(self._zone, digest), transfer.heard, qos=0)
             try:
-                transfer.run()
+                with Keeper(writer) as keeper:
+                    transfer.run(keeper)
             finally:
                 subscription.cancel()
             received = writer.received - before
@@ -126,8 +128,9 @@ class _Transfer:
             with contextlib.suppress(queue.Full):  # it will be asked for again
                 self._inbox.put_nowait(message)
 
-    def run(self) -> None:
+    def run(self, keeper: Keeper) -> None:
         """Until nothing is missing."""
+        self._tell(keeper)
         while not self._window.done:
             if self._cancel.is_set():
                 raise TransferCancelled(
@@ -135,8 +138,7 @@ class _Transfer:
                 )
             self._watch_the_line()
             self._ask()
-            self._take()
-        self._tell()
+            self._take(keeper)
 
     def _watch_the_line(self) -> None:
         now, up = self._owner._clock.monotonic(), self._owner._bus.connected
@@ -171,45 +173,42 @@ class _Transfer:
         except BusDown:
             self._was_up = False  # the next connection asks again
 
-    def _take(self) -> None:
+    def _take(self, keeper: Keeper) -> None:
         try:
             message = self._inbox.get(timeout=_TICK if self._listening_is_over() else _LISTEN / 4)
         except queue.Empty:
             return
-        while message is not None:
-            self._store_block(message)
-            try:
-                message = self._inbox.get_nowait()
-            except queue.Empty:
-                break
-        self._tell()
+        index = self._checked(message)
+        if index is not None:
+            keeper.put(index, message.payload)
+            self._owner._pace.spend(len(message.payload))
+            self._window.arrived(index)
+            self._last = self._owner._clock.monotonic()
+            self._quiet = self._owner._patience.quiet
+            self._tell(keeper)
 
     def _listening_is_over(self) -> bool:
         return self._owner._clock.monotonic() >= self._listen_until
 
-    def _store_block(self, message: Message) -> None:
-        """Check and keep one block: 1. its place, 2. its length, 3. its hash. What fails is thrown away, and asked for again."""
+    def _checked(self, message: Message) -> int | None:
+        """Which block this is: 1. its place, 2. its length, 3. its hash. What fails is thrown away, and asked for again."""
         offset = message.topic.rpartition("/")[2]
         # 1.
         if not (offset.isascii() and offset.isdigit() and len(offset) < 20) or int(offset) % BLOCK_SIZE:
-            return
+            return None
         index = int(offset) // BLOCK_SIZE
-        if index >= self._writer.blocks or self._writer.has(index):
-            return
+        if index not in self._window.missing:
+            return None
         # 2.
         if len(message.payload) != min(BLOCK_SIZE, self._writer.size - int(offset)):
             self._damaged += 1
-            return
+            return None
         # 3.
         if self._hashes is not None and hashlib.sha256(message.payload).digest() != self._hashes[index]:
             self._damaged += 1
-            return
-        self._writer.write(index, message.payload)
-        self._owner._pace.spend(len(message.payload))
-        self._window.arrived(index)
-        self._last = self._owner._clock.monotonic()
-        self._quiet = self._owner._patience.quiet
+            return None
+        return index
 
-    def _tell(self) -> None:
+    def _tell(self, keeper: Keeper) -> None:
         if self._progress is not None:
-            self._progress(self._writer.received, self._writer.size)
+            self._progress(keeper.held, self._writer.size)

@@ -168,7 +168,7 @@ def test_a_cancelled_transfer_stops_within_a_second_and_goes_on_later(hub: Hub) 
         running.done()
     assert time.monotonic() - before < 1.0
     received = receiver(hub.spoke(), store).receive(digest, len(data), hashes_of(data))
-    assert received == len(data) - 20 * BLOCK_SIZE
+    assert len(data) - 20 * BLOCK_SIZE <= received < len(data), "what was kept did not come again"
 
 
 def test_a_hub_that_does_not_answer_is_named_after_the_patience(hub: Hub) -> None:
