@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from model_formats.errors import OperatorError
 from model_formats.files import atomic_write
+from model_formats.keyless import SigstoreSigner, verify_keyless
 from model_formats.layout import BlobReader
 from model_formats.oci import SIGNATURE, canonical
 from model_formats.opening import open_package
@@ -45,6 +46,7 @@ __all__ = [
     "PublisherUntrusted",
     "Signer",
     "SigningKeyInvalid",
+    "SigstoreSigner",
     "SigstoreRule",
     "sign_package",
     "verify_package",
@@ -61,7 +63,7 @@ class SigningKeyInvalid(OperatorError):
 
 
 class Signer(Protocol):
-    """Somebody who signs: a key, a certificate, or an identity through Sigstore (`sigstore.py`)."""
+    """Somebody who signs: a key, a certificate, or an identity through Sigstore (`SigstoreSigner`)."""
 
     def bundle(self, payload: bytes) -> bytes:
         """A Sigstore bundle 0.3 (JSON) around the signed in-toto statement."""
@@ -137,7 +139,7 @@ def verify_package(blobs: BlobReader, index: str, bundle: bytes, policy: Publish
 
     1. The bundle is a Sigstore bundle 0.3 of bounded size with exactly one signature, over an in-toto statement.
     2. The signer is one the policy names: a key by its hash; or a certificate that is valid at `now`, for signing code, for a
-       name of the policy, under a root of the policy; or a keyless identity (see `sigstore.py`).
+       name of the policy, under a root of the policy; or a keyless identity (see `keyless.py`).
     3. The signature is that signer's.
     4. The statement lists exactly the files of the package, by path and digest: nothing left out, nothing else, no exemptions.
     """
@@ -149,6 +151,10 @@ def verify_package(blobs: BlobReader, index: str, bundle: bytes, policy: Publish
         case {"x509CertificateChain": {"certificates": [*listed]}}:
             key, name = trusted_certificate(policy, _ders(listed), now)  # 2
             publisher = Publisher("certificate", name)
+        case {"certificate": {"rawBytes": str()}}:
+            publisher = verify_keyless(bundle, *_ders([material["certificate"]]), payload, signature, policy)  # 2, 3
+            _compare(blobs, index, payload)  # 4
+            return publisher
         case _:
             raise PublisherUntrusted("signature: the bundle names neither a key nor a certificate chain")
     check_signature(key, signature, pae(payload))  # 3

@@ -29,7 +29,9 @@ class Authority:
     def rule(self, name: str) -> CertificateRule:
         return CertificateRule(roots=(self.pem,), name=name)
 
-    def issue(self, email: str, *, fault: str = "") -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    def issue(
+        self, email: str, *, fault: str = "", extension: x509.ExtensionType | None = None
+    ) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
         """A publisher's key and certificate; `fault` is one of expired, not yet valid, web server, no purpose."""
         key = ec.generate_private_key(ec.SECP256R1())
         start, end = {
@@ -44,6 +46,8 @@ class Authority:
         if fault != "no purpose":
             purpose = ExtendedKeyUsageOID.SERVER_AUTH if fault == "web server" else ExtendedKeyUsageOID.CODE_SIGNING
             builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        if extension is not None:
+            builder = builder.add_extension(extension, critical=False)
         ski = x509.SubjectKeyIdentifier.from_public_key(self.key.public_key())
         builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ski), critical=False)
         return key, builder.sign(self.key, hashes.SHA256())
