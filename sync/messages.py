@@ -180,6 +180,8 @@ class Status(Document):
     time: AwareDatetime
     generation: Count = 0
     serving: tuple[Serving, ...] = ()
+    asks_time: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
+    """A nonce, from a spoke whose clock may be wrong: the hub answers it on the spoke's `time` topic."""
 
 
 class Want(Document):

@@ -1,8 +1,8 @@
 """Content-addressed files on a spoke: an OCI image layout folder whose blobs may arrive in pieces, over days, through power cuts.
 
-A partial blob is two files: `partial/<hex>.part`, as long as the blob will be, and `partial/<hex>.map`, which tells what blocks
-are on disk. The map is written only after the blocks it speaks of were synced, so it never claims too much; what a power cut costs is
-what came after the last save (`SAVE_BYTES`). A blob gets its name only when all of its bytes hash to it.
+A partial blob is two files: `partial/<hex>.part`, as long as the blob will be, and `partial/<hex>.map`, which tells what
+blocks are on disk. The map is written only after the blocks it speaks of were synced, so it never claims too much; what a power
+cut costs is what came after the last save (`SAVE_BYTES`). A blob gets its name only when all of its bytes hash to it.
 
 `BlobStore` (disk) and `MemoryStore` are both a `Store`, held to one contract suite (tests/contract/test_store.py), and both are a
 `model_formats.layout.BlobReader`.

@@ -24,6 +24,7 @@ __all__ = [
     "spoke_of",
     "spoke_rights",
     "status",
+    "time",
     "tuf",
     "unshared",
     "want",
@@ -70,6 +71,11 @@ def report(spoke: SpokeId) -> str:
     return f"{_site(spoke)}/report"
 
 
+def time(spoke: SpokeId) -> str:
+    """The hub's signed answer to a spoke that asked for the time (`sync.trust.freshness`), not retained."""
+    return f"{_site(spoke)}/time"
+
+
 def egress(spoke: SpokeId, kind: str) -> str:
     """The typed outbox; `kind` as in `sync.egress`."""
     return f"{_site(spoke)}/egress/{_checked(kind, re.compile('^[a-z_]{1,32}$'))}"
@@ -98,6 +104,7 @@ def spoke_rights(spoke: SpokeId, zone: str) -> tuple[Right, ...]:
         Right("read", f"{PREFIX}/zone/{_name(zone)}/blob/+/+"),
         Right("write", want(zone, "+")),
         Right("read", desired(spoke)),
+        Right("read", time(spoke)),
         Right("write", status(spoke)),
         Right("write", report(spoke)),
         Right("write", egress(spoke, "+")),

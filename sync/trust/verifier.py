@@ -6,7 +6,8 @@ The directive (hub -> spoke), `verify_directive`:
  1. It is signed by `threshold` of the director keys that the TUF targets name.
  2. It is for this site, this spoke and this zone.
  3. Its generation is not lower than the last one accepted. (The same again is allowed, where it is the same document.)
- 4. It was issued before it expires, and it has not expired at trusted time.
+ 4. It was issued before it expires, and it has not expired at trusted time; nor has the trust metadata, if it is a new one. (What
+    was accepted stays accepted: a spoke that is cut off goes on.)
 
 The release (one model of a directive), `verify_release`:
  5. The trust metadata has not expired.
@@ -104,6 +105,11 @@ def verify_directive(
             Reason.DIRECTIVE_EXPIRED,
             f"the directive expired on {directive.expires:%Y-%m-%d %H:%M}; trusted time is {now:%Y-%m-%d %H:%M}",
             hint="The hub issues a new one by itself while it runs.",
+        )
+    if directive.generation > last_generation and released.expired:
+        raise DirectiveRefused(
+            Reason.METADATA_EXPIRED,
+            f"{', '.join(released.expired)} metadata expired; until newer arrives no new directive is taken",
         )
     return directive
 

@@ -56,6 +56,15 @@ def test_a_directive_by_a_director_who_was_replaced(world: World) -> None:
     assert accept(world, world.directive()).generation == 1
 
 
+def test_a_new_directive_on_frozen_metadata_and_an_old_one_that_goes_on(world: World) -> None:
+    """A thief with the director's key holds back the metadata that replaces it, and would retire all models."""
+    data = world.directive(generation=2, days=60)
+    released = replace(world.spoke().update(world.fetch), expired=("timestamp",))
+    now = world.clock.now()
+    assert refusal(verify_directive, data, released, CLINIC, "me", 1, now) is Reason.METADATA_EXPIRED
+    assert verify_directive(data, released, CLINIC, "me", 2, now).generation == 2
+
+
 @pytest.mark.parametrize("me", [SpokeId("dubai"), SpokeId("clinic", "second")])
 def test_a_directive_for_another_spoke(world: World, me: SpokeId) -> None:
     assert refusal(accept, world, world.directive(spoke=me)) is Reason.WRONG_RECIPIENT

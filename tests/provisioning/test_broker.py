@@ -164,6 +164,7 @@ def test_the_access_list_names_each_right_once_and_nothing_else() -> None:
         "topic read ss/v1/zone/eu/blob/+/+",
         "topic write ss/v1/zone/eu/blob/+/want",
         "topic read ss/v1/site/frankfurt/main/desired",
+        "topic read ss/v1/site/frankfurt/main/time",
         "topic write ss/v1/site/frankfurt/main/status",
         "topic write ss/v1/site/frankfurt/main/report",
         "topic write ss/v1/site/frankfurt/main/egress/+",
