@@ -78,6 +78,8 @@ class Engined:
     row_ms_batch: float
     load_ms: float
     rss_mb: float
+    best_for_adapters: bool
+    """Whether loading it again for an adapter's sake would change nothing: it can switch heads, or no engine here can."""
     adapters: dict[str, HeadAdapter] = field(default_factory=dict)
     """By digest of their file."""
 
@@ -88,7 +90,7 @@ class Engined:
 
 
 def load_version(settings: ServeSettings, blobs: BlobReader, model: str, slot: Slot, *, adaptable: bool) -> Engined:
-    """Do all of the above. `adaptable` keeps to ONNX Runtime, the engine that can switch heads.
+    """Do all of the above. `adaptable` prefers ONNX Runtime, the engine that can switch heads.
 
     Raises what `reason_of` knows; nothing is changed then.
     """
@@ -130,6 +132,7 @@ def load_version(settings: ServeSettings, blobs: BlobReader, model: str, slot: S
         row_ms_batch=row_ms,
         load_ms=(time.perf_counter() - started) * 1e3,
         rss_mb=max(0.0, (rss_bytes() - rss) / 2**20),
+        best_for_adapters=engine == "onnxruntime" or "onnxruntime" not in _usable(settings, variant),
     )
 
 
@@ -244,8 +247,8 @@ def _usable(settings: ServeSettings, variant: VariantSpec) -> tuple[Engine, ...]
 
 def _engine(settings: ServeSettings, path: Path, file: str, package: Package, variant: VariantSpec, *, adaptable: bool) -> Engine:
     engines = _usable(settings, variant)
-    if adaptable:
-        engines = tuple(e for e in engines if e == "onnxruntime")
+    if adaptable and "onnxruntime" in engines:
+        engines = ("onnxruntime",)
     if not engines:
         raise EngineMissing(f"{variant.main}: none of {', '.join(variant.requires.engines)} can be used here")
     if len(engines) == 1:

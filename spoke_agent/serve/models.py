@@ -162,7 +162,7 @@ class Models:
         if slot is None:
             return None
         for version in (*self.live.get(name, old).versions, *old.versions):
-            if version.engined.slot == slot and (version.adaptable or not adaptable):
+            if version.engined.slot == slot and (version.engined.best_for_adapters or not adaptable):
                 return version
         try:
             return self._version(name, await self._prepared(name, slot, adaptable=adaptable))

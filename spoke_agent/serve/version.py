@@ -51,11 +51,6 @@ class Version:
             done=self._done,
         )
 
-    @property
-    def adaptable(self) -> bool:
-        """Whether its engine can switch heads."""
-        return self.engined.engine == "onnxruntime"
-
     def serving(self, *, adapted: bool) -> Serving:
         """How it is told to the hub."""
         return Serving(

@@ -90,10 +90,6 @@ def off_by_much(site):
     return site.publish(2, golden_offset=5.0), Reason.GOLDEN_MISMATCH
 
 
-def no_engine(site):
-    return site.publish(2, engines=("openvino",)), Reason.ENGINE_MISSING
-
-
 def other_model(site):
     slot = site.publish(2, model="other")
     return slot, Reason.PACKAGE_INVALID
