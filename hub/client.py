@@ -5,6 +5,7 @@ message, hint and exit status whether the hub is in this process or far away.
 """
 
 import json
+import os
 import ssl
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +14,7 @@ from typing import Any, Self
 import httpx
 
 from hub.home import HubHome
-from model_formats.errors import HubError, OperatorError, SpokeshaveError, catalog
+from model_formats.errors import AuthorError, DeviceError, HubError, OperatorError, RefusedError, SpokeshaveError, catalog
 from sync.files import atomic_file
 
 __all__ = ["HubAway", "HubClient", "NotAuthenticated", "NotAuthorised", "NotFound", "RequestInvalid"]
@@ -75,7 +76,13 @@ class HubClient:
 
     @classmethod
     def local(cls, home: Path) -> Self:
-        """The hub whose home this is, with the operator's token. Raises HubAway when it does not run."""
+        """The hub whose home this is, with the operator's token; or the one that HUB_URL, HUB_TOKEN and HUB_CA name.
+
+        Raises HubAway when it does not run.
+        """
+        if url := os.environ.get("HUB_URL"):
+            ca = os.environ.get("HUB_CA")
+            return cls.at(url, os.environ.get("HUB_TOKEN"), Path(ca) if ca else None)
         place = HubHome(home)
         try:
             address = json.loads(place.address.read_text())
@@ -130,9 +137,16 @@ class HubClient:
 
 
 def _error_of(answer: httpx.Response) -> SpokeshaveError:
+    """The hub's error, as if it had been raised here: class of its code where that is known, else of its family."""
     try:
         problem = answer.json()
-        family = catalog().get(problem["code"], HubError if answer.is_server_error else OperatorError)
-        return family(problem["detail"], hint=problem.get("hint"))
+        family = catalog().get(problem["code"]) or _FAMILIES[problem["exit"]]
+        error = family.__new__(family)
+        SpokeshaveError.__init__(error, str(problem["detail"]), hint=problem["hint"])  # leaves may ask for more than that
+        vars(error)["code"] = problem["code"]
+        return error
     except (ValueError, KeyError, TypeError):
         return HubError(f"the hub answered {answer.status_code} without a problem document")
+
+
+_FAMILIES = {kind.exit: kind for kind in (SpokeshaveError, OperatorError, AuthorError, RefusedError, HubError, DeviceError)}

@@ -103,7 +103,7 @@ def run(group: click.Group, argv: list[str] | None = None) -> int:
     if as_json:
         args = ["--json", *(a for a in args if a != "--json")]
     try:
-        group.main(args=args, standalone_mode=False)
+        code = group.main(args=args, standalone_mode=False)  # a status where a command ended with `ctx.exit`
     except SpokeshaveError as e:
         return _tell(e, as_json=as_json)
     except click.ClickException as e:
@@ -112,7 +112,7 @@ def run(group: click.Group, argv: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         talk.print("stopped")
         return 130
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _tell(error: SpokeshaveError, *, as_json: bool) -> int:

@@ -23,6 +23,7 @@ def problem(error: SpokeshaveError, *, status: int | None = None) -> JSONRespons
         "code": error.code,
         "hint": error.hint,
         "retryable": error.retryable,
+        "exit": error.exit,
     }
     headers = {"Retry-After": "5"} if error.http == 503 else {}
     return JSONResponse(body, status_code=status or error.http, headers=headers, media_type=MEDIA_TYPE)

@@ -1,0 +1,34 @@
+"""`hub doctor`: what is wrong with this hub, and what to do."""
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from hub.home import HubHome
+from hub.hub import HubMissing
+from model_formats.console import Context, emit, out, pass_context
+
+__all__ = ["doctor"]
+
+
+@click.command()
+@pass_context
+def doctor(ctx: Context) -> None:
+    """Check this hub; exits with 1 when something needs attention."""
+    from hub.doctor import examine
+
+    home = HubHome(ctx.home)
+    if not home.metadata.exists():
+        raise HubMissing(f"no hub in {ctx.home}")
+    findings = examine(home)
+    emit(ctx, [asdict(f) for f in findings], _show)
+    if not all(f.ok for f in findings):
+        raise click.exceptions.Exit(1)
+
+
+def _show(findings: list[dict[str, Any]]) -> None:
+    for f in findings:
+        out.print(f"{'[green]ok[/]  ' if f['ok'] else '[red]look[/]'} {f['check']}: {f['found']}")
+        if f["advice"]:
+            out.print(f"       {f['advice']}", style="dim")
