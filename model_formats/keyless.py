@@ -38,7 +38,8 @@ class SigstoreSigner:
 
         config = ClientTrustConfig.from_json(self._trust_config) if self._trust_config else ClientTrustConfig.production()
         with SigningContext.from_trust_config(config).signer(IdentityToken(self._token)) as signer:
-            return signer.sign_dsse(dsse.Statement(payload)).to_json().encode()
+            text: str = signer.sign_dsse(dsse.Statement(payload)).to_json()
+        return text.encode()
 
 
 def verify_keyless(bundle: bytes, certificate: bytes, payload: bytes, signature: bytes, policy: PublisherPolicy) -> Publisher:

@@ -152,7 +152,8 @@ def verify_package(blobs: BlobReader, index: str, bundle: bytes, policy: Publish
             key, name = trusted_certificate(policy, _ders(listed), now)  # 2
             publisher = Publisher("certificate", name)
         case {"certificate": {"rawBytes": str()}}:
-            publisher = verify_keyless(bundle, *_ders([material["certificate"]]), payload, signature, policy)  # 2, 3
+            [leaf] = _ders([material["certificate"]])
+            publisher = verify_keyless(bundle, leaf, payload, signature, policy)  # 2, 3
             _compare(blobs, index, payload)  # 4
             return publisher
         case _:

@@ -62,6 +62,13 @@ def test_a_file_larger_than_a_segment_and_not_onnx_is_patched_from_its_base(tmp_
         assert round_trip(tmp_path, base, target, level) < 20_000
 
 
+def test_weights_without_their_graph_are_taken_as_one_tensor(tmp_path):
+    weights = base_tensors()["dense"].repeat(4, 0)
+    (tmp_path / "a.bin").write_bytes(weights.tobytes() + b"tail")
+    (tmp_path / "b.bin").write_bytes(finetuned({"w": weights}, rate=0.05)["w"].tobytes() + b"ends")
+    assert round_trip(tmp_path, tmp_path / "a.bin", tmp_path / "b.bin", "strong") < 0.06 * weights.size
+
+
 def test_a_large_tensor_is_cut_between_rows(tmp_path):
     noise = np.random.default_rng(0)
     tensors = {"w": noise.integers(-90, 90, (7001, 777), dtype=np.int8), "f": noise.normal(0, 1, 1_000_003).astype(np.float32)}
