@@ -53,8 +53,9 @@ def tune_head(rows: Rows, anchors: Anchors, *, current: Head | None = None, term
 
 def clean(rows: Rows, hub: Head) -> Rows:
     """Without rows that are not finite, that are there twice, or whose class does not exist. Raises TooFewLabels."""
-    finite = np.isfinite(rows.features).all(axis=1) & np.isfinite(rows.labels.astype(np.float64)).reshape(len(rows), -1).all(
-        axis=1
+    numbers = rows.labels.astype(np.float64)
+    finite = np.isfinite(rows.features).all(axis=1) & (
+        np.isfinite(numbers) if numbers.ndim == 1 else np.isfinite(numbers).all(axis=1)
     )
     if rows.classes:
         finite &= (rows.labels >= 0) & (rows.labels < hub.weight.shape[1])
