@@ -18,21 +18,22 @@ def group() -> None:
 
 
 @group.command()
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--site", "spoke", required=True, help="The spoke it is for (site, or site/spoke).")
 @click.option(
     "--model", "models", multiple=True, metavar="MODEL@VERSION", help="Version to bring; default: what it should serve."
 )
+@click.option("--out", "file", type=click.Path(dir_okay=False, path_type=Path), help="File to write; default SITE.bundle here.")
 @click.option("--days", type=float, default=30, show_default=True, help="How long the bundle may be applied.")
 @click.option("--encrypt", is_flag=True, help="Encrypt it to the spoke's device key.")
 @pass_context
-def export(ctx: Context, file: Path, spoke: str, models: tuple[str, ...], days: float, *, encrypt: bool) -> None:
-    """Write FILE for one spoke: package, signatures, release metadata and its directive."""
+def export(ctx: Context, spoke: str, models: tuple[str, ...], file: Path | None, days: float, *, encrypt: bool) -> None:
+    """Write one file for one spoke: package, signatures, release metadata and its directive."""
     me = SpokeId.parse(spoke)
+    file = file or Path(f"{me.site}.bundle")
     order = {"spoke": str(me), "models": list(models), "days": days, "encrypt": encrypt}
     with HubClient.local(ctx.home) as hub:
-        data = hub.fetch("/bundles", order, file)
-    told = {"spoke": str(me), "file": str(file), "bytes": data}
+        size = hub.fetch("/bundles", order, file)
+    told = {"spoke": str(me), "file": str(file), "bytes": size}
     emit(
         ctx, told, lambda t: out.print(f"{t['file']} ({t['bytes']} bytes) is for {t['spoke']}: spoke sideload apply {file.name}")
     )

@@ -153,7 +153,7 @@ def test_a_spoke_without_a_network_is_admitted_by_files_and_supplied_by_a_bundle
     from provisioning.enrol import EnrolmentGrant
 
     identity = finish(tmp_path / "clinic", EnrolmentGrant.parse((tmp_path / "grant.json").read_bytes()))
-    exported = line.ok("bundle", "export", tmp_path / "stick", "--site", "clinic", "--model", "digits@1")
+    exported = line.ok("bundle", "export", "--site", "clinic", "--model", "digits@1", "--out", tmp_path / "stick")
     assert exported["bytes"] == (tmp_path / "stick").stat().st_size
     applied = apply(identity, tmp_path)
     assert [(m.model, m.version, m.index) for m in applied.directive.models] == [("digits", 1, published["index"])]
