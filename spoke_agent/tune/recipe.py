@@ -54,9 +54,8 @@ def tune_head(rows: Rows, anchors: Anchors, *, current: Head | None = None, term
 def clean(rows: Rows, hub: Head) -> Rows:
     """Without rows that are not finite, that are there twice, or whose class does not exist. Raises TooFewLabels."""
     numbers = rows.labels.astype(np.float64)
-    finite = np.isfinite(rows.features).all(axis=1) & (
-        np.isfinite(numbers) if numbers.ndim == 1 else np.isfinite(numbers).all(axis=1)
-    )
+    sound = np.isfinite(numbers) if numbers.ndim == 1 else np.isfinite(numbers).all(axis=1)
+    finite = np.isfinite(rows.features).all(axis=1) & sound
     if rows.classes:
         finite &= (rows.labels >= 0) & (rows.labels < hub.weight.shape[1])
     kept = rows.take(np.flatnonzero(finite))

@@ -1,4 +1,4 @@
-"""A real, small, adaptable package for the digits: a fixed random trunk and a fitted head, as ONNX with overridable initializers."""
+"""A real, small, adaptable package for the digits: a fixed random trunk and a fitted, overridable head, as ONNX."""
 
 from functools import lru_cache
 from pathlib import Path
