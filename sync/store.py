@@ -11,9 +11,11 @@ cut costs is what came after the last save (`SAVE_BYTES`). A blob gets its name 
 import contextlib
 import errno
 import os
+import shutil
 import struct
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -365,7 +367,8 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._blobs: dict[str, bytes] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
+        self._clean: Callable[[], object] = _nothing
         self.partial: dict[str, tuple[bytearray, bytes, int]] = {}
 
     def has(self, digest: str) -> bool:
@@ -376,8 +379,9 @@ class MemoryStore:
     def path(self, digest: str) -> Path:
         """A file with the blob's bytes."""
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="spokeshave-")
-        path = Path(self._folder.name) / hex_of(digest)
+            self._folder = Path(tempfile.mkdtemp(prefix="spokeshave-"))
+            self._clean = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        path = self._folder / hex_of(digest)
         if digest in self._blobs and not path.exists():
             path.write_bytes(self._blobs[digest])
         return path
@@ -412,10 +416,9 @@ class MemoryStore:
         return sum(self.delete(d) for d in {*self._blobs, *self.partial} - set(keep))
 
     def close(self) -> None:
-        """Remove the private folder."""
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        """Remove the private folder. (It is also removed when the store is forgotten, or the program ends.)"""
+        self._clean()
+        self._folder = None
 
 
 def _put_stream(store: Store, digest: str, size: int, chunks: Iterable[bytes]) -> None:
@@ -440,6 +443,10 @@ def _place(writer: BlobWriter, index: int, block: bytes) -> int:
     except ValueError as e:
         raise PackageTampered(f"{writer.digest}: the stream is not the {writer.size} bytes that were announced") from e
     return index + 1
+
+
+def _nothing() -> None:
+    return None
 
 
 def _remove(path: Path) -> int:
