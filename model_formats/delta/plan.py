@@ -21,7 +21,7 @@ __all__ = ["DELTA", "PlannedDelta", "plan_deltas", "read_deltas"]
 DELTA = "application/vnd.spokeshave.delta.v1"
 """Artifact type and media type of a delta."""
 _BASE, _TARGET, _TARGET_SIZE = (f"dev.spokeshave.delta.{name}" for name in ("base", "target", "target-size"))
-_SMALL = 64 * 1024
+_SMALL = 8 * 1024
 """Files up to this size are sent whole."""
 
 
