@@ -71,11 +71,12 @@ class Supervisor:
         """Until a signal, or until a process ends in a way that a restart cannot mend."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
-        for child in self._children.values():
-            self._start(child)
-        status = self._watch()
-        self._end_all()
-        return status
+        try:
+            for child in self._children.values():
+                self._start(child)
+            return self._watch()
+        finally:
+            self._end_all()
 
     def stop(self) -> None:
         """End `run` soon."""
@@ -100,12 +101,12 @@ class Supervisor:
         if self._stopping:
             return None
         if status in FINAL:
-            log.error("supervise.final", extra={"process": child.name, "status": status})
+            log.error("supervise.final", extra={"part": child.name, "status": status})
             return status
         child.falls = 0 if time.monotonic() - child.started > STEADY_S else child.falls + 1
         pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (child.falls - 1)) if child.falls else 0.0
         child.due = time.monotonic() + pause
-        log.warning("supervise.fallen", extra={"process": child.name, "status": status, "pause_s": pause})
+        log.warning("supervise.fallen", extra={"part": child.name, "status": status, "pause_s": pause})
         return None
 
     def _next_due(self) -> float | None:
