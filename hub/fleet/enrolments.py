@@ -8,7 +8,7 @@ from hub.fleet.directives import SpokeUnknown, refresh_directive
 from hub.hub import Hub
 from hub.store.audit import append_audit
 from hub.store.invites import add_invite, find_invite, spend_invite
-from hub.store.spokes import add_spoke, find_spoke, list_spokes, renewed_certificate, revoke_spoke
+from hub.store.spokes import add_spoke, enrolled_zones, find_spoke, renewed_certificate, revoke_spoke
 from model_formats.errors import OperatorError
 from provisioning.enrol import (
     EnrolmentGrant,
@@ -48,17 +48,17 @@ def invite_spoke(hub: Hub, spoke: SpokeId, zone: str, regime: Regime, who: str, 
 def admit_spoke(hub: Hub, request: EnrolmentRequest, who: str = "enrolment") -> EnrolmentGrant:
     """Answer a request: check the code, sign the key, write the first directive. The code is spent in the same transaction.
 
-    Raises CodeRefused.
+    The very same request again gets another answer, for the first may have been lost on the way. Raises CodeRefused.
     """
     with hub.database.begin() as db:
         found = find_invite(db, request.invite)
-        kept, used = found or (None, False)
-        admit(request, kept, used=used, now=hub.clock.now())
+        kept, used_by = found or (None, None)
+        admit(request, kept, used=used_by not in (None, request.digest), now=hub.clock.now())
         if kept is None:  # `admit` refuses unknown codes
             raise SpokeUnknown("no such code")
         spoke = SpokeId(kept.site, kept.spoke)
         answer = grant(request, kept, hub.ca, hub=_address(hub), tuf_root=hub.repository.anchor, now=hub.clock.now())
-        spend_invite(db, request.invite, now=hub.now)
+        spend_invite(db, request.invite, request.digest, now=hub.now)
         serial = _serial(answer.certificate)
         add_spoke(db, spoke, zone=kept.zone, regime=kept.regime, certificate=answer.certificate, serial=serial, now=hub.now)
         refresh_directive(db, hub.repository.director, spoke, now=hub.now, life_s=hub.settings.directive_ttl_s)
@@ -94,7 +94,7 @@ def revoke(hub: Hub, spoke: SpokeId, who: str) -> None:
 def allowed_spokes(hub: Hub) -> list[tuple[SpokeId, str]]:
     """All that may use the broker, with their zones."""
     with hub.database.read() as db:
-        return [(spoke.id, spoke.zone) for spoke in list_spokes(db)]
+        return enrolled_zones(db)
 
 
 def certificate_of(hub: Hub, spoke: SpokeId) -> bytes | None:

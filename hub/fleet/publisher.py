@@ -8,8 +8,8 @@ import threading
 
 from hub.fleet.directives import refresh_directive
 from hub.hub import Hub
-from hub.store.directives import due_directives, find_directive
-from hub.store.spokes import list_spokes
+from hub.store.directives import due_directives, retained_directives
+from hub.store.spokes import enrolled_zones
 from model_formats.types import digest_of
 from sync import topics
 from sync.bus import Bus, Message
@@ -43,7 +43,7 @@ class Publisher:
             repository.refresh_online()
         life = self._hub.settings.directive_ttl_s
         with self._hub.database.begin() as db:
-            enrolled = {spoke.id for spoke in list_spokes(db)}
+            enrolled = {spoke for spoke, _ in enrolled_zones(db)}
             for spoke in due_directives(db, before=self._hub.now - life / 2):
                 if spoke in enrolled:
                     refresh_directive(db, self._hub.repository.director, spoke, now=self._hub.now, life_s=life)
@@ -55,13 +55,8 @@ class Publisher:
 
     def _directives(self) -> dict[str, bytes]:
         """By topic; empty (which clears the retained message) for revoked spokes."""
-        wanted: dict[str, bytes] = {}
         with self._hub.database.read() as db:
-            for spoke in list_spokes(db, revoked=True):
-                held = find_directive(db, spoke.id)
-                if held is not None:
-                    wanted[topics.desired(spoke.id)] = b"" if spoke.revoked else held.envelope
-        return wanted
+            return {topics.desired(spoke): envelope for spoke, envelope in retained_directives(db)}
 
     def _say(self, topic: str, data: bytes) -> bool:
         digest = digest_of(data)

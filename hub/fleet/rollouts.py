@@ -42,7 +42,7 @@ from hub.store.rollouts import (
     set_ring,
     set_rollout,
 )
-from hub.store.spokes import Spoke, list_spokes
+from hub.store.spokes import Spoke, find_spoke, list_spokes
 from hub.store.versions import Version, find_version, list_versions
 from model_formats.errors import OperatorError
 from model_formats.types import ModelRef
@@ -283,19 +283,19 @@ def _views(hub: Hub, db: Connection, held: KeptRollout) -> tuple[RingView, ...]:
     version = find_released(db, held.plan.spec.ref)
     targets = _targets(held.plan, version, list(fleet.values()))
     told = latest_about(db, held.plan.spec.ref.name, held.index)
+    given = {a.spoke: a for a in rollout_assignments(db, held.plan.name)}
     heard = hub.now - hub.settings.silent_after_s
     rings = []
     for ring, members in zip(held.rings, targets.rings, strict=True):
-        views = (_view(db, held, fleet[member], told.get(member), heard) for member in members)
+        views = (_view(held.index, fleet[member], given.get(member), told.get(member), heard) for member in members)
         rings.append(RingView(ring.state, tuple(views), ring.started, ring.ready))
     return tuple(rings)
 
 
-def _view(db: Connection, held: KeptRollout, spoke: Spoke, told: KeptReport | None, heard: float) -> SpokeView:
-    given = find_assignment(db, spoke.id, held.plan.spec.ref.name)
-    serving = any(s.index == held.index for s in spoke.serving)
+def _view(index: str, spoke: Spoke, given: Assignment | None, told: KeptReport | None, heard: float) -> SpokeView:
+    serving = any(s.index == index for s in spoke.serving)
     online = spoke.heard_since(heard)
-    if given is None or given.rollout != held.plan.name:
+    if given is None:
         return SpokeView(spoke.id, online, serving=serving)
     fresh = told is not None and (told.generation >= given.generation or (serving and told.state is State.COMMITTED))
     if told is None or not fresh:
@@ -305,8 +305,9 @@ def _view(db: Connection, held: KeptRollout, spoke: Spoke, told: KeptReport | No
 
 def last_good(db: Connection, spoke: SpokeId, ref: ModelRef) -> tuple[int, str] | None:
     """What to go back to: what it serves by its signed word, else what it was told before."""
-    row = next(s for s in list_spokes(db) if s.id == spoke)
-    serving = next(((s.version, s.index) for s in row.serving if s.model == ref.name and s.version != ref.version), None)
+    row = find_spoke(db, spoke)
+    others = (s for s in (row.serving if row else ()) if s.model == ref.name and s.version != ref.version)
+    serving = next(((s.version, s.index) for s in others), None)
     before = find_assignment(db, spoke, ref.name)
     if serving is not None or before is None:
         return serving

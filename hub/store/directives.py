@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, delete, select
 
-from hub.store.tables import assignments, directives
+from hub.store.tables import assignments, directives, spokes
 from hub.store.upsert import put
 from model_formats.types import ModelRef
 from sync.messages import DesiredModel
@@ -19,6 +19,7 @@ __all__ = [
     "find_assignment",
     "find_directive",
     "put_directive",
+    "retained_directives",
     "rollout_assignments",
     "unassign",
 ]
@@ -110,6 +111,13 @@ def find_directive(connection: Connection, spoke: SpokeId) -> SealedDirective | 
     """The newest directive."""
     row = connection.execute(select(directives).where(_is(directives.c, spoke))).one_or_none()
     return _directive(row) if row else None
+
+
+def retained_directives(connection: Connection) -> list[tuple[SpokeId, bytes]]:
+    """What stands (or should stand) at the broker for every spoke; empty for revoked ones."""
+    joined = directives.join(spokes, (directives.c.site == spokes.c.site) & (directives.c.spoke == spokes.c.spoke))
+    query = select(directives.c.site, directives.c.spoke, directives.c.envelope, spokes.c.revoked).select_from(joined)
+    return [(SpokeId(r.site, r.spoke), bytes(r.envelope) if r.revoked is None else b"") for r in connection.execute(query)]
 
 
 def due_directives(connection: Connection, *, before: float) -> list[SpokeId]:

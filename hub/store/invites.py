@@ -14,12 +14,12 @@ def add_invite(connection: Connection, invite: Invite, *, now: float) -> None:
     connection.execute(insert(invites).values(**values))
 
 
-def find_invite(connection: Connection, number: str) -> tuple[Invite, bool] | None:
-    """The record, and whether the code was used."""
+def find_invite(connection: Connection, number: str) -> tuple[Invite, str | None] | None:
+    """The record, and the digest of the request that has used the code, if any."""
     row = connection.execute(select(invites).where(invites.c.id == number)).one_or_none()
-    return (Invite.parse(row.document), row.used is not None) if row else None
+    return (Invite.parse(row.document), row.used_by) if row else None
 
 
-def spend_invite(connection: Connection, number: str, *, now: float) -> None:
-    """Mark it used."""
-    connection.execute(update(invites).where(invites.c.id == number).values(used=now))
+def spend_invite(connection: Connection, number: str, request: str, *, now: float) -> None:
+    """Mark it used, by the request with this digest."""
+    connection.execute(update(invites).where(invites.c.id == number).values(used=now, used_by=request))

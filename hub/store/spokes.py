@@ -13,6 +13,7 @@ from sync.types import Regime, SpokeId
 __all__ = [
     "Spoke",
     "add_spoke",
+    "enrolled_zones",
     "find_spoke",
     "list_spokes",
     "renewed_certificate",
@@ -79,6 +80,12 @@ def list_spokes(connection: Connection, *, revoked: bool = False) -> list[Spoke]
     """The fleet in order; with `revoked`, those too."""
     query = select(spokes).order_by(spokes.c.site, spokes.c.spoke)
     return [_spoke(row) for row in connection.execute(query if revoked else query.where(spokes.c.revoked.is_(None)))]
+
+
+def enrolled_zones(connection: Connection) -> list[tuple[SpokeId, str]]:
+    """All spokes that are not revoked, with their zones: what the broker's access list needs."""
+    query = select(spokes.c.site, spokes.c.spoke, spokes.c.zone).where(spokes.c.revoked.is_(None))
+    return [(SpokeId(row.site, row.spoke), row.zone) for row in connection.execute(query.order_by(spokes.c.site, spokes.c.spoke))]
 
 
 def revoke_spoke(connection: Connection, spoke: SpokeId, *, now: float) -> None:

@@ -74,6 +74,7 @@ invites = Table(
     Column("created", Float, nullable=False),
     Column("expires", Float, nullable=False),
     Column("used", Float),
+    Column("used_by", DIGEST),
 )
 """One-time enrolment codes; the code itself is not kept."""
 
