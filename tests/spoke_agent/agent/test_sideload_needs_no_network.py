@@ -1,0 +1,138 @@
+"""A spoke in an empty network namespace: enrolled by files, models by bundle, receipts back. No socket but unix ones is opened."""
+
+import json
+import shutil
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+
+from model_formats.package import open_package
+from spoke_agent.home import SpokeHome
+from spoke_agent.slots import read_slots
+from sync.bundle import contents_of, read_receipts, write_bundle
+from sync.memory import MemoryBroker
+from sync.messages import DesiredModel, ProbationTerms
+from sync.trust.client import TrustStore
+from sync.trust.keys import key_of_pem
+from sync.trust.verifier import verify_report
+from sync.types import SpokeId
+from tests.spoke_agent.agent.smallhub import SmallHub
+from tests.spoke_agent.serve.sites import Site
+
+ME = SpokeId("clinic")
+
+
+class Clinic:
+    """A hub that writes sticks, and a home that never sees a network."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.hub = SmallHub(folder / "hub", MemoryBroker().client("hub"))
+        self.hub.open()
+        self.home = SpokeHome(folder / "s")
+        self.hub.enrol(self.home.root, "clinic")
+        (self.home.root / "spoke.toml").write_text("tick_s = 0.02\n")
+
+    def stick(self, version, *, spoil=None, generation=None):
+        site = Site(self.hub.folder / f"site-{version}")
+        index = site.publish(version).index
+        for blob in (site.home / "blobs" / "sha256").iterdir():
+            self.hub.layout.put(blob.read_bytes())
+        self.hub.release(index, version)
+        target = self.hub.layout
+        signature = self._signature(index)
+        model = DesiredModel(model="digits", version=version, index=index, probation=ProbationTerms(soak_s=0))
+        now = self.hub.clock.now()
+        out = self.folder / f"stick-{version}.tar"
+        write_bundle(
+            out,
+            zone="eu",
+            tuf=self.hub.repository.files("sideload", "clinic"),
+            directive=self.hub.directive(ME, model, generation=generation),
+            blobs=target,
+            contents=contents_of(target, index, signature),
+            director=self.hub.repository.director,
+            created=now,
+            expires=now + timedelta(days=30),
+        )
+        if spoil is not None:
+            data = bytearray(out.read_bytes())
+            out.write_bytes(bytes(spoil(data)))
+        return out
+
+    def _signature(self, index):
+        files = self.hub.repository.files()
+        family = json.loads(files["model-digits.json"])["signed"]["targets"]
+        found = next(t for t in family.values() if f"sha256:{t['hashes']['sha256']}" == index)
+        return found["custom"]["signature"]["digest"]
+
+    def spoke(self, *args, fails=None):
+        line = ["unshare", "-n", sys.executable, "-m", "spoke_agent", "--json", "--home", str(self.home.root), *map(str, args)]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+        if fails is not None:
+            assert done.returncode == fails, done.stdout + done.stderr
+            return json.loads(done.stderr.strip().splitlines()[-1])
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    def champion(self):
+        found = read_slots(self.home.slots).models.get("digits")
+        return found.champion.version if found and found.champion else None
+
+
+@pytest.fixture
+def clinic(tmp_path):
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-n", "true"], check=False).returncode != 0:
+        pytest.skip("network namespaces are not allowed here")
+    made = Clinic(tmp_path)
+    yield made
+    made.hub.close()
+
+
+def test_a_stick_brings_a_version_and_receipts_go_back(clinic):
+    told = clinic.spoke("sideload", "apply", clinic.stick(1))
+    assert told["chain"][-1] == "committed"
+    assert told["wanted"] == ["digits@1"]
+    assert clinic.champion() == 1
+    out = clinic.folder / "receipts.json"
+    clinic.spoke("sideload", "receipts", out)
+    key = key_of_pem(clinic.hub.identities[ME].public_key)
+    receipts = read_receipts(out.read_bytes(), key, ME)
+    reports = [
+        verify_report(m.text.encode(), key, ME, 0, clinic.hub.clock.now()) for m in receipts.messages if m.kind == "report"
+    ]
+    assert [str(r.state) for r in reports][-1] == "committed"
+    served = reports[-1].serving[0]
+    files = {d.digest for d in open_package(clinic.hub.layout, served.index).files.values()}
+    assert served.file in files
+
+    again = clinic.spoke("sideload", "apply", clinic.stick(2))
+    assert (again["chain"][-1], clinic.champion()) == ("committed", 2)
+    assert clinic.spoke("status")["generation"] == 2
+
+
+def test_a_spoiled_stick_is_refused_and_changes_nothing(clinic):
+    clinic.spoke("sideload", "apply", clinic.stick(1))
+
+    def cut(data):
+        return data[: len(data) // 2]
+
+    def flip(data):
+        data[len(data) // 2] ^= 1
+        return data
+
+    assert clinic.spoke("sideload", "apply", clinic.stick(2, spoil=cut), fails=6)["error"] == "bundle_incomplete"
+    assert clinic.spoke("sideload", "apply", clinic.stick(3, spoil=flip), fails=4)["error"] == "bundle_refused"
+    assert clinic.spoke("sideload", "apply", clinic.stick(4, generation=0 + 1), fails=4)["error"] == "directive_refused"
+    assert clinic.champion() == 1
+
+
+def test_trust_moves_on_with_every_stick(clinic):
+    clinic.spoke("sideload", "apply", clinic.stick(1))
+    trust = TrustStore(clinic.home.trust, clinic.hub.clock, clinic.hub.repository.anchor, site="clinic")
+    first = trust.released().versions["timestamp"]
+    clinic.spoke("sideload", "apply", clinic.stick(2))
+    trust = TrustStore(clinic.home.trust, clinic.hub.clock, clinic.hub.repository.anchor, site="clinic")
+    assert trust.released().versions["timestamp"] >= first
