@@ -8,8 +8,8 @@ from sync.store import BlobWriter
 
 __all__ = ["Keeper"]
 
-_BEHIND = 32
-"""Blocks that may wait for the disk: 4 MiB."""
+_BEHIND = 8
+"""Blocks that may wait for the disk: 1 MiB, which a kill -9 loses beside what the store has not saved."""
 
 
 class Keeper:

@@ -29,7 +29,9 @@ __all__ = ["BlockReceiver", "Patience", "Progress"]
 Progress = Callable[[int, int], None]
 """Called on the receiving thread with (bytes held, bytes in all)."""
 
-_INBOX = 64
+_INBOX = 192
+_CALM = 0.98
+"""A spoke that had to ask again asks later the next time (it may be the slow one); each new block calms it by this factor."""
 _LISTEN = 0.05
 """A blob that needs more than one want is listened for first, seconds: there may be a flow of it already, to join."""
 _TICK = 0.1
@@ -184,7 +186,7 @@ class _Transfer:
             self._owner._pace.spend(len(message.payload))
             self._window.arrived(index)
             self._last = self._owner._clock.monotonic()
-            self._quiet = self._owner._patience.quiet
+            self._quiet = max(self._owner._patience.quiet, self._quiet * _CALM)
             self._tell(keeper)
 
     def _listening_is_over(self) -> bool:

@@ -1,7 +1,8 @@
 """The hub's half of the block transfer: many wants for one block cost one publish.
 
 A block that waits already is not queued again, and one that was published a moment ago is not repeated: whoever asks was most
-likely subscribed and has it on the way; if not, it asks again. Bounded: a block at a time in memory, a bitmap's worth of numbers
+likely subscribed and has it on the way; if not, it asks again. That moment doubles each time a block is published, so that spokes
+or a broker that cannot follow are not buried under repetitions. Bounded: a block at a time in memory, a bitmap's worth of numbers
 for each blob that is being asked for. Wants are hints and are never trusted: each is capped, and `may` decides what goes where.
 """
 
@@ -31,6 +32,7 @@ __all__ = ["BlobSender", "Blobs", "SenderStats"]
 
 GRACE = 1.0
 """A block that was published less than so many seconds ago is taken to be on its way to those who ask for it now."""
+LONGEST_GRACE = 8.0
 MAX_CREDIT = 128
 """Blocks that one want may ask for, whatever it says: 16 MiB."""
 MAX_STREAMS = 256
@@ -71,8 +73,9 @@ class _Stream:
     fd: int
     size: int
     waiting: dict[int, None] = field(default_factory=dict)
-    sent: dict[int, float] = field(default_factory=dict)
+    sent: dict[int, tuple[float, int]] = field(default_factory=dict)
     used: float = 0.0
+    not_before: float = 0.0
 
     @property
     def blocks(self) -> int:
@@ -91,14 +94,17 @@ class BlobSender:
         bytes_per_second: float | None = None,
         group: str | None = "hub",
         grace: float = GRACE,
+        gather_s: float = 0.0,
         clock: Clock | None = None,
     ) -> None:
         """`may(zone, digest)` says whether a blob may go to a zone; None: all that `blobs` has (for tests and relays).
 
+        `gather_s`: seconds between the first want for a blob and its first block. A ring of spokes that all begin now needs a
+        little, since over a fast line the first of them would have the whole blob before the last has subscribed.
         `group`: share the wants with other workers of that name (None: hear them all).
         """
         self._bus, self._blobs, self._may = bus, blobs, may
-        self._grace, self._clock = grace, clock or SystemClock()
+        self._grace, self._gather_s, self._clock = grace, gather_s, clock or SystemClock()
         self._pace: Pace = TokenBucket(bytes_per_second, clock=self._clock) if bytes_per_second else Unpaced()
         self._filter = (f"$share/{group}/" if group else "") + topics.want("+", "+")
         self._inbox: queue.Queue[Message | None] = queue.Queue(_INBOX)
@@ -134,9 +140,10 @@ class BlobSender:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            busy = any(stream.waiting for stream in self._streams.values())
-            self._listen(wait=0.0 if busy else 1.0)
-            for stream in [s for s in self._streams.values() if s.waiting]:
+            waiting = [stream for stream in self._streams.values() if stream.waiting]
+            ready = [stream for stream in waiting if self._clock.monotonic() >= stream.not_before]
+            self._listen(wait=0.0 if ready else 0.02 if waiting else 1.0)
+            for stream in ready:
                 self._send_one(stream)
             self._forget_idle()
         for stream in self._streams.values():
@@ -167,7 +174,8 @@ class BlobSender:
             return
         now = stream.used = self._clock.monotonic()
         for block in blocks:
-            if now - stream.sent.get(block, -math.inf) >= self._grace:
+            last, times = stream.sent.get(block, (-math.inf, 1))
+            if now - last >= min(self._grace * 2 ** (times - 1), LONGEST_GRACE):
                 stream.waiting.setdefault(block)
 
     def _stream(self, topic: str) -> _Stream | None:
@@ -181,7 +189,8 @@ class BlobSender:
         if self._may is not None and not self._may(zone, digest):
             return None
         fd = os.open(self._blobs.path(digest), os.O_RDONLY | os.O_CLOEXEC)
-        found = self._streams[zone, digest] = _Stream(zone, digest, fd, os.fstat(fd).st_size)
+        begin = self._clock.monotonic() + self._gather_s
+        found = self._streams[zone, digest] = _Stream(zone, digest, fd, os.fstat(fd).st_size, not_before=begin)
         return found
 
     def _send_one(self, stream: _Stream) -> None:
@@ -199,7 +208,8 @@ class BlobSender:
             self._stopping.wait(0.1)
             return
         del stream.waiting[block]
-        stream.sent[block] = stream.used = self._clock.monotonic()
+        stream.used = self._clock.monotonic()
+        stream.sent[block] = (stream.used, stream.sent.get(block, (0.0, 0))[1] + 1)
         self._pace.spend(len(data))
         self.stats.blocks += 1
         self.stats.bytes += len(data)

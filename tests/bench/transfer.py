@@ -31,7 +31,7 @@ from provisioning.identity import device_csr
 from sync.blocks import BlobSender, BlockReceiver
 from sync.fetch import fetch_blob
 from sync.mqtt import MqttBus
-from sync.store import BLOCK_SIZE, BlobStore
+from sync.store import BLOCK_SIZE, BlobStore, MemoryStore
 from sync.tls import TlsFiles, client_context
 from sync.trust.keys import device_signer, save_signer
 from sync.types import SpokeId
@@ -87,11 +87,11 @@ def hashes_of(folder: Path, digest: str) -> list[bytes]:
 # ---- the ends, each in its own process ----------------------------------------------------------------------------------
 
 
-def hub_end(folder: str, port: int, tls: TlsFiles, ready: Any, stop: Any, told: Any) -> None:
+def hub_end(folder: str, port: int, tls: TlsFiles, ready: Any, stop: Any, told: Any, gather_s: float) -> None:
     """Our hub: answers wants until stopped, then tells what it sent."""
     bus = MqttBus("localhost", port, "hub", tls)
     bus.connect()
-    sender = BlobSender(bus, BlobStore(Path(folder) / "hub"))
+    sender = BlobSender(bus, BlobStore(Path(folder) / "hub"), gather_s=gather_s)
     sender.start()
     before = rss_mib()
     ready.set()
@@ -102,12 +102,21 @@ def hub_end(folder: str, port: int, tls: TlsFiles, ready: Any, stop: Any, told: 
 
 
 def spoke_end(
-    folder: str, port: int, tls: TlsFiles, me: SpokeId, blob: tuple[str, int], start: Any, told: Any, *, progress: Any = None
+    folder: str,
+    port: int,
+    tls: TlsFiles,
+    me: SpokeId,
+    blob: tuple[str, int],
+    start: Any,
+    told: Any,
+    *,
+    progress: Any = None,
+    in_memory: bool = False,
 ) -> None:
     """Our spoke: receives one blob into a store of its own on disk."""
     digest, size = blob
     hashes = hashes_of(Path(folder), digest)
-    store = BlobStore(Path(folder) / "spokes" / me.site)
+    store = MemoryStore() if in_memory else BlobStore(Path(folder) / "spokes" / me.site)
     bus = MqttBus("localhost", port, me.username, tls)
     bus.connect()
     before = rss_mib()
@@ -131,8 +140,11 @@ def spoke_end(
 def many_spokes_end(
     folder: str, port: int, files: list[tuple[SpokeId, TlsFiles]], blob: tuple[str, int], start: Any, told: Any
 ) -> None:
-    """Several spokes as threads of one process."""
-    threads = [threading.Thread(target=spoke_end, args=(folder, port, tls, me, blob, start, told)) for me, tls in files]
+    """Several spokes as threads of one process, with their stores in memory: one disk under fifty spokes is no fleet."""
+    threads = [
+        threading.Thread(target=spoke_end, args=(folder, port, tls, me, blob, start, told), kwargs={"in_memory": True})
+        for me, tls in files
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -220,25 +232,31 @@ def https_spoke(folder: str, url: str, tls: TlsFiles, blob: tuple[str, int], nam
         told.put({"seconds": time.perf_counter() - begin})
 
 
-def https_raw(url: str, tls: TlsFiles, size: int, told: Any) -> None:
-    """A bare GET that throws the bytes away."""
+def https_raw(folder: str, url: str, tls: TlsFiles, blob: tuple[str, int], name: str, told: Any) -> None:
+    """A bare GET: into a file that is synced at the end, or (name `nowhere`) thrown away."""
     with httpx.Client(verify=client_context(tls), trust_env=False) as client:
         client.get(url.rpartition("/blobs/")[0].rpartition("/")[0] + "/")
-        begin = time.perf_counter()
-        with client.stream("GET", url) as answer:
-            got = sum(len(chunk) for chunk in answer.iter_bytes(64 * 1024))
-        told.put({"seconds": time.perf_counter() - begin})
-        assert got == size
+        with (Path("/dev/null") if name == "nowhere" else Path(folder) / f"{name}.raw").open("wb") as file:
+            begin = time.perf_counter()
+            with client.stream("GET", url) as answer:
+                got = sum(file.write(chunk) for chunk in answer.iter_bytes(64 * 1024))
+            file.flush()
+            if name != "nowhere":
+                os.fsync(file.fileno())
+            told.put({"seconds": time.perf_counter() - begin})
+        assert got == blob[1]
 
 
 # ---- the measurements ---------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def hub_running(house: House) -> Iterator[dict[str, Any]]:
+def hub_running(house: House, gather_s: float = 0.0) -> Iterator[dict[str, Any]]:
     """Our hub in its process; what it tells at the end is in the dictionary afterwards."""
     ready, stop, told = CONTEXT.Event(), CONTEXT.Event(), CONTEXT.Queue()
-    process = CONTEXT.Process(target=hub_end, args=(str(house.folder), house.broker.port, house.hub_tls(), ready, stop, told))
+    process = CONTEXT.Process(
+        target=hub_end, args=(str(house.folder), house.broker.port, house.hub_tls(), ready, stop, told, gather_s)
+    )
     process.start()
     assert ready.wait(60)
     found: dict[str, Any] = {}
@@ -281,7 +299,7 @@ def raw(house: House, blob: tuple[str, int]) -> dict[str, Any]:
 def fleet(house: House, blob: tuple[str, int], threads: int = 10) -> dict[str, Any]:
     """All spokes at once; several to a process, since a machine has but two cores."""
     port, folder = house.broker.port, str(house.folder)
-    with hub_running(house) as hub:
+    with hub_running(house, gather_s=0.5) as hub:
         start, told = CONTEXT.Event(), CONTEXT.Queue()
         groups = [house.names[i : i + threads] for i in range(0, len(house.names), threads)]
         processes = [
@@ -337,10 +355,11 @@ def https(house: House, blob: tuple[str, int], rounds: int) -> dict[str, list[fl
     server.start()
     assert ready.wait(60)
     url = f"https://localhost:{port.value}/v2/bench/blobs/{blob[0]}"
-    tls, found = house.spoke_tls(house.names[0]), {"ours": [], "raw": []}  # type: dict[str, list[float]]
+    tls, found = house.spoke_tls(house.names[0]), {"ours": [], "raw": [], "nowhere": []}  # type: dict[str, list[float]]
     for i in range(rounds):
         for name, target, arguments in (
-            ("raw", https_raw, (url, tls, blob[1])),
+            ("nowhere", https_raw, (str(house.folder), url, tls, blob, "nowhere")),
+            ("raw", https_raw, (str(house.folder), url, tls, blob, f"raw-{i}")),
             ("ours", https_spoke, (str(house.folder), url, tls, blob, f"https-{i}")),
         ):
             told = CONTEXT.Queue()
@@ -380,12 +399,16 @@ def _measure(house: House, mib: int, rounds: int, large: int) -> dict[str, Any]:
         spoke, _hub = ours(house, blob)
         speeds["blocks over MQTT"].append(blob[1] / 1e6 / spoke["seconds"])
     web = https(house, blob, rounds)
-    speeds |= {"ranges over HTTPS": web["ours"], "bare GET": web["raw"]}
+    speeds |= {
+        "ranges over HTTPS": web["ours"],
+        "bare GET into a synced file": web["raw"],
+        "bare GET into nowhere": web["nowhere"],
+    }
     median = {what: statistics.median(values) for what, values in speeds.items()}
     rows = [_row(what, value, "MB/s") for what, value in median.items()]
     ratios = {
         "single_spoke_mb_s_over_raw_pubsub": median["blocks over MQTT"] / median["bare paho"],
-        "https_mb_s_over_raw_get": median["ranges over HTTPS"] / median["bare GET"],
+        "https_mb_s_over_raw_get": median["ranges over HTTPS"] / median["bare GET into a synced file"],
     }
     small = house.blob(20)
     many = fleet(house, small)
