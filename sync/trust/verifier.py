@@ -17,7 +17,7 @@ The release (one model of a directive), `verify_release`:
  9. It is not older than what this spoke runs, unless the terms of what it runs grant the step back, or what it runs is denied.
 
 The contents, `verify_contents`:
-10. The package says that it is this model and version, and its residency label allows this zone and regime.
+10. It is the released index, says that it is this model and version, and its residency label allows this zone and regime.
 11. The publisher's signature has the released digest and length, is by one of the released publishers at trusted time, and covers
     exactly the files of the package (`model_formats.signature`, with a list of its own).
 12. No file of the package, nor its publisher's key, is denied.
@@ -159,7 +159,11 @@ def verify_contents(
 ) -> Publisher:
     """Steps 10 to 13; 13 only with `variant` (before, its files may still be on their way). Raises ContentsRefused."""
     spec = package.spec
-    if ModelRef(spec.model, spec.version) != release.ref:  # 10
+    if package.index != release.index:  # 10
+        raise ContentsRefused(
+            Reason.PACKAGE_TAMPERED, f"{release.ref}: this is package {package.index[:19]}, not the released one"
+        )
+    if ModelRef(spec.model, spec.version) != release.ref:
         raise ContentsRefused(Reason.PACKAGE_INVALID, f"the package says it is {spec.model}@{spec.version}, not {release.ref}")
     if zone not in spec.residency.zones:
         raise ContentsRefused(Reason.ZONE_FORBIDDEN, f"{release.ref}: its residency label does not allow zone {zone}")

@@ -71,9 +71,13 @@ def after_roots(held: Mapping[str, bytes], roots: Mapping[str, bytes]) -> dict[s
     kept = {name: data for name, data in held.items() if not name.endswith(".root.json")}
     if known:
         old, new = _root_of(known[-1]), _root_of(list(roots.values())[-1])
-        if any(set(old.roles[r].keyids) != set(new.roles[r].keyids) for r in ("timestamp", "snapshot")):
+        if any(_who(old.roles[r]) != _who(new.roles[r]) for r in ("timestamp", "snapshot")):
             kept = {n: d for n, d in kept.items() if n not in ("timestamp.json", "snapshot.json", _SIDELOAD)}
     return {**roots, **kept}
+
+
+def _who(role: Role) -> tuple[frozenset[str], int]:
+    return frozenset(role.keyids), role.threshold
 
 
 def advance(

@@ -66,6 +66,16 @@ def test_a_package_whose_own_label_forbids_the_regime(world: World) -> None:
     assert refusal(world, layout, index, layout.path(signature).read_bytes(), regime="ae-health") is Reason.REGIME_FORBIDDEN
 
 
+def test_another_released_package_in_its_place(world: World) -> None:
+    layout, index, signature = world.publish_package("digits@1")
+    other_layout, other, _ = world.publish_package("digits@2")
+    released = world.spoke().update(world.fetch)
+    release = verify_release(desired("digits@1", index), released, "eu", "gdpr")
+    with pytest.raises(TrustRefused) as e:
+        verify_contents(open_package(other_layout, other), layout.path(signature).read_bytes(), release, released, "eu", "gdpr")
+    assert e.value.reason is Reason.PACKAGE_TAMPERED
+
+
 @pytest.mark.parametrize("what", ["file", "publisher"])
 def test_a_denied_file_or_publisher(world: World, what: str) -> None:
     layout, index, signature = world.publish_package("digits@1")

@@ -279,6 +279,17 @@ def test_fast_forward_of_snapshot_and_targets_and_its_recovery(world: World, spo
     assert spoke.update(world.fetch).version(ModelRef("digits", 2)) is not None
 
 
+def test_a_roll_that_only_raises_the_threshold_leaves_no_spoke_behind(world: World, spoke) -> None:
+    two = [CryptoSigner.generate_ed25519() for _ in range(2)]
+    for signer in two:
+        (world.repo.folder / "online" / f"timestamp-{signer.public_key.keyid[:6]}.pem").write_bytes(signer.private_bytes)
+        (world.repo.folder / "online" / f"timestamp-{signer.public_key.keyid[:6]}.pem").chmod(0o600)
+    for threshold in (1, 2):
+        world.repo.roll("timestamp", keys=[s.public_key for s in two], threshold=threshold)
+        world.publish()
+        assert spoke.update(world.fetch).version(ModelRef("digits", 1)) is not None
+
+
 def test_fast_forward_of_time_and_its_recovery(world: World, spoke) -> None:
     """Whoever has the timestamp key can claim that it is 2099: everything expires, until root replaces the key."""
 
