@@ -17,6 +17,8 @@ COMMANDS = {
     "drift": "hub.cli.drift:group",
     "root": "hub.cli.root:group",
     "audit": "hub.cli.audit:group",
+    "token": "hub.cli.token:group",
+    "simulate": "hub.cli.simulate:simulate",
     "doctor": "hub.cli.doctor:doctor",
 }
 

@@ -133,13 +133,12 @@ def WilsonLower(share: float) -> Gate:  # noqa: N802
 
 
 def MaxMissing(share: float) -> Gate:  # noqa: N802
-    """At most `share` of the members are silent, and none is still at work."""
+    """At most `share` of the members are without an outcome: silent, or still at work."""
 
     def judge(t: Tally) -> Finding:
-        if t.active:
-            return _no(f"{t.active} of {t.members} still at work", "active")
         allowed = math.floor(share * t.members + 1e-9)
-        return Finding(t.missing <= allowed, f"{t.missing} of {t.members} missing, {allowed} allowed", "max_missing")
+        why = f"{t.active} still at work and {t.missing} missing of {t.members}, {allowed} allowed"
+        return Finding(t.active + t.missing <= allowed, why, "max_missing")
 
     return Gate(judge)
 

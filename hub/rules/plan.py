@@ -50,7 +50,7 @@ class GateTerms(Value):
     soak_s: Count = 0
     """How long all other conditions must have held before the next ring starts."""
     max_missing: Share = 0.0
-    """Largest share of the ring that may be silent (offline, or no report) when it advances."""
+    """Largest share of the ring that may be without an outcome (offline, silent, or still at work) when it advances."""
     max_failed: Share = 0.1
     """Ends the rollout when the failed share is above this beyond doubt (lower Wilson bound)."""
     hard_reasons_abort: Annotated[int, Field(ge=1)] = 1

@@ -58,7 +58,8 @@ ROWS = {
     "the place goes to the next one when the first is done": (
         spec(max_parallel=1), RUN, (ring(OK_A, member(B, assigned=None)), WAITING_TWO), (Assign(0, (B,)),)),
     "a spoke at work holds the ring": (
-        spec(), RUN, (ring(OK_A, member(B, State.PROBATION)), WAITING_TWO), (Wait("1 of 2 still at work"),)),
+        spec(), RUN, (ring(OK_A, member(B, State.PROBATION)), WAITING_TWO),
+        (Wait("1 still at work and 0 missing of 2, 0 allowed"),)),
     "all committed passes the ring": (spec(), RUN, (ring(OK_A, OK_B), WAITING_TWO), (PassRing(0, "held for 0 s"),)),
     "the soak begins when the rest holds": (
         spec(soak_s=60), RUN, (ring(OK_A, OK_B), WAITING_TWO), (MarkReady(0), Wait("soaks 60 s"))),
@@ -66,14 +67,15 @@ ROWS = {
     "the soak ends": (spec(soak_s=60), RUN, (ring(OK_A, OK_B, ready=940.0), WAITING_TWO), (PassRing(0, "held for 60 s"),)),
     "a relapse within the soak starts it again": (
         spec(soak_s=60), RUN, (ring(OK_A, member(B, State.STAGING), ready=950.0), WAITING_TWO),
-        (ClearReady(0), Wait("1 of 2 still at work"))),
+        (ClearReady(0), Wait("1 still at work and 0 missing of 2, 0 allowed"))),
     "after the ring the next one": (
         spec(), RUN, (ring(OK_A, OK_B, state=RingState.PASSED), WAITING_TWO), (StartRing(1), Assign(1, (C,)))),
     "after the last ring it is complete": (
         spec(), RUN, (ring(OK_A, OK_B, state=RingState.PASSED), ring(member(C, State.COMMITTED), state=RingState.PASSED)),
         (Complete(),)),
     "missing beyond the budget waits, and is no failure": (
-        spec(), RUN, (ring(OK_A, member(B, online=False)), WAITING_TWO), (Wait("1 of 2 missing, 0 allowed"),)),
+        spec(), RUN, (ring(OK_A, member(B, online=False)), WAITING_TWO),
+        (Wait("0 still at work and 1 missing of 2, 0 allowed"),)),
     "missing within the budget passes": (
         spec(max_missing=0.5), RUN, (ring(OK_A, member(B, online=False)), WAITING_TWO), (PassRing(0, "held for 0 s"),)),
     "too few committed waits": (
@@ -81,7 +83,7 @@ ROWS = {
         (Wait("1 of at least 2 committed"),)),
     "a ring past its deadline asks a person": (
         spec(deadline_s=500), RUN, (ring(OK_A, member(B, online=False)), WAITING_TWO),
-        (Pause("ring 1 has passed its deadline: 1 of 2 missing, 0 allowed"),)),
+        (Pause("ring 1 has passed its deadline: 0 still at work and 1 missing of 2, 0 allowed"),)),
     "a rejected device is neither for nor against": (
         spec(), RUN, (ring(OK_A, member(B, State.REJECTED, Reason.NO_SPACE)), WAITING_TWO), (PassRing(0, "held for 0 s"),)),
 }  # fmt: skip
