@@ -1,7 +1,7 @@
 """OCI distribution 1.1 under `/v2/`: thin routes over `store.py` and `uploads.py`.
 
-Who may do what is the caller's business: `authorize(request, repository, action)` raises `NotAuthorized` or returns. Without one
-nobody may do anything.
+Who may do what is the caller's business: `authorize(request, repository, action)` raises `NotAuthorized` or returns. Without
+one nobody may do anything.
 """
 
 import inspect

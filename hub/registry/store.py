@@ -7,8 +7,8 @@
     repositories/<name>/_referrers/<hex>/<hex>  subject -> manifest that refers to it
     uploads/<id>                                a push in progress
 
-A name on disk is a change made: no database, and any file can be read with `cat`. Changes to manifests and garbage collection take
-one lock, so that a collector never meets half a push.
+A name on disk is a change made: no database, and any file can be read with `cat`. Changes to manifests and garbage collection
+take one lock, so that a collector never meets half a push.
 """
 
 import contextlib

@@ -15,7 +15,7 @@ from model_formats.delta.tensors import Tensor, tensors_of
 
 __all__ = ["Files", "match"]
 
-_MIN_GRID = 1024
+_MIN_GRID = 4096
 """Smaller int8 tensors are not worth classes of their own."""
 _MAX_ROW = 1 << 16
 """Rows are cut from each other only, so they must fit a segment, and their classes should be few beside them."""
@@ -94,7 +94,7 @@ def _gap(base: tuple[int, int], target: tuple[int, int]) -> Piece:
 
 def _tensor(old: Tensor, new: Tensor, *, grids: bool) -> Piece:
     columns = new.size // new.dims[0] if len(new.dims) > 1 and new.dims[0] else 0
-    if grids and new.data_type in _INT8 and new.size >= _MIN_GRID and 8 <= columns <= _MAX_ROW and new.size % columns == 0:
+    if grids and new.data_type in _INT8 and new.size >= _MIN_GRID and 16 <= columns <= _MAX_ROW and new.size % columns == 0:
         return Piece(Kind.GRID, new.size, old.offset, new.offset, columns=columns)
     return Piece(Kind.BYTES, new.size, old.offset, new.offset, width=new.width if new.size % new.width == 0 else 1)
 

@@ -124,11 +124,11 @@ def chunks(base: Path, target: Path, delta: Path) -> None:
 
 
 RUN = """
-import resource, sys
+import sys
 from pathlib import Path
 from model_formats.delta import apply
 apply(*map(Path, sys.argv[1:4]), sys.argv[4])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 

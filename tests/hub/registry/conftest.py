@@ -1,3 +1,4 @@
+import asyncio
 import threading
 
 import httpx
@@ -23,15 +24,19 @@ class _Server(uvicorn.Server):
         return f"http://127.0.0.1:{self.servers[0].sockets[0].getsockname()[1]}"
 
 
+def application(store, authorize=unsafe_allow_all):
+    app = FastAPI()
+    app.include_router(router(store, authorize))
+    return app
+
+
 @pytest.fixture
 def serve():
     """Start a registry over a store; returns its address."""
     running = []
 
     def start(store, authorize=unsafe_allow_all):
-        app = FastAPI()
-        app.include_router(router(store, authorize))
-        server = _Server(app)
+        server = _Server(application(store, authorize))
         thread = threading.Thread(target=server.run)
         thread.start()
         running.append((server, thread))
@@ -49,7 +54,23 @@ def store(tmp_path):
     return RegistryStore(tmp_path / "registry")
 
 
+class _InProcess(httpx.BaseTransport):
+    """The application, called from a plain client."""
+
+    def __init__(self, app):
+        self._inner = httpx.ASGITransport(app)
+
+    def handle_request(self, request):
+        async def ask():
+            asked = httpx.Request(request.method, request.url, headers=request.headers, content=request.read())
+            answer = await self._inner.handle_async_request(asked)
+            return httpx.Response(answer.status_code, headers=answer.headers, content=await answer.aread())
+
+        return asyncio.run(ask())
+
+
 @pytest.fixture
-def client(serve, store):
-    with httpx.Client(base_url=serve(store), timeout=20) as client:
+def client(store):
+    """The routes in this process; the tests of whole versions go through a real server."""
+    with httpx.Client(transport=_InProcess(application(store)), base_url="http://registry") as client:
         yield client

@@ -1,0 +1,59 @@
+"""Logging in at other people's registries: the token dance of the distribution project, as an httpx authentication.
+
+A registry answers 401 with `WWW-Authenticate: Bearer realm=...,service=...,scope=...`; the realm, asked with name and password,
+gives a short-lived token for that scope. Registries that ask for `Basic` (ours does) get name and password as they are.
+"""
+
+import re
+from collections.abc import Generator
+
+import httpx
+
+from hub.registry.errors import NotAuthorized
+
+__all__ = ["RegistryAuth"]
+
+_PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+
+
+class RegistryAuth(httpx.Auth):
+    """`httpx.Client(auth=RegistryAuth(user, password))` for `push` and `pull`. Tokens are kept per scope while they work."""
+
+    requires_response_body = True
+
+    def __init__(self, user: str, password: str) -> None:
+        self._basic = httpx.BasicAuth(user, password)
+        self._header: str | None = None
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Try with what is known; on 401 ask for what the registry wants, once. Raises NotAuthorized when the realm refuses."""
+        if self._header:
+            request.headers["Authorization"] = self._header
+        answer = yield request
+        if answer.status_code != 401:
+            return
+        challenge = answer.headers.get("WWW-Authenticate", "")
+        if challenge.lower().startswith("bearer "):
+            token = yield self._token_request(challenge)
+            self._header = f"Bearer {_token_of(token)}"
+        elif challenge.lower().startswith("basic"):
+            self._header = next(self._basic.auth_flow(request)).headers["Authorization"]
+        else:
+            return
+        request.headers["Authorization"] = self._header
+        yield request
+
+    def _token_request(self, challenge: str) -> httpx.Request:
+        wanted = dict(_PARAMETER.findall(challenge))
+        realm = wanted.pop("realm", "")
+        if not realm.startswith(("https://", "http://127.0.0.1", "http://localhost")):
+            raise NotAuthorized(f"the registry sends the password to {realm!r}", hint="Only HTTPS realms are asked.")
+        query = {key: wanted[key] for key in ("service", "scope") if key in wanted}
+        return next(self._basic.auth_flow(httpx.Request("GET", realm, params=query)))
+
+
+def _token_of(answer: httpx.Response) -> str:
+    if answer.status_code != 200:
+        raise NotAuthorized(f"{answer.request.url.host}: {answer.status_code} for this name and password")
+    page = answer.json()
+    return str(page.get("token") or page.get("access_token") or "")

@@ -1,0 +1,78 @@
+import base64
+
+import httpx
+import pytest
+
+from hub.registry.auth import RegistryAuth
+from hub.registry.client import pull, push
+from hub.registry.errors import NotAuthorized, RegistryRefused
+from model_formats.package import Layout
+from tests.samples.model_folder import packed
+
+USER = "Basic " + base64.b64encode(b"ml:secret").decode()
+
+
+def basic(request, _repository, _action):
+    if request.headers.get("Authorization") != USER:
+        raise NotAuthorized("who are you?")
+
+
+@pytest.mark.parametrize("password", ["secret", "wrong"])
+def test_with_name_and_password(serve, store, tmp_path, password):
+    layout, index = packed(tmp_path)
+    url = serve(store, basic)
+    with httpx.Client(auth=RegistryAuth("ml", password)) as client:
+        if password == "wrong":
+            with pytest.raises(RegistryRefused, match="401"):
+                push(layout, index, url, client)
+        else:
+            push(layout, index, url, client)
+            assert pull(Layout(tmp_path / "copy"), url, client, "digits", "1") == index
+
+
+def bearer(asked):
+    """A transport that is a registry and its token service, for one answer each."""
+
+    def handler(request):
+        asked.append((request.url.path, request.url.params.get("scope"), request.headers.get("Authorization")))
+        if request.url.path == "/token":
+            return (
+                httpx.Response(200, json={"token": "t0ken"}) if request.headers["Authorization"] == USER else httpx.Response(403)
+            )
+        if request.headers.get("Authorization") == "Bearer t0ken":
+            return httpx.Response(200)
+        challenge = 'Bearer realm="https://auth.example/token",service="registry",scope="repository:digits:pull"'
+        return httpx.Response(401, headers={"WWW-Authenticate": challenge})
+
+    return httpx.MockTransport(handler)
+
+
+def test_with_a_token_for_the_scope_that_the_registry_names():
+    asked = []
+    with httpx.Client(auth=RegistryAuth("ml", "secret"), transport=bearer(asked)) as client:
+        assert client.get("https://registry.example/v2/digits/manifests/1").status_code == 200
+        assert client.get("https://registry.example/v2/digits/manifests/1").status_code == 200
+    assert [path for path, _, _ in asked] == [
+        "/v2/digits/manifests/1",
+        "/token",
+        "/v2/digits/manifests/1",
+        "/v2/digits/manifests/1",
+    ]
+    assert asked[1] == ("/token", "repository:digits:pull", USER)
+
+
+def test_a_wrong_password_is_told():
+    with (
+        httpx.Client(auth=RegistryAuth("ml", "wrong"), transport=bearer([])) as client,
+        pytest.raises(NotAuthorized, match="403"),
+    ):
+        client.get("https://registry.example/v2/digits/manifests/1")
+
+
+def test_the_password_is_not_sent_in_the_clear():
+    def handler(_request):
+        return httpx.Response(401, headers={"WWW-Authenticate": 'Bearer realm="http://evil.example/token"'})
+
+    client = httpx.Client(auth=RegistryAuth("ml", "secret"), transport=httpx.MockTransport(handler))
+    with client, pytest.raises(NotAuthorized, match="sends the password"):
+        client.get("https://registry.example/v2/")
