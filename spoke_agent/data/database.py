@@ -3,8 +3,6 @@
 import sqlite3
 from pathlib import Path
 
-from sqlite_utils import Database
-
 __all__ = ["open_database"]
 
 _SCHEMA = """
@@ -25,14 +23,13 @@ CREATE TABLE IF NOT EXISTS pending (handle BLOB PRIMARY KEY, time REAL NOT NULL,
 """
 
 
-def open_database(path: Path) -> Database:
+def open_database(path: Path) -> sqlite3.Connection:
     """Open (or create, mode 0600) with WAL, overwriting of deleted content, and a short wait for the other process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600, exist_ok=True)
     connection = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
-    database = Database(connection)
-    database.enable_wal()
+    connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA secure_delete = ON")
     connection.executescript(_SCHEMA)
-    return database
+    return connection

@@ -52,8 +52,7 @@ class DataStore:
         now: Callable[[], float] = wall_time,
     ) -> None:
         """Raises DataKeyLost when the file was written under another key."""
-        self._database = open_database(path)
-        self._connection = self._database.conn
+        self._connection = open_database(path)
         self._key = key
         self._limits = limits or Limits()
         self._regime = regime

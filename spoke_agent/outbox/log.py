@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AwareDatetime, Field
-from sqlite_utils import Database
 
 from model_formats.document import Document
 from model_formats.types import Digest, Name, digest_of
@@ -81,7 +80,7 @@ class EgressLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=True)
         self._connection = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
-        Database(self._connection).enable_wal()
+        self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.executescript(_SCHEMA)
         self._lock = threading.RLock()

@@ -17,7 +17,7 @@ from spoke_agent.tune.fit import Rows
 
 __all__ = ["Trunk", "labelled_rows", "open_trunk"]
 
-_AT_ONCE = 256
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,14 +39,24 @@ class Rows:
         return self.labels.dtype.kind == "i"
 
 
-def fit_head(site: Rows, anchors: Rows | None, hub: Head, penalty: float, *, anchor_weight: float = ANCHOR_WEIGHT) -> Head:
-    """The head that is best for the site without leaving the hub's too far. Deterministic."""
+def fit_head(
+    site: Rows,
+    anchors: Rows | None,
+    hub: Head,
+    penalty: float,
+    *,
+    anchor_weight: float = ANCHOR_WEIGHT,
+    near: Head | None = None,
+    steps: int = 60,
+) -> Head:
+    """The head that is best for the site without leaving the hub's too far. Deterministic. `near` is where the search starts."""
     scale = float(np.sqrt((site.features.astype(np.float64) ** 2).mean())) or 1.0
     parts = [(_with_one(site.features / scale), site.labels, 1.0)]
     if anchors is not None and len(anchors):
         parts.append((_with_one(anchors.features.astype(np.float64) / scale), anchors.labels, anchor_weight))
     start = np.vstack([hub.weight.astype(np.float64) * scale, hub.bias.astype(np.float64)])
-    whole = _classify(parts, start, penalty) if site.classes else _regress(parts, start, penalty)
+    begin = start if near is None else np.vstack([near.weight.astype(np.float64) * scale, near.bias.astype(np.float64)])
+    whole = _classify(parts, start, penalty, begin, steps) if site.classes else _regress(parts, start, penalty)
     return Head((whole[:-1] / scale).astype(np.float32), whole[-1].astype(np.float32))
 
 
@@ -102,7 +112,7 @@ def _two_loop(gradient: Array, pairs: list[tuple[Array, Array, float]]) -> Array
     return direction
 
 
-def _classify(parts: list[tuple[Array, Array, float]], start: Array, penalty: float) -> Array:
+def _classify(parts: list[tuple[Array, Array, float]], start: Array, penalty: float, begin: Array, steps: int) -> Array:
     weight = np.concatenate([np.full(len(y), w / len(y)) for _, y, w in parts])
     rows = np.vstack([x for x, _, _ in parts])
     labels = np.concatenate([y for _, y, _ in parts]).astype(np.int64)
@@ -119,7 +129,7 @@ def _classify(parts: list[tuple[Array, Array, float]], start: Array, penalty: fl
         away = head - start
         return loss + 0.5 * penalty * float((away * away).sum()), rows.T @ (shares * weight[:, None]) + penalty * away
 
-    return lbfgs(value_and_gradient, start)
+    return lbfgs(value_and_gradient, begin, steps=steps)
 
 
 def _regress(parts: list[tuple[Array, Array, float]], start: Array, penalty: float) -> Array:

@@ -17,9 +17,9 @@ __all__ = ["GateTerms", "GateVerdict", "judge", "judge_pair", "score"]
 
 @dataclass(frozen=True, slots=True)
 class GateTerms:
-    """`alpha` of the exact one-sided sign test; how much of the hub's anchors may be lost (share, or relative for regression)."""
+    """`alpha` of both exact tests; how much of the hub's anchors may be lost (share, or relative for regression)."""
 
-    alpha: float = 0.1
+    alpha: float = 0.02
     max_anchor_loss: float = 0.15
 
 
@@ -40,11 +40,17 @@ class GateVerdict(Value):
 
 
 def judge(fitted: Head, current: Head, held_out: Rows, anchors: Rows | None, hub: Head, terms: GateTerms) -> GateVerdict:
-    """Sign test of `fitted` against `current` on held-out rows, and the loss on held-out anchors against the hub's head."""
+    """Three conditions, all exact on rows that `fitted` never saw.
+
+    1. It wins against `current` by a one-sided sign test.
+    2. It is right more often than naming the commonest class every time: labels that say nothing about the rows do not pass,
+       however bad the current head is here.
+    3. On held-out anchors it loses no more than the terms allow against the hub's head.
+    """
     pair = judge_pair(fitted, current, held_out)
     kept_before = score(hub, anchors) if anchors is not None and len(anchors) else 1.0
     kept_after = score(fitted, anchors) if anchors is not None and len(anchors) else 1.0
-    better = pair.wins > pair.losses and pair.p <= terms.alpha
+    better = pair.wins > pair.losses and pair.p <= terms.alpha and _beats_guessing(fitted, held_out, terms.alpha)
     return pair.model_copy(
         update={
             "passed": better and kept_after >= kept_before - terms.max_anchor_loss,
@@ -79,6 +85,13 @@ def score(head: Head, rows: Rows) -> float:
     target = rows.labels.reshape(len(rows), -1)
     spread = float(((target - target.mean(axis=0)) ** 2).mean()) or 1.0
     return 1.0 - float((_errors(head, rows) ** 2).mean()) / spread
+
+
+def _beats_guessing(head: Head, rows: Rows, alpha: float) -> bool:
+    if not rows.classes:
+        return score(head, rows) > 0
+    commonest = float(np.bincount(rows.labels).max()) / len(rows)
+    return binomial_tail(int(_right(head, rows).sum()), len(rows), commonest) <= alpha
 
 
 def _discordant(fitted: Head, current: Head, rows: Rows) -> tuple[int, int]:
