@@ -92,6 +92,19 @@ def rotate(
 
 
 @group.command()
+@click.argument("role")
+@click.option("--keys", type=click.Path(path_type=Path), help="Folder of offline keys; default is in the hub's home.")
+@click.option("--out", "folder", type=click.Path(path_type=Path), help="Folder for what still has to be signed elsewhere.")
+@pass_context
+def renew(ctx: Context, role: str, keys: Path | None, folder: Path | None) -> None:
+    """Sign ROLE anew before it expires: root, targets or model-NAME. The hub renews snapshot and timestamp itself."""
+    with _repository(ctx, keys) as repository:
+        answer = repository.renew(role)
+    _carry([] if answer.complete else [answer], folder)
+    emit(ctx, _told(answer), lambda told: _show_pending([told]))
+
+
+@group.command()
 @click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="Folder to write them to.")
 @pass_context
 def pending(ctx: Context, folder: Path) -> None:

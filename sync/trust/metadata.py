@@ -216,10 +216,20 @@ class Repository:
 
     def deny(self, *digests: str) -> Proposal:
         """Add digests to the deny list, which wins over every release and grant."""
-        held = DenyList.parse(self._shelf.target(DENY)).digests
         targets = self._next("targets", Targets)
+        held = DenyList.parse(self._shelf.kept(targets.targets[DENY].hashes["sha256"])).digests
         self._set_target(targets, DENY, DenyList(digests=tuple(sorted({*held, *digests}))).canonical())
         return self._propose("targets", targets)
+
+    def renew(self, role: str) -> Proposal:
+        """The same again, one version up, with a new expiry: `root`, `targets` or `model-<family>`, before it runs out."""
+        if role == "root":
+            return self._propose(role, self._next(role, Root))
+        if role != "targets" and role not in (self._delegations().roles or {}):
+            raise ReleaseInvalid(
+                f"there is no role {role} to renew", hint="`hub root status` lists the roles; the hub renews its own."
+            )
+        return self._propose(role, self._next(role, Targets))
 
     # ---- keys --------------------------------------------------------------------------------------------------------------
 

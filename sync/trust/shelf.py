@@ -72,8 +72,11 @@ class Shelf:
 
     def target(self, path: str) -> bytes:
         """The published bytes of a small target."""
-        held = self.load("targets", Targets).signed.targets[path]
-        return (self.folder / "targets" / held.hashes["sha256"]).read_bytes()
+        return self.kept(self.load("targets", Targets).signed.targets[path].hashes["sha256"])
+
+    def kept(self, sha256: str) -> bytes:
+        """A small target's bytes, published or waiting."""
+        return (self.folder / "targets" / sha256).read_bytes()
 
     def keep(self, data: bytes) -> None:
         """Keep a target's bytes by their digest."""

@@ -10,7 +10,7 @@ import pytest
 
 from hub.cli import group
 from model_formats.console import run
-from model_formats.types import ModelRef
+from model_formats.types import ModelRef, digest_of
 from sync.clock import SystemClock
 from sync.trust.client import TrustStore
 from sync.trust.errors import MetadataRefused, TrustRefused
@@ -137,6 +137,25 @@ def test_the_hubs_machine_burns_and_nothing_was_stolen(drill: Drill, hub, tmp_pa
     shutil.rmtree(drill.home / "tuf" / "online")
     hub("root", "rotate", "snapshot", "timestamp", "director", "--keys", drill.safe)
     assert drill.hears().version(ModelRef("digits", 1)) is not None
+
+
+@pytest.mark.parametrize("role", ["root", "targets", "model-digits"])
+def test_a_role_is_renewed_before_it_expires(drill: Drill, hub, tmp_path: Path, role: str) -> None:
+    before = drill.hears().versions[role]
+    assert not hub("root", "renew", role, "--out", tmp_path / "carry")["complete"]
+    holders = ["root-1", "root-3"] if role == "root" else [role]
+    keys = [part for name in holders for part in ("--key", drill.safe / f"{name}.pem")]
+    hub("root", "sign", tmp_path / "carry" / f"{role}.json", *keys)
+    assert hub("root", "accept", tmp_path / "carry" / f"{role}.json")["complete"]
+    assert drill.hears().versions[role] == before + 1
+
+
+def test_two_denials_that_wait_do_not_undo_each_other(drill: Drill, hub, tmp_path: Path) -> None:
+    running = Repository(drill.home / "tuf", keys=tmp_path / "none")
+    running.deny(digest_of(b"one"))
+    proposal = running.deny(digest_of(b"two"))
+    assert running.accept("targets", add_signature(proposal.data, load_signer(drill.safe / "targets.pem"))).complete
+    assert drill.hears().denied == {digest_of(b"one"), digest_of(b"two")}
 
 
 def test_every_command_of_the_page_exists(drill: Drill, hub) -> None:
