@@ -8,7 +8,7 @@ import numpy as np
 
 from model_formats.export.source import SourceRefused
 
-__all__ = ["OPSETS", "constants", "load_graph", "refuse_unsafe", "save_graph", "strip"]
+__all__ = ["OPSETS", "constants", "load_graph", "refuse_unsafe", "rename", "save_graph", "strip"]
 
 OPSETS = range(13, 24)
 """Opsets of the default domain that the engines of our lowest supported versions run; 13 is where per-channel QDQ begins."""
@@ -64,6 +64,17 @@ def strip(model: Any) -> None:
     for part in (*_nodes(model.graph), *model.graph.input, *model.graph.output, *model.graph.initializer):
         part.doc_string = ""
         del part.metadata_props[:]
+
+
+def rename(model: Any, old: str, new: str) -> None:
+    """Rename a tensor wherever it is made or used; a tensor that has the new name already gives way."""
+    if any(new in (*n.input, *n.output) for n in _nodes(model.graph)):
+        rename(model, new, f"{new}.inner")
+    for node in _nodes(model.graph):
+        for names in (node.input, node.output):
+            names[:] = [new if name == old else name for name in names]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.name = new if value.name == old else value.name
 
 
 def constants(model: Any) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from model_formats.export.graph import constants
+from model_formats.export.graph import constants, rename
 from model_formats.runtimes.base import Array
 from model_formats.spec import AdapterPoint
 
@@ -33,7 +33,7 @@ def expose_head(model: Any, output: str) -> AdapterPoint | None:
         model.graph.node.remove(node)
     _drop_unused(model)
     point = AdapterPoint(features=_free(model, FEATURES), weight=_free(model, WEIGHT), bias=_free(model, BIAS), output=output)
-    _rename(model, trunk, point.features)
+    rename(model, trunk, point.features)
     _add_head(model, weight, bias, point)
     return point
 
@@ -101,12 +101,6 @@ def _free(model: Any, name: str) -> str:
     graph = model.graph
     taken = {n for node in graph.node for n in (*node.input, *node.output)} | {v.name for v in (*graph.input, *graph.initializer)}
     return name if name not in taken else f"adapter.{name}"
-
-
-def _rename(model: Any, old: str, new: str) -> None:
-    for node in model.graph.node:
-        for names in (node.input, node.output):
-            names[:] = [new if n == old else n for n in names]
 
 
 def _add_head(model: Any, weight: Array, bias: Array, point: AdapterPoint) -> None:

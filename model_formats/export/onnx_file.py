@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from model_formats.contract import FeatureContract
-from model_formats.export.graph import refuse_unsafe, save_graph, strip
+from model_formats.export.graph import refuse_unsafe, rename, save_graph, strip
 from model_formats.export.source import ExportFailed, SourceRefused
 from model_formats.runtimes.base import Array
 
@@ -92,14 +92,10 @@ def conform(model: Any, contract: FeatureContract) -> None:
 
 
 def _match(model: Any, values: list[Any], names: list[str]) -> None:
-    free = [v for v in values if v.name not in names]
+    free = [v.name for v in values if v.name not in names]
     for name in names:
         if all(v.name != name for v in values):
-            value = free.pop(0)
-            for node in model.graph.node:
-                for side in (node.input, node.output):
-                    side[:] = [name if n == value.name else n for n in side]
-            value.name = name
+            rename(model, free.pop(0), name)
 
 
 def _load_bare(file: Path) -> Any:

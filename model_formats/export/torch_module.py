@@ -78,8 +78,8 @@ def export_program(program: Any, path: Path, contract: FeatureContract) -> None:
         try:
             onnx_program = torch.onnx.export(
                 program,
-                input_names=[i.name for i in contract.inputs],
-                output_names=[o.name for o in contract.outputs],
+                input_names=[f"argument.{n}" for n in range(len(contract.inputs))],
+                output_names=[f"result.{n}" for n in range(len(contract.outputs))],
                 dynamo=True,
                 verbose=False,
             )

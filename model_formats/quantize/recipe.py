@@ -36,16 +36,22 @@ class Recipe(Protocol):
 
 
 def prepare(source: Path, out: Path) -> None:
-    """The full pre-processing pass (symbolic shapes, folding); without it the quantizer stumbles over dynamo exports of
-    transformers.
+    """The quantizer's own pre-processing: fold, infer shapes (symbolically, where that comes to an end).
+
+    Without it the quantizer stumbles over dynamo exports. The graph must have been stripped of the exporter's shapes.
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with quiet_quantizer():
-        try:
-            quant_pre_process(str(source), str(out), skip_symbolic_shape=False)
-        except Exception as e:  # sympy, onnx and onnxruntime raise many kinds
-            raise QuantizeFailed(f"{source.name}: shape inference failed: {str(e)[:200]}") from e
+    failed: Exception | None = None
+    for skip_symbolic in (False, True):
+        with quiet_quantizer():
+            try:
+                quant_pre_process(str(source), str(out), skip_symbolic_shape=skip_symbolic)
+            except Exception as e:  # noqa: BLE001 - sympy, onnx and onnxruntime raise many kinds
+                failed = e
+            else:
+                return
+    raise QuantizeFailed(f"{source.name}: shape inference failed: {str(failed)[:200]}") from failed
 
 
 def layers(prepared: Path) -> list[str]:
