@@ -24,6 +24,7 @@ from spoke_agent.ports import Labels, Release, Server, Transport, Trust
 from spoke_agent.serve.answers import ModelState, ModelStats, RoleStats
 from spoke_agent.serve.errors import ServerUnreachable
 from spoke_agent.settings import SpokeSettings
+from spoke_agent.shortcut import by_delta, offer_for
 from spoke_agent.slots import ModelSlots, Slot, edit_slots, read_slots
 from spoke_agent.update import Timer, Update
 from sync.clock import Clock
@@ -78,14 +79,12 @@ class Steps:
         clock: Clock,
         capacity: Callable[[], Capacity],
         timer: Callable[[], Timer],
-        upkeep: Callable[[str], None] = lambda _model: None,
     ) -> None:
-        """`upkeep`: called with a model that was committed, to keep its adapter up."""
         self._zone, self._regime, self._settings, self._slots = zone, regime, settings, slots
         self._store, self._trust, self._transport, self._server = store, trust, transport, server
         self._labels, self._clock, self._capacity, self._timer = labels, clock, capacity, timer
-        self._upkeep = upkeep
         self._fetching: list[str] = []
+        self._shortcuts: set[str] = set()
         self._entries: dict[State, Callable[[Update], dict[str, object]]] = {
             State.PROBATION: self._switch,
             State.COMMITTED: self._commit,
@@ -154,7 +153,9 @@ class Steps:
             fetched = self._complete(update, self._release(update), _variant_of(update), cancel)
         if cancel.is_set():
             return None
-        return Outcome(Event.PASSED, counts={"bytes_received": update.evidence.bytes_received + fetched})
+        received = update.evidence.bytes_received + fetched
+        used = update.desired.index in self._shortcuts
+        return Outcome(Event.PASSED, counts={"bytes_received": received, "used_delta": used})
 
     def _verify(self, update: Update, _cancel: threading.Event) -> _Seen:
         self._trust.contents(self._store, update.desired, _current(update), _variant_of(update))
@@ -233,10 +234,6 @@ class Steps:
             return m.model_copy(update={"probation": False, "candidate": None})
 
         self._edit(update.model, committed)
-        with contextlib.suppress(
-            SpokeshaveError
-        ):  # best effort: an adapter that cannot be kept up is told by `spoke adapter list`
-            self._upkeep(update.model)
         self.collect()
         self._server.reconcile()
         return {}
@@ -321,6 +318,12 @@ class Steps:
         return received
 
     def _fetch(self, desired: DesiredModel, blob: Descriptor, cancel: threading.Event) -> int:
+        offer = offer_for(desired, blob, self._store)
+        if offer is not None:
+            received = by_delta(desired, offer, blob, self._store, self._transport, cancel)
+            if received is not None:
+                self._shortcuts.add(desired.index)
+                return received
         hashes = block_hashes(self._store, desired.index, blob.digest)
         return self._transport.fetch(desired, blob, hashes, self._store, cancel=cancel)
 
