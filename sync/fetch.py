@@ -20,6 +20,8 @@ from sync.store import BLOCK_SIZE, BlobWriter, Store
 __all__ = ["fetch_blob"]
 
 _GONE = frozenset({401, 403, 404, 410})
+_LONG = 10.0
+"""A pause longer than this, seconds, is not waited for with an open connection."""
 
 
 class _Interrupted(Exception):
@@ -94,6 +96,7 @@ class _Fetch:
     def _ask(self, run: tuple[int, int], held: int) -> None:
         if self._cancel.is_set():
             raise self._cancelled()
+        self._hold()
         start, end = run[0] * BLOCK_SIZE, min((run[1] + 1) * BLOCK_SIZE, self._writer.size) - 1
         try:
             self._range(start, end)
@@ -102,6 +105,11 @@ class _Fetch:
                 raise self._cancelled() from None
             if self._writer.received == held:
                 raise
+
+    def _hold(self) -> None:
+        while (wait := self._pace.wait()) > 0:
+            if self._cancel.wait(min(wait, 1.0)):
+                raise self._cancelled()
 
     def _cancelled(self) -> TransferCancelled:
         return TransferCancelled(f"{self._url}: cancelled at {self._writer.received} of {self._writer.size} bytes")
@@ -149,9 +157,9 @@ class _Fetch:
             return
         keeper.put(index, block)
         self._pace.spend(len(block))
-        wait = self._pace.wait()
-        if wait > 0 and self._cancel.wait(min(wait, 5.0)):
-            return
+        if self._pace.wait() > _LONG:
+            raise _Interrupted("held back")
+        self._hold()
         if self._progress is not None:
             self._progress(keeper.held, self._writer.size)
 

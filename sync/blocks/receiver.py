@@ -122,6 +122,7 @@ class _Transfer:
         self._was_up = owner._bus.connected
         self._quiet = owner._patience.quiet
         self._last = self._asked_again = owner._clock.monotonic()
+        self._held_back = False
         self._damaged = 0
 
     def heard(self, message: Message) -> None:
@@ -144,10 +145,11 @@ class _Transfer:
 
     def _watch_the_line(self) -> None:
         now, up = self._owner._clock.monotonic(), self._owner._bus.connected
+        self._held_back = self._owner._pace.wait() > 0
         if up and not self._was_up:
             self._window.ask_again()
             self._quiet = self._owner._patience.quiet
-        if not up or not self._was_up:
+        if not up or not self._was_up or self._held_back:
             self._last = self._asked_again = now
         self._was_up = up
         if now - self._last > self._owner._patience.stalled:
@@ -161,7 +163,7 @@ class _Transfer:
             self._quiet = min(self._quiet * _random.uniform(1.5, 2.5), self._owner._patience.longest)
 
     def _ask(self) -> None:
-        if not self._was_up or self._owner._pace.wait() > 0 or not self._listening_is_over():
+        if not self._was_up or self._held_back or not self._listening_is_over():
             return
         blocks = self._window.due()
         if not blocks:

@@ -233,3 +233,30 @@ def test_nobody_there_is_a_stall_that_names_the_address(client: httpx.Client, fr
     url = f"http://127.0.0.1:{free_port}/blob"
     with pytest.raises(TransferStalled, match=str(free_port)):
         fetch_blob(client, url, DIGEST, len(DATA), BlobStore(tmp_path), tries=2, clock=ManualClock())
+
+
+def test_a_long_pause_lets_the_connection_go_and_goes_on_after_it(client: httpx.Client, server: Server, tmp_path: Path) -> None:
+    class Night:
+        def __init__(self) -> None:
+            self.blocks, self.asked = 0, 0
+
+        def wait(self) -> float:
+            if self.blocks == 7 and self.asked < 3:
+                self.asked += 1
+                return 3600.0 if self.asked < 3 else 0.01
+            return 0.0
+
+        def spend(self, size: int) -> None:
+            self.blocks += 1
+
+    store = BlobStore(tmp_path)
+    fetch(client, server, store, pace=Night(), cancel=Impatient())
+    assert store.path(DIGEST).read_bytes() == DATA
+    assert server.ranges == [f"bytes=0-{len(DATA) - 1}", f"bytes={7 * BLOCK_SIZE}-{len(DATA) - 1}"]
+
+
+class Impatient(threading.Event):
+    """An event whose waits return at once."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(0)

@@ -11,13 +11,13 @@ import pytest
 from model_formats.layout import PackageTampered
 from model_formats.types import digest_of
 from sync import topics
-from sync.blocks import BlobSender, Patience, TransferCancelled, TransferStalled
+from sync.blocks import BlobSender, BlockReceiver, Patience, TransferCancelled, TransferStalled
 from sync.bus import Message
 from sync.messages import Want
 from sync.store import BLOCK_SIZE
 from sync.types import SpokeId
 
-from .conftest import BadLine, Hub, InThread, content, hashes_of, receiver
+from .conftest import ME, BadLine, Hub, InThread, content, hashes_of, receiver
 
 
 @pytest.mark.parametrize("blocks", [0, 1 / BLOCK_SIZE, 0.5, 1, 1.5, 2, 40.25])
@@ -340,3 +340,44 @@ def test_waste_after_a_kill_is_at_most_what_was_not_saved(hub: Hub, tmp_path: An
     again = receiver(hub.spoke(), store).receive(digest, len(data), hashes_of(data))  # type: ignore[arg-type]
     assert again - 23 * BLOCK_SIZE <= SAVE_BYTES
     assert store.path(digest).read_bytes() == data
+
+
+class Valve:
+    """A pace that a test opens and closes."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.spent = 0
+
+    def wait(self) -> float:
+        return self.seconds
+
+    def spend(self, size: int) -> None:
+        self.spent += size
+
+
+def test_a_site_that_holds_back_is_not_a_stall(hub: Hub) -> None:
+    data = content(60)
+    digest, store, valve = hub.store.put(data), hub.fresh(), Valve()
+    bus = hub.spoke()
+    closed = threading.Event()
+
+    def tell(held: int, size: int) -> None:
+        if held > size // 3 and not closed.is_set():
+            valve.seconds = 3600.0
+            closed.set()
+
+    patience = Patience(quiet=0.1, longest=0.2, stalled=0.3)
+    running = InThread(
+        lambda: BlockReceiver(bus, "eu", ME, store, patience=patience, pace=valve).receive(
+            digest, len(data), hashes_of(data), progress=tell
+        )
+    )
+    assert closed.wait(10)
+    running.join(0.8)
+    assert running.is_alive()
+    sent = hub.sender.stats.blocks
+    assert sent < 60, "it asked for nothing more"
+    valve.seconds = 0.0
+    running.done()
+    assert valve.spent == len(data)
