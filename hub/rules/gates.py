@@ -24,6 +24,7 @@ __all__ = [
     "Tally",
     "WilsonLower",
     "binomial_tail",
+    "contradiction",
     "wilson",
 ]
 
@@ -159,39 +160,46 @@ def HardReasons(n: int) -> Gate:  # noqa: N802
 
 
 def FailedShare(share: float) -> Gate:  # noqa: N802
-    """The failed share is above `share` with 95 % confidence."""
+    """The failed share is above `share` with 95 % confidence, even if all that are still at work succeed.
+
+    (Failures are quicker than successes, which must soak: counting only the ended ones would condemn every large ring.)
+    """
 
     def judge(t: Tally) -> Finding:
-        low = wilson(t.failed, t.ended)[0]
-        why = f"{t.failed} of {t.ended} that ended failed: at least {low:.2f} with 95 % confidence, {share:.2f} allowed"
+        reached = t.ended + t.active
+        low = wilson(t.failed, reached)[0]
+        why = f"{t.failed} of {reached} failed: at least {low:.2f} with 95 % confidence, {share:.2f} allowed"
         return Finding(t.failed > 0 and low > share, why, "failed_share")
 
     return Gate(judge)
 
 
 def AccuracyBelowClaim(slack: float, alpha: float = ALPHA) -> Gate:  # noqa: N802
-    """Labelled rows contradict the package's claim (exact binomial test of `claim - slack`), whatever the spokes concluded."""
+    """Labelled rows contradict the package's claim by more than `slack`, whatever the spokes concluded.
+
+    The rule looks again with every report, so the test is one that may be looked at as often as one likes: it errs at most with
+    probability `alpha` over the whole rollout (`contradiction`).
+    """
 
     def judge(t: Tally) -> Finding:
         if t.claim is None or not t.labelled:
             return _no("no labelled rows, or no claim")
-        floor = max(0.0, t.claim - slack)
-        chance = binomial_tail(t.labelled_correct, t.labelled, floor)
-        why = f"{t.labelled_correct} of {t.labelled} labelled rows right, {t.claim:.3f} claimed (p = {chance:.1e})"
-        return Finding(chance < alpha, why, Reason.ACCURACY_BELOW_CLAIM.value)
+        odds = contradiction(t.labelled_correct, t.labelled, max(0.0, t.claim - slack))
+        why = f"{t.labelled_correct} of {t.labelled} labelled rows right, {t.claim:.3f} claimed (evidence 10^{odds:.1f} to 1)"
+        return Finding(odds > -math.log10(alpha), why, Reason.ACCURACY_BELOW_CLAIM.value)
 
     return Gate(judge)
 
 
 def AccuracyBelowChampion(slack: float) -> Gate:  # noqa: N802
-    """The candidate is worse than the champion on labelled rows by more than `slack` (normal test of the difference, 99 %)."""
+    """The candidate is worse than the champion on labelled rows by more than `slack` (normal test of the difference, 99.9 %)."""
 
     def judge(t: Tally) -> Finding:
         if min(t.labelled, t.champion_labelled) < 20:
             return _no("fewer than 20 labelled rows on a side")
         ours, theirs = t.labelled_correct / t.labelled, t.champion_labelled_correct / t.champion_labelled
         spread = math.sqrt(ours * (1 - ours) / t.labelled + theirs * (1 - theirs) / t.champion_labelled) or 1e-9
-        worse = (theirs - ours - slack) / spread > 2.3263478740408408
+        worse = (theirs - ours - slack) / spread > 3.090232306167813
         return Finding(worse, f"{ours:.3f} on labelled rows, the champion {theirs:.3f}", "accuracy_below_champion")
 
     return Gate(judge)
@@ -222,6 +230,23 @@ def wilson(good: int, n: int, z: float = Z95) -> tuple[float, float]:
     middle = share + z2 / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     return max(0.0, (middle - half) / (1 + z2 / n)), min(1.0, (middle + half) / (1 + z2 / n))
+
+
+def contradiction(correct: int, n: int, share: float) -> float:
+    """Evidence against "each row is right with probability `share` or more", as log10 of an e-value; valid at any time.
+
+    The likelihood ratio against a uniform mixture of all lower shares (Robbins 1970): under the hypothesis it is a
+    supermartingale that starts at 1, so by Ville's inequality it ever exceeds 1/alpha with probability at most alpha, however often one looks.
+    """
+    if n == 0 or share <= 0:
+        return 0.0
+    if share >= 1:
+        return 0.0 if correct == n else math.inf
+    wrong = n - correct
+    below = binomial_tail(wrong, n + 1, 1 - share)
+    beta = math.lgamma(correct + 1) + math.lgamma(wrong + 1) - math.lgamma(n + 2)
+    odds = math.log(below) + beta - (correct + 1) * math.log(share) - wrong * math.log1p(-share)
+    return odds / math.log(10)
 
 
 def binomial_tail(k: int, n: int, p: float) -> float:

@@ -113,8 +113,8 @@ AGAINST = {
         spec(max_disagreement=0.1), (ring(member(A, State.COMMITTED, shadow_rows=100, shadow_disagreements=30)),),
         "shadow_disagreement"),
     "labels of two spokes together tell what one could not": (
-        spec(), (ring(member(A, State.COMMITTED, labelled=12, labelled_correct=9),
-                      member(B, State.COMMITTED, labelled=12, labelled_correct=9)),), "accuracy_below_claim"),
+        spec(), (ring(member(A, State.COMMITTED, labelled=20, labelled_correct=14),
+                      member(B, State.COMMITTED, labelled=20, labelled_correct=14)),), "accuracy_below_claim"),
 }  # fmt: skip
 
 
