@@ -76,7 +76,7 @@ class Uploads:
     def _file(self, repository: str, session: str) -> Path:
         if not _ID.fullmatch(session):
             raise Unknown(f"{repository}: no upload {session!r}", oci="BLOB_UPLOAD_UNKNOWN")
-        return self._folder / f"{repository.replace('/', '__')}.{session}"
+        return self._folder / f"{repository.replace('/', '%')}.{session}"
 
 
 async def _pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

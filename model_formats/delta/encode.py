@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-from backports import zstd
 
 from model_formats.delta.format import (
     CHUNK,
@@ -25,6 +24,7 @@ from model_formats.delta.format import (
     VERSION,
     pack_numbers,
     prior,
+    zstd,
 )
 from model_formats.delta.grid import SIZES, UNCHANGED, classes, contexts
 from model_formats.delta.match import Files, match

@@ -11,14 +11,31 @@ the order of the target. Base offsets are relative to where the piece before end
 """
 
 import struct
+import sys
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from backports import zstd
-
 from model_formats.errors import RefusedError
 
-__all__ = ["END", "HEADER", "MAGIC", "MODEL", "SEGMENT", "VERSION", "DeltaInvalid", "Limits", "Numbers", "pack_numbers", "unzip"]
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+__all__ = [
+    "END",
+    "HEADER",
+    "MAGIC",
+    "MODEL",
+    "SEGMENT",
+    "VERSION",
+    "DeltaInvalid",
+    "Limits",
+    "Numbers",
+    "pack_numbers",
+    "unzip",
+    "zstd",
+]
 
 MAGIC = b"SPKDELTA"
 VERSION = 1

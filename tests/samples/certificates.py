@@ -16,14 +16,18 @@ DAY = timedelta(days=1)
 class Authority:
     """A root that is valid for ten years around `now`."""
 
-    def __init__(self, now: datetime, name: str = "Test root") -> None:
+    def __init__(self, now: datetime, name: str = "Test root", *, under: "Authority | None" = None) -> None:
+        """`under`: an intermediate, signed by another authority."""
         self.now = now
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = _builder(self.name, self.name, self.key.public_key(), now - 1825 * DAY, now + 1825 * DAY)
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+        above = under or self
+        builder = _builder(self.name, above.name, self.key.public_key(), now - 1825 * DAY, now + 1825 * DAY)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0 if under else 1), critical=True)
         builder = builder.add_extension(_usage(sign_certificates=True), critical=True)
-        self.certificate = builder.sign(self.key, hashes.SHA256())
+        ski = x509.SubjectKeyIdentifier.from_public_key(above.key.public_key())
+        builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ski), critical=False)
+        self.certificate = builder.sign(above.key, hashes.SHA256())
         self.pem = self.certificate.public_bytes(serialization.Encoding.PEM).decode()
 
     def rule(self, name: str) -> CertificateRule:

@@ -137,6 +137,25 @@ def test_a_certificate_counts_only_for_its_name_and_under_the_policys_root(packa
             verify_package(layout, index, bundle, PublisherPolicy(certificates=(rule,)), NOW)
 
 
+def test_a_chain_may_have_an_intermediate_but_not_a_publisher_as_authority(package):
+    layout, index = package
+    root = Authority(NOW)
+    middle = Authority(NOW, "Middle", under=root)
+    key, leaf = middle.issue("ml@example.org")
+    policy = PublisherPolicy(certificates=(root.rule("ml@example.org"),))
+    chain = [leaf, middle.certificate]
+    verify_package(layout, index, sign_package(layout, index, CertificateSigner(key, chain)), policy, NOW)
+    with pytest.raises(PublisherUntrusted, match="does not lead to a root"):
+        verify_package(layout, index, sign_package(layout, index, CertificateSigner(key, [leaf])), policy, NOW)
+    publisher = Authority(NOW)
+    publisher.key, publisher.certificate = root.issue("someone@example.org")
+    publisher.name = publisher.certificate.subject
+    key, leaf = publisher.issue("ml@example.org")
+    forged = sign_package(layout, index, CertificateSigner(key, [leaf, publisher.certificate]))
+    with pytest.raises(PublisherUntrusted, match="does not lead to a root"):
+        verify_package(layout, index, forged, policy, NOW)
+
+
 def test_a_key_that_cannot_sign_is_named(tmp_path):
     (tmp_path / "key.pem").write_text("nonsense")
     with pytest.raises(SigningKeyInvalid, match=r"key\.pem"):
