@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from model_formats.arrays import ArraysRefused, read_arrays, write_arrays
 from model_formats.runtimes.base import Array
 from model_formats.types import digest_of
 
-__all__ = ["BuildData", "Corruption", "Rows"]
+__all__ = ["BuildData", "Corruption", "Rows", "read_rows", "write_rows"]
 
 Corruption = tuple[str, Callable[[Mapping[str, Array]], dict[str, Array]]]
 """A family name, and a function that damages inputs the way this family does, at one strength."""
@@ -56,3 +58,28 @@ class BuildData:
 def _bytes(name: str, array: Array) -> bytes:
     plain = np.ascontiguousarray(array)
     return f"{name}\0{plain.dtype.str}\0{plain.shape}\0".encode() + plain.tobytes()
+
+
+def write_rows(path: Path, rows: Rows) -> None:
+    """Keep rows as `input:<name>`, `labels` and `column:<name>` in a file of arrays."""
+    write_arrays(
+        path,
+        {
+            **{f"input:{n}": a for n, a in rows.inputs.items()},
+            **{f"column:{n}": a for n, a in rows.columns.items()},
+            "labels": rows.labels,
+        },
+    )
+
+
+def read_rows(path: Path, *, max_bytes: int = 4 << 30) -> Rows:
+    """Read what `write_rows` or `numpy.savez` wrote under those names. Raises ArraysRefused."""
+    found = read_arrays(path, max_bytes=max_bytes)
+    parts: dict[str, dict[str, Array]] = {"input": {}, "column": {}}
+    for key, array in found.items():
+        kind, _, name = key.partition(":")
+        if kind in parts and name:
+            parts[kind][name] = array
+    if "labels" not in found or not parts["input"] or any(len(a) != len(found["labels"]) for a in parts["input"].values()):
+        raise ArraysRefused(f"{path.name}: needs `labels` and at least one `input:<name>`, all with the same number of rows")
+    return Rows(parts["input"], found["labels"], parts["column"])
