@@ -21,6 +21,7 @@ from sync.trust.errors import KeyMissing
 
 __all__ = [
     "Key",
+    "KeyFileInvalid",
     "PublicKey",
     "Signer",
     "device_signer",
