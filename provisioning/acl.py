@@ -1,19 +1,30 @@
 """The broker's access list, generated from the topic grammar."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
+from provisioning.relay import relay_rights, relay_user
 from sync.topics import Right, hub_rights, spoke_rights
 from sync.types import SpokeId
 
-__all__ = ["HUB_USERS", "render_acl"]
+__all__ = ["HUB_USERS", "NO_RELAYS", "render_acl"]
 
 HUB_USERS = ("hub", "hub-1", "hub-2", "hub-3")
 """Certificate names of the hub's own connections, one each. A spoke's name has a dot in it, so they cannot meet."""
 
 
-def render_acl(spokes: Iterable[tuple[SpokeId, str]], *, hub_users: Sequence[str] = HUB_USERS) -> str:
-    """Mosquitto's `acl_file` for these spokes (with their zones). Who is not in it may do nothing."""
+NO_RELAYS: Mapping[str, Iterable[tuple[SpokeId, str]]] = MappingProxyType({})
+
+
+def render_acl(
+    spokes: Iterable[tuple[SpokeId, str]],
+    *,
+    hub_users: Sequence[str] = HUB_USERS,
+    relays: Mapping[str, Iterable[tuple[SpokeId, str]]] = NO_RELAYS,
+) -> str:
+    """Mosquitto's `acl_file` for these spokes (with their zones) and relays (name -> spokes). Nobody else may do anything."""
     parts = [_section(user, hub_rights()) for user in hub_users]
+    parts += [_section(relay_user(name), relay_rights(served)) for name, served in sorted(relays.items())]
     parts += [_section(spoke.username, spoke_rights(spoke, zone)) for spoke, zone in sorted(spokes)]
     return "\n".join(parts)
 

@@ -12,11 +12,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from model_formats.errors import HubError, OperatorError
-from provisioning.acl import render_acl
+from provisioning.acl import HUB_USERS, NO_RELAYS, render_acl
+from provisioning.relay import Bridge
 from sync.files import atomic_write
 from sync.tls import TlsFiles
 from sync.types import SpokeId
@@ -43,7 +44,9 @@ class BrokerFailed(HubError):
     hint = "Its own words are in mosquitto.log in the broker's folder; most often the port is taken."
 
 
-def render_config(folder: Path, tls: TlsFiles, *, host: str, port: int, crl: Path | None = None) -> str:
+def render_config(
+    folder: Path, tls: TlsFiles, *, host: str, port: int, crl: Path | None = None, bridge: Bridge | None = None
+) -> str:
     """`mosquitto.conf`: MQTT over mutual TLS only, nobody anonymous, identity from the certificate, persistent, bounded.
 
     The client id is the certificate's name, so that no client can push another one off by taking its id.
@@ -80,6 +83,7 @@ def render_config(folder: Path, tls: TlsFiles, *, host: str, port: int, crl: Pat
         "require_certificate true",
         "use_identity_as_username true",
         "use_username_as_clientid true",
+        *(["", *bridge.lines()] if bridge else []),
     ]
     return "\n".join(lines) + "\n"
 
@@ -87,13 +91,22 @@ def render_config(folder: Path, tls: TlsFiles, *, host: str, port: int, crl: Pat
 class Broker:
     """One Mosquitto process in a folder of its own."""
 
-    def __init__(self, folder: Path, tls: TlsFiles, *, host: str = "127.0.0.1", port: int = 0, crl: Path | None = None) -> None:
-        """`tls`: the CA that clients are checked against, and the server's certificate and key.
+    def __init__(
+        self,
+        folder: Path,
+        tls: TlsFiles,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        crl: Path | None = None,
+        bridge: Bridge | None = None,
+    ) -> None:
+        """`tls`: the CA that clients are checked against, and the server's certificate and key. `bridge` makes it a relay.
 
         `host`: the address to listen on (`0.0.0.0` for all). Port 0 takes the one of last time, else a free one.
         """
         self.folder = folder.resolve()
-        self._tls, self._host, self._port, self._crl = tls, host, port, crl
+        self._tls, self._host, self._port, self._crl, self._bridge = tls, host, port, crl, bridge
         self._process: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
 
@@ -102,16 +115,22 @@ class Broker:
         """Where it listens; 0 before the first start."""
         return self._port
 
-    def start(self, spokes: Iterable[tuple[SpokeId, str]] = (), *, timeout: float = 10.0) -> None:
+    def start(
+        self,
+        spokes: Iterable[tuple[SpokeId, str]] = (),
+        *,
+        relays: Mapping[str, Iterable[tuple[SpokeId, str]]] = NO_RELAYS,
+        timeout: float = 10.0,
+    ) -> None:
         """Write configuration and access list for these spokes (and their zones), start or adopt, and wait until it answers.
 
         Raises BrokerMissing, BrokerFailed.
         """
         program = _program()
         (self.folder / "data").mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._write_acl(spokes)
+        self._write_acl(spokes, relays)
         self._port = self._port or self._last_port() or _free_port(self._host)
-        config = render_config(self.folder, self._tls, host=self._host, port=self._port, crl=self._crl).encode()
+        config = self._config()
         if self._adopt(config):
             return
         if not _is_free(self._host, self._port):
@@ -131,12 +150,17 @@ class Broker:
         self._pid = self._process.pid
         self._wait(seen, timeout)
 
-    def allow(self, spokes: Iterable[tuple[SpokeId, str]]) -> None:
+    def allow(
+        self,
+        spokes: Iterable[tuple[SpokeId, str]],
+        *,
+        relays: Mapping[str, Iterable[tuple[SpokeId, str]]] = NO_RELAYS,
+    ) -> None:
         """Replace the access list by these spokes (with zones); returns when it holds, for connected clients as well.
 
         Raises BrokerFailed when the broker does not say that it took it.
         """
-        self._write_acl(spokes)
+        self._write_acl(spokes, relays)
         if self._pid is not None and self.alive():
             self._reload(self._pid)
 
@@ -154,8 +178,13 @@ class Broker:
 
     # ---- within -------------------------------------------------------------------------------------------------------------
 
-    def _write_acl(self, spokes: Iterable[tuple[SpokeId, str]]) -> None:
-        atomic_write(self.folder / "acl", render_acl(spokes).encode(), mode=0o600)
+    def _config(self) -> bytes:
+        text = render_config(self.folder, self._tls, host=self._host, port=self._port, crl=self._crl, bridge=self._bridge)
+        return text.encode()
+
+    def _write_acl(self, spokes: Iterable[tuple[SpokeId, str]], relays: Mapping[str, Iterable[tuple[SpokeId, str]]]) -> None:
+        users = () if self._bridge else HUB_USERS
+        atomic_write(self.folder / "acl", render_acl(spokes, hub_users=users, relays=relays).encode(), mode=0o600)
 
     def _adopt(self, config: bytes) -> bool:
         pid = self._running_pid()

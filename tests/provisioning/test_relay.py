@@ -1,0 +1,98 @@
+"""A relay between two real Mosquittos: metadata and directives come through, reports go back, blocks cross once."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provisioning.acl import render_acl
+from provisioning.broker import Broker
+from provisioning.relay import Bridge, relay_rights
+from sync import topics
+from sync.blocks import BlobSender, BlockReceiver
+from sync.bus import Message
+from sync.mqtt import MqttBus
+from sync.store import BlobStore
+from sync.topics import Right, spoke_rights
+from sync.types import SpokeId
+from tests.sync.blocks.conftest import InThread, content, hashes_of
+
+SITES = tuple((SpokeId(f"site-{i}"), "eu") for i in range(3))
+ELSEWHERE = SpokeId("dubai")
+
+
+@pytest.fixture
+def relay(mosquitto: Any, tmp_path: Path) -> Iterator[Broker]:
+    now = datetime.now(UTC)
+    mosquitto.spokes.append((ELSEWHERE, "me"))
+    mosquitto.broker.allow(mosquitto.spokes, relays={"berlin": SITES})
+    link = mosquitto.ca.issue_client(tmp_path / "relay-tls", "relay-berlin", now=now)
+    bridge = Bridge("berlin", "localhost", mosquitto.broker.port, link, SITES)
+    relay = Broker(tmp_path / "relay", mosquitto.ca.issue_server(tmp_path / "relay-tls", ["localhost"], now=now), bridge=bridge)
+    relay.start(SITES)
+    yield relay
+    relay.stop()
+
+
+@pytest.fixture
+def spokes(mosquitto: Any, relay: Broker) -> Iterator[dict[SpokeId, MqttBus]]:
+    buses = {s: MqttBus("localhost", relay.port, s.username, mosquitto.spoke_tls(s)) for s, _ in SITES}
+    for bus in buses.values():
+        bus.connect()
+    yield buses
+    for bus in buses.values():
+        bus.close()
+
+
+@pytest.fixture
+def hub(mosquitto: Any) -> MqttBus:
+    bus: MqttBus = mosquitto.hub()
+    bus.connect()
+    return bus
+
+
+def test_metadata_directives_and_reports_pass(
+    hub: MqttBus, spokes: dict[SpokeId, MqttBus], eventually: Callable[..., None]
+) -> None:
+    spoke, bus = next(iter(spokes.items()))
+    down: list[Message] = []
+    up: list[Message] = []
+    hub.publish(Message(topics.tuf("eu", "timestamp.json"), b"time", retain=True))
+    hub.publish(Message(topics.desired(spoke), b"directive", retain=True))
+    hub.publish(Message(topics.desired(ELSEWHERE), b"not yours", retain=True))
+    hub.subscribe("ss/v1/site/#", up.append)
+    bus.subscribe("ss/v1/#", down.append)
+    eventually(lambda: {message.payload for message in down} == {b"time", b"directive"})
+    bus.publish(Message(topics.report(spoke), b"report"))
+    bus.publish(Message(topics.report(ELSEWHERE), b"forged"))
+    eventually(lambda: b"report" in {message.payload for message in up})
+    assert b"forged" not in {message.payload for message in up}
+
+
+def test_blocks_cross_the_long_link_once(hub: MqttBus, spokes: dict[SpokeId, MqttBus], tmp_path: Path) -> None:
+    data = content(40)
+    store = BlobStore(tmp_path / "hub")
+    digest = store.put(data)
+    sender = BlobSender(hub, store, gather_s=0.3)
+    sender.start()
+
+    def one(me: SpokeId) -> bytes:
+        own = BlobStore(tmp_path / me.site)
+        BlockReceiver(spokes[me], "eu", me, own).receive(digest, len(data), hashes_of(data))
+        return own.path(digest).read_bytes()
+
+    threads = [InThread(lambda me=me: one(me)) for me in spokes]  # type: ignore[misc]
+    assert all(thread.done() == data for thread in threads)
+    sender.stop()
+    assert sender.stats.bytes <= 1.5 * len(data)
+
+
+def test_a_relay_may_do_what_its_spokes_may_and_no_more() -> None:
+    rights = relay_rights(SITES)
+    assert Right("read", topics.desired(SITES[0][0])) in rights
+    assert not any("/me/" in right.pattern or "dubai" in right.pattern or "#" in right.pattern for right in rights)
+    own = len([right for right in spoke_rights(*SITES[0]) if "/site/" in right.pattern])
+    assert len(rights) == len(set(rights)) == 3 + own * len(SITES)
+    assert "user relay-berlin" in render_acl([], relays={"berlin": SITES})
