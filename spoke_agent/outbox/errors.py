@@ -16,4 +16,4 @@ class LogBroken(DeviceError):
     """The log of what left does not hang together: an entry was changed, removed or put in."""
 
     code = "egress_log_broken"
-    hint = "Keep egress.db as it is for the inquiry; compare it with the hub's records (`hub drift show --chain SITE`)."
+    hint = "Keep egress.db as it is for the inquiry; compare it with the hub's records."
