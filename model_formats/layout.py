@@ -4,6 +4,7 @@ Source: image specification 1.1, image-layout.md.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -139,13 +140,15 @@ class Layout:
 
     def name(self, name: str, blob: Descriptor, *, artifact_type: str | None = None) -> None:
         """List a manifest or index under a name; an older one of that name is unlisted (its blobs stay)."""
-        kept = [_json(d) for d in self.entries() if d.annotations.get(REF_NAME) != name and d.digest != blob.digest]
-        self._write_index([*kept, descriptor_json(blob, artifact_type=artifact_type, annotations={REF_NAME: name})])
+        with self._alone():
+            kept = [_json(d) for d in self.entries() if d.annotations.get(REF_NAME) != name and d.digest != blob.digest]
+            self._write_index([*kept, descriptor_json(blob, artifact_type=artifact_type, annotations={REF_NAME: name})])
 
     def add(self, blob: Descriptor, *, artifact_type: str | None = None) -> None:
         """List a manifest without a name (a referrer)."""
-        kept = [_json(d) for d in self.entries() if d.digest != blob.digest]
-        self._write_index([*kept, descriptor_json(blob, artifact_type=artifact_type)])
+        with self._alone():
+            kept = [_json(d) for d in self.entries() if d.digest != blob.digest]
+            self._write_index([*kept, descriptor_json(blob, artifact_type=artifact_type)])
 
     def named(self, name: str) -> str | None:
         """The digest that stands under a name."""
@@ -161,6 +164,13 @@ class Layout:
             if manifest.subject and manifest.subject.digest == subject and artifact_type in (None, manifest.artifact_type):
                 found.append(listed.plain)
         return found
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One writer of `index.json` at a time, over threads and processes."""
+        with (self.folder / "oci-layout").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _write_index(self, manifests: list[dict[str, Any]]) -> None:
         atomic_write(self.folder / "index.json", canonical({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}))

@@ -13,7 +13,7 @@ from typing import Any
 from model_formats.blocklist import BlockList
 from model_formats.contents import is_variant_file, rule_of
 from model_formats.contract import FeatureContract
-from model_formats.errors import AuthorError, SpokeshaveError
+from model_formats.errors import AuthorError, OperatorError, SpokeshaveError
 from model_formats.evidence import Evidence
 from model_formats.files import atomic_write
 from model_formats.layout import BlobReader, Layout, copy_checked
@@ -32,7 +32,7 @@ from model_formats.opening import VARIANT, Package, agree, open_package
 from model_formats.spec import BLOCKS, CARD, CONTRACT, EVIDENCE, PROVENANCE, SPEC, PackageSpec, VariantSpec
 from model_formats.types import digest_of
 
-__all__ = ["ModelFolderInvalid", "attach", "attach_file", "pack", "unpack"]
+__all__ = ["ModelFolderInvalid", "TargetExists", "attach", "attach_file", "pack", "unpack"]
 
 PAGES = {
     EVIDENCE: "application/vnd.spokeshave.evidence.v1+json",
@@ -47,6 +47,13 @@ class ModelFolderInvalid(AuthorError):
 
     code = "model_folder_invalid"
     hint = "Build the folder with `hub model build`, or bring it into the shape of docs/package.md."
+
+
+class TargetExists(OperatorError):
+    """The folder to unpack into is already there."""
+
+    code = "unpack_target_exists"
+    hint = "Give a new folder; nothing was overwritten."
 
 
 def pack(folder: Path, layout: Path) -> str:
@@ -104,10 +111,13 @@ def attach_file(
 def unpack(blobs: BlobReader, index: str, folder: Path) -> Package:
     """Write a version's files (all variants that are here) into a new folder, each checked. On an error no folder is left.
 
-    Raises PackageIncomplete, PackageTampered, PackageInvalid; FileExistsError when the folder is there already.
+    Raises PackageIncomplete, PackageTampered, PackageInvalid, TargetExists.
     """
     package = open_package(blobs, index)
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as e:
+        raise TargetExists(f"{folder}: is there already") from e
     try:
         for name, blob in package.files.items():
             if is_variant_file(name) and not blobs.has(blob.digest):

@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,6 +15,7 @@ from model_formats.package import (
     pack,
     unpack,
 )
+from model_formats.packing import TargetExists
 from model_formats.types import digest_of
 from tests.samples.model_folder import WEIGHTS, packed, write_model_folder
 
@@ -104,3 +106,19 @@ def test_the_closure_is_all_that_a_copy_needs(tmp_path):
     for variant in ("onnx-int8", "onnx-fp32"):
         assert missing(copy, index, 1000, variant) == []
         open_package(copy, index).check(variant)
+
+
+def test_unpacking_never_overwrites(tmp_path):
+    layout, index = packed(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("kept")
+    with pytest.raises(TargetExists):
+        unpack(layout, index, tmp_path / "out")
+    assert (tmp_path / "out" / "mine").read_text() == "kept"
+
+
+def test_referrers_added_at_the_same_time_are_all_listed(tmp_path):
+    layout, index = packed(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: attach(layout, index, "application/vnd.example.report", b"%d" % n), range(24)))
+    assert len(layout.referrers(index, "application/vnd.example.report")) == 24
