@@ -10,6 +10,7 @@ from hub.api.problems import install_problems, problem
 from hub.client import API, RequestInvalid
 from hub.hub import Hub
 from hub.registry.routes import router as registry_router
+from hub.web import page
 
 __all__ = ["create_app"]
 
@@ -24,6 +25,7 @@ def create_app(hub: Hub) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router, prefix=API)
     app.include_router(health.router)
+    app.include_router(page.router)
     app.include_router(registry_router(hub.registry, may_pull_or_push))
     app.add_middleware(_BodyLimit, limit=hub.settings.max_body_bytes)
     return app

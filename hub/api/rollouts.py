@@ -17,7 +17,7 @@ from hub.rules.rollout import RingView, SpokeView, tally
 from hub.store.rollouts import KeptRollout, approvers_of, list_rollouts
 from sync.messages import UpdateEvidence
 
-__all__ = ["RolloutSummary", "RolloutView", "router"]
+__all__ = ["RolloutSummary", "RolloutView", "router", "whole"]
 
 router = APIRouter(prefix="/rollouts", tags=["rollouts"])
 Reader = Annotated[Principal, Depends(needs(Permission.READ))]
@@ -105,44 +105,45 @@ async def apply(request: Request, hub: HubPart, who: Planner, *, dry_run: bool =
         found = await run_in_threadpool(runner.preview, hub, plan)
         return PreviewView(name=plan.name, model=plan.spec.model, rings={n: [str(s) for s in m] for n, m in found.rings})
     await run_in_threadpool(runner.apply, hub, plan, who.name)
-    return await run_in_threadpool(_whole, hub, plan.name)
+    return await run_in_threadpool(whole, hub, plan.name)
 
 
 @router.get("/{name}")
 def rollout(name: str, hub: HubPart, _who: Reader) -> RolloutView:
     """One rollout with its evidence."""
-    return _whole(hub, name)
+    return whole(hub, name)
 
 
 @router.post("/{name}/approve")
 def approve(name: str, hub: HubPart, who: Approver) -> RolloutView:
     """Say yes."""
     runner.approve(hub, name, who.name)
-    return _whole(hub, name)
+    return whole(hub, name)
 
 
 @router.post("/{name}/pause")
 def pause(name: str, hub: HubPart, who: Operator) -> RolloutView:
     """No further spokes."""
     runner.pause(hub, name, who.name)
-    return _whole(hub, name)
+    return whole(hub, name)
 
 
 @router.post("/{name}/resume")
 def resume(name: str, hub: HubPart, who: Operator) -> RolloutView:
     """Go on."""
     runner.resume(hub, name, who.name)
-    return _whole(hub, name)
+    return whole(hub, name)
 
 
 @router.post("/{name}/abort")
 def abort(name: str, hub: HubPart, who: Operator, word: Why | None = None) -> RolloutView:
     """End it; reached spokes go back where the plan says so."""
     runner.abort(hub, name, who.name, word.why if word else "")
-    return _whole(hub, name)
+    return whole(hub, name)
 
 
-def _whole(hub: Hub, name: str) -> RolloutView:
+def whole(hub: Hub, name: str) -> RolloutView:
+    """A rollout with its rings and all that is known of their members."""
     held, views = runner.look(hub, name)
     with hub.database.read() as db:
         approved = sorted(approvers_of(db, name))

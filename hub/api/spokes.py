@@ -16,7 +16,7 @@ from hub.store.spokes import Spoke, find_spoke, list_spokes
 from sync.messages import Serving, UpdateEvidence
 from sync.types import SpokeId
 
-__all__ = ["ReportView", "SpokeDetail", "SpokeSummary", "router", "when"]
+__all__ = ["ReportView", "SpokeDetail", "SpokeSummary", "router", "summary", "when"]
 
 router = APIRouter(prefix="/spokes", tags=["fleet"])
 Reader = Annotated[Principal, Depends(needs(Permission.READ))]
@@ -71,7 +71,7 @@ class SpokeDetail(SpokeSummary):
 def spokes(hub: HubPart, _who: Reader, *, revoked: bool = False) -> list[SpokeSummary]:
     """All spokes."""
     with hub.database.read() as db:
-        return [_summary(hub.now, spoke, hub.settings.silent_after_s) for spoke in list_spokes(db, revoked=revoked)]
+        return [summary(hub.now, spoke, hub.settings.silent_after_s) for spoke in list_spokes(db, revoked=revoked)]
 
 
 @router.get("/{site}/{name}")
@@ -84,7 +84,7 @@ def spoke(site: str, name: str, hub: HubPart, _who: Reader) -> SpokeDetail:
             raise SpokeUnknown(f"{me} is not enrolled")
         directive = find_directive(db, me)
         return SpokeDetail(
-            **_summary(hub.now, held, hub.settings.silent_after_s).model_dump(),
+            **summary(hub.now, held, hub.settings.silent_after_s).model_dump(),
             enrolled=_time(held.enrolled),
             generation=directive.generation if directive else 0,
             wanted=[Wanted(model=a.ref.name, version=a.ref.version, rollout=a.rollout) for a in assignments_of(db, me)],
@@ -101,7 +101,7 @@ def end(site: str, name: str, hub: HubPart, who: Operator) -> SpokeSummary:
         held = find_spoke(db, me)
     if held is None:
         raise SpokeUnknown(f"{me} is not enrolled")
-    return _summary(hub.now, held, hub.settings.silent_after_s)
+    return summary(hub.now, held, hub.settings.silent_after_s)
 
 
 def report_view(report: KeptReport) -> ReportView:
@@ -128,7 +128,8 @@ def _time(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _summary(now: float, spoke: Spoke, silent_after_s: float) -> SpokeSummary:
+def summary(now: float, spoke: Spoke, silent_after_s: float) -> SpokeSummary:
+    """A spoke for a list."""
     return SpokeSummary(
         spoke=str(spoke.id),
         zone=spoke.zone,

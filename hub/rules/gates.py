@@ -236,7 +236,8 @@ def contradiction(correct: int, n: int, share: float) -> float:
     """Evidence against "each row is right with probability `share` or more", as log10 of an e-value; valid at any time.
 
     The likelihood ratio against a uniform mixture of all lower shares (Robbins 1970): under the hypothesis it is a
-    supermartingale that starts at 1, so by Ville's inequality it ever exceeds 1/alpha with probability at most alpha, however often one looks.
+    supermartingale that starts at 1, so by Ville's inequality it ever exceeds 1/alpha with probability at most alpha,
+    however often one looks.
     """
     if n == 0 or share <= 0:
         return 0.0
