@@ -318,8 +318,11 @@ class BlobStore:
     def gc(self, keep: Collection[str]) -> int:
         """Remove all that is not in `keep`, and what an interrupted write left behind."""
         kept = {hex_of(d) for d in keep}
-        folders = (self.folder / "blobs" / "sha256", self.partial)
-        return sum(_remove(p) for folder in folders for p in folder.iterdir() if p.name.partition(".")[0] not in kept)
+        growing = {hex_of(d) for d in keep if not self.has(d)}
+        folders = ((self.folder / "blobs" / "sha256", kept), (self.partial, growing))
+        return sum(
+            _remove(p) for folder, names in folders for p in folder.iterdir() if p.name.lstrip(".").partition(".")[0] not in names
+        )
 
 
 class _MemoryWriter(_Blocks):
