@@ -13,6 +13,7 @@ from spoke_agent.data.store import DataStore, open_data
 from spoke_agent.home import SpokeHome
 from spoke_agent.jobs import InlineJobs, Jobs, ThreadJobs
 from spoke_agent.journal import Journal
+from spoke_agent.leftovers import clear_leftovers
 from spoke_agent.outbox.outbox import Outbox
 from spoke_agent.ports import Server, Transport
 from spoke_agent.post import Post
@@ -74,6 +75,7 @@ def assemble(
     """
     identity, clock = Identity.load(home.root), clock or SystemClock()
     with hold_home(home.agent_lock):
+        clear_leftovers(home)
         bus = None if offline else bus or _bus(identity)
         jobs = InlineJobs() if inline else ThreadJobs()
         parts = _parts(home, settings, identity, clock, bus, server or ControlClient(home.control_socket), jobs)

@@ -17,8 +17,10 @@ from model_formats.oci import Descriptor
 from model_formats.package import open_package
 from model_formats.types import digest_of
 from spoke_agent.admission import Capacity
+from spoke_agent.home import SpokeHome
 from spoke_agent.jobs import InlineJobs
 from spoke_agent.journal import Journal
+from spoke_agent.leftovers import clear_leftovers
 from spoke_agent.serve.answers import (
     GoldenState,
     LoadedState,
@@ -218,8 +220,9 @@ class TwinServer:
 class Rig:
     """One spoke. `restart` is a power cut followed by a start: only files are left."""
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, *, clean: bool = True, **settings: object) -> None:
         self.folder = folder
+        self.at = "idle"
         self.clock = ManualClock()
         self.boot = "boot-1"
         self.hub = TwinHub()
@@ -231,9 +234,10 @@ class Rig:
         self.sent: list[Report] = []
         self.cut_at: set[tuple[str, State]] = set()
         self.generation = 0
-        self.start(clean=True)
+        self.start(clean=clean)
 
     def start(self, *, clean: bool = False) -> None:
+        clear_leftovers(SpokeHome(self.folder / "spoke"))
         self.store = BlobStore(self.folder / "spoke")
         self.journal = Journal(self.folder / "spoke" / "journal.db")
         self.steps = CutSteps(
@@ -380,6 +384,7 @@ class CutSteps(Steps):
         return outcome
 
     def _maybe(self, where: str, state: State) -> None:
+        self._rig.at = str(state)
         if (where, state) in self._rig.cut_at:
             self._rig.cut_at.discard((where, state))
             raise PowerCut
