@@ -43,10 +43,11 @@ class Publisher:
             repository.refresh_online()
         life = self._hub.settings.directive_ttl_s
         with self._hub.database.begin() as db:
+            director = self._hub.repository.director
             enrolled = {spoke for spoke, _ in enrolled_zones(db)}
             for spoke in due_directives(db, before=self._hub.now - life / 2):
                 if spoke in enrolled:
-                    refresh_directive(db, self._hub.repository.director, spoke, now=self._hub.now, life_s=life)
+                    refresh_directive(db, director, spoke, now=self._hub.now, life_s=life)
 
     def _metadata(self) -> dict[str, bytes]:
         with self._hub.trust() as repository:

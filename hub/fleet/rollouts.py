@@ -47,6 +47,7 @@ from hub.store.versions import Version, find_version, list_versions
 from model_formats.errors import OperatorError
 from model_formats.types import ModelRef
 from sync.messages import DesiredModel
+from sync.trust.keys import Signer
 from sync.types import SpokeId, State
 
 __all__ = [
@@ -64,6 +65,9 @@ __all__ = [
     "resume",
     "tick",
 ]
+
+AT_ONCE = 500
+"""Directives signed in one transaction; reports and commands come in between."""
 
 
 class RolloutUnknown(OperatorError):
@@ -193,9 +197,14 @@ def _advance(hub: Hub, name: str) -> tuple[Step, ...]:
             for step in steps:
                 _execute(hub, db, held, step)
         done += steps
-        if not any(isinstance(step, StartRing | PassRing) for step in steps):
+        if not any(_goes_on(step) for step in steps):
             break
     return tuple(done)
+
+
+def _goes_on(step: Step) -> bool:
+    """Whether there is more to do at once."""
+    return isinstance(step, StartRing | PassRing) or (isinstance(step, Assign) and len(step.spokes) > AT_ONCE)
 
 
 def _execute(hub: Hub, db: Connection, held: KeptRollout, step: Step) -> None:
@@ -206,8 +215,9 @@ def _execute(hub: Hub, db: Connection, held: KeptRollout, step: Step) -> None:
             set_rollout(db, name, held.state, "", now=now)
             append_audit(db, "hub", "rollout.ring", name, now=now, details={"ring": held.rings[ring].name})
         case Assign(ring, spokes):
-            for spoke in spokes:
-                _give(hub, db, held, ring, spoke)
+            director = hub.repository.director
+            for spoke in spokes[:AT_ONCE]:
+                _give(hub, db, held, ring, spoke, director)
         case MarkReady(ring):
             set_ring(db, name, ring, ready=now)
         case ClearReady(ring):
@@ -228,7 +238,7 @@ def _execute(hub: Hub, db: Connection, held: KeptRollout, step: Step) -> None:
                 set_rollout(db, name, held.state, why, now=now)
 
 
-def _give(hub: Hub, db: Connection, held: KeptRollout, ring: int, spoke: SpokeId) -> None:
+def _give(hub: Hub, db: Connection, held: KeptRollout, ring: int, spoke: SpokeId, director: Signer) -> None:
     """Put the version into one spoke's directive, and keep what it goes back to."""
     spec = held.plan.spec
     terms = DesiredModel(
@@ -242,7 +252,7 @@ def _give(hub: Hub, db: Connection, held: KeptRollout, ring: int, spoke: SpokeId
     )
     good = last_good(db, spoke, spec.ref)
     assign(db, Assignment(spoke, spec.ref, held.index, held.plan.name, ring, terms, hub.now, next_generation(db, spoke), good))
-    _redirect(hub, db, spoke)
+    _redirect(hub, db, spoke, director)
 
 
 def _abort(hub: Hub, db: Connection, held: KeptRollout, step: Abort, who: str) -> None:
@@ -250,13 +260,14 @@ def _abort(hub: Hub, db: Connection, held: KeptRollout, step: Abort, who: str) -
     set_rollout(db, held.plan.name, RolloutState.ABORTED, f"{step.code}: {step.why}", now=hub.now)
     reached = rollout_assignments(db, held.plan.name)
     if held.plan.spec.on_abort == "revert":
+        director = hub.repository.director
         for assignment in reached:
-            _revert(hub, db, assignment)
+            _revert(hub, db, assignment, director)
     details = {"code": step.code, "why": step.why, "reached": str(len(reached)), "on_abort": held.plan.spec.on_abort}
     append_audit(db, who, "rollout.abort", held.plan.name, now=hub.now, details=details)
 
 
-def _revert(hub: Hub, db: Connection, assignment: Assignment) -> None:
+def _revert(hub: Hub, db: Connection, assignment: Assignment, director: Signer) -> None:
     if assignment.good is None:
         unassign(db, assignment.spoke, assignment.ref.name)
     else:
@@ -267,11 +278,11 @@ def _revert(hub: Hub, db: Connection, assignment: Assignment) -> None:
             assignment, ref=ref, index=index, rollout=None, ring=None, terms=terms, assigned=hub.now, generation=generation
         )
         assign(db, back)
-    _redirect(hub, db, assignment.spoke)
+    _redirect(hub, db, assignment.spoke, director)
 
 
-def _redirect(hub: Hub, db: Connection, spoke: SpokeId) -> None:
-    refresh_directive(db, hub.repository.director, spoke, now=hub.now, life_s=hub.settings.directive_ttl_s)
+def _redirect(hub: Hub, db: Connection, spoke: SpokeId, director: Signer) -> None:
+    refresh_directive(db, director, spoke, now=hub.now, life_s=hub.settings.directive_ttl_s)
     hub.wake.set()
 
 
