@@ -1,4 +1,4 @@
-"""A spoke in an empty network namespace: enrolled by files, models by bundle, receipts back. No socket but unix ones is opened."""
+"""A spoke in an empty network namespace: enrolled by files, models by bundle, receipts back. Only unix sockets are opened."""
 
 import json
 import shutil
