@@ -1,0 +1,96 @@
+"""Signed outbox records in, the fleet's view out: through ingest's judge, the database, the API and the command's words."""
+
+from datetime import UTC, datetime
+
+import anyio
+import httpx
+import pytest
+
+from hub.cli.drift import _flat, _show
+from hub.fleet.ingest import take_egress
+from hub.fleet.profiles import known_package
+from hub.rules.access import Role
+from hub.rules.residency import judge
+from hub.store.tokens import make_token
+from sync.egress import DriftVerdict, EgressRecord, FeatureVerdict
+from sync.trust.envelope import seal
+from tests.samples.adaptable import packed_adaptable
+
+AT = datetime(2026, 3, 1, 11, 45, tzinfo=UTC)
+
+
+@pytest.fixture
+def shown(app, house):
+    with house.hub.database.begin() as db:
+        token = make_token(db, "viewer", frozenset({Role.VIEWER}), now=house.hub.now)[1]
+
+    async def go():
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="https://hub") as client:
+            return await client.get("/api/v1/drift", headers={"Authorization": f"Bearer {token}"})
+
+    return lambda: anyio.run(go).json()["versions"]
+
+
+@pytest.fixture
+def index(house, tmp_path):
+    layout, index = packed_adaptable(tmp_path / "package")
+    for blob in (layout.folder / "blobs" / "sha256").iterdir():
+        house.hub.registry.put_blob("digits", blob.read_bytes())
+    return index
+
+
+def tell(house, device, index, level, sequence=1, *, edges=None, feature=0):
+    known = known_package(house.hub, index)
+    body = DriftVerdict(
+        edges=edges or known.profile.edges_digest,
+        level=level,
+        evidence=6 if level == "alarm" else 0,
+        budget=8736,
+        p=9,
+        joint=9,
+        windows=1,
+        rows=200,
+        features=(FeatureVerdict(feature=feature, p=9, direction="up"),) if level == "alarm" else (),
+    )
+    record = EgressRecord(
+        site=device.spoke.site,
+        spoke=device.spoke.spoke,
+        sequence=sequence,
+        previous=None,
+        policy=index,
+        model="digits",
+        version=1,
+        index=index,
+        start=AT,
+        end=AT,
+        body=body,
+    )
+    envelope = seal(record, device.identity.signer())
+    return take_egress(house.hub, device.spoke, envelope, judge(lambda i: known_package(house.hub, i)))
+
+
+def test_one_sites_alarm_is_shown_with_its_feature_and_in_words(house, index, shown, capsys):
+    frankfurt, dubai = house.enrol("frankfurt", "eu", "gdpr"), house.enrol("dubai")
+    tell(house, frankfurt, index, "alarm")
+    tell(house, dubai, index, "quiet")
+    (version,) = shown()
+    assert version["pattern"] == "one_site"
+    assert version["sites"][0]["site"] == "frankfurt"
+    assert version["sites"][0]["moved"][0]["feature"] == known_package(house.hub, index).profile.features[0].id
+    flat = _flat([version])
+    assert [(s["site"], s["alarm"]) for s in flat["sites"]] == [("frankfurt", True), ("dubai", False)]
+    _show(flat)
+    assert "only frankfurt shows it" in capsys.readouterr().out
+
+
+def test_a_quarantined_record_is_not_in_the_view(house, index, shown):
+    frankfurt = house.enrol("frankfurt", "eu", "gdpr")
+    tell(house, frankfurt, index, "alarm", edges="sha256:" + "cd" * 32)
+    assert shown() == []
+
+
+def test_nothing_heard_is_an_empty_view(house, shown, capsys):
+    assert shown() == []
+    _show(_flat([]))
+    assert "no site has said anything yet" in capsys.readouterr().out
