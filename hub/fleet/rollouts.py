@@ -66,7 +66,7 @@ __all__ = [
     "tick",
 ]
 
-AT_ONCE = 500
+AT_ONCE = 100
 """Directives signed in one transaction; reports and commands come in between."""
 
 
