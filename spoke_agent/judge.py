@@ -8,10 +8,11 @@ lasts, a fault is called only by an e-value (a mixture likelihood ratio; Ville's
 import math
 from dataclasses import dataclass
 
+from model_formats.pvalues import binomial_tail
 from sync.messages import ProbationTerms, ShadowTerms
 from sync.types import Reason
 
-__all__ = ["ProbationSeen", "ShadowSeen", "Verdict", "binomial_tail", "e_value_below", "judge_probation", "judge_shadow"]
+__all__ = ["ProbationSeen", "ShadowSeen", "Verdict", "at_most", "e_value_below", "judge_probation", "judge_shadow"]
 
 EARLY_ALPHA = 0.01
 """Chance that a version as good as it claims is called bad during the soak."""
@@ -103,13 +104,9 @@ def expected_accuracy(seen: ProbationSeen) -> float | None:
     return min(seen.claim, seen.champion_correct / seen.champion_labelled)
 
 
-def binomial_tail(n: int, k: int, p: float) -> float:
-    """P(X <= k) for X ~ Bin(n, p), exactly summed in logarithms."""
-    if k >= n or p <= 0:
-        return 1.0
-    if p >= 1:
-        return 0.0
-    return min(1.0, math.fsum(math.exp(_log_pmf(n, i, p)) for i in range(k + 1)))
+def at_most(k: int, n: int, p: float) -> float:
+    """P(X <= k) for X ~ Bin(n, p), exactly."""
+    return binomial_tail(n - k, n, 1 - p)
 
 
 def e_value_below(n: int, k: int, p: float) -> float:
@@ -121,7 +118,7 @@ def e_value_below(n: int, k: int, p: float) -> float:
         return 1.0
     if p >= 1:
         return math.inf if k < n else 1.0
-    above = math.fsum(math.exp(_log_pmf(n + 1, i, p)) for i in range(k + 1, n + 2))
+    above = binomial_tail(k + 1, n + 1, p)
     if above <= 0:
         return 0.0
     log_e = math.log(above) - math.log(n + 1) - _log_pmf(n, k, p) - math.log(p)
@@ -131,7 +128,7 @@ def e_value_below(n: int, k: int, p: float) -> float:
 def _below(n: int, k: int, floor: float, *, ended: bool) -> bool:
     if e_value_below(n, k, floor) >= 1 / EARLY_ALPHA:
         return True
-    return ended and binomial_tail(n, k, floor) < FINAL_ALPHA
+    return ended and at_most(k, n, floor) < FINAL_ALPHA
 
 
 def _surely_above(bad: int, n: int, share: float) -> bool:

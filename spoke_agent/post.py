@@ -1,6 +1,7 @@
 """What the agent says to the hub: signed reports until they are acknowledged, and the retained status with its last will."""
 
 import contextlib
+import secrets
 
 from spoke_agent.journal import Journal
 from spoke_agent.ports import Server
@@ -22,6 +23,8 @@ class Post:
 
     def __init__(self, bus: Bus, me: SpokeId, journal: Journal, server: Server, clock: Clock) -> None:
         self._bus, self._me, self._journal, self._server, self._clock = bus, me, journal, server, clock
+        self.nonce: str | None = None
+        """Of the question for the time that is not answered yet."""
         self._under_way: list[int] = []
         self._said: tuple[object, ...] | None = None
         self._said_at = float("-inf")
@@ -33,6 +36,7 @@ class Post:
     def reconnected(self) -> None:
         """Say everything again: the other side may have forgotten. Each model's last report goes out even when acknowledged."""
         self._under_way, self._said = [], None
+        self.nonce = secrets.token_hex(16)
         for report in self._journal.latest():
             if report.acknowledged:
                 self._publish(Message(topics.report(self._me), report.data, qos=1))
@@ -72,6 +76,7 @@ class Post:
             time=self._clock.now(),
             generation=self._journal.generation,
             serving=serving,
+            asks_time=self.nonce if online else None,
         )
         return Message(topics.status(self._me), status.canonical(), qos=1, retain=True)
 

@@ -8,7 +8,7 @@ from scipy.stats import binom
 from spoke_agent.judge import (
     ProbationSeen,
     ShadowSeen,
-    binomial_tail,
+    at_most,
     e_value_below,
     judge_probation,
     judge_shadow,
@@ -22,7 +22,7 @@ TERMS = ProbationTerms(soak_s=60, accuracy_slack=0.02)
 @given(st.integers(1, 400), st.floats(0.01, 0.99), st.data())
 def test_the_tail_is_scipys(n, p, data):
     k = data.draw(st.integers(0, n))
-    assert binomial_tail(n, k, p) == pytest.approx(binom.cdf(k, n, p), rel=1e-9, abs=1e-12)
+    assert at_most(k, n, p) == pytest.approx(binom.cdf(k, n, p), rel=1e-9, abs=1e-12)
 
 
 def test_a_version_as_good_as_it_claims_is_seldom_called_bad_however_often_one_looks():
