@@ -12,8 +12,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from model_formats.document import DocumentRefused
 from sync import topics
-from sync.blocks.bitmap import encode
+from sync.blocks.bitmap import decode, encode
 from sync.blocks.errors import TransferCancelled, TransferStalled
 from sync.blocks.keeper import Keeper
 from sync.blocks.pace import Pace, Unpaced
@@ -36,6 +37,12 @@ _LISTEN = 0.05
 """A blob that needs more than one want is listened for first, seconds: there may be a flow of it already, to join."""
 _TICK = 0.1
 """Longest wait before a cancel is seen, seconds."""
+_COMPANY = 5.0
+"""So long after the last want of another spoke we are not alone, seconds."""
+_TURN = 0.04
+"""Longest time to let another ask first, seconds."""
+MAX_HEEDED = 64
+"""Blocks that are left to one want of another spoke."""
 _random = secrets.SystemRandom()
 
 
@@ -123,13 +130,14 @@ class _Transfer:
         self._quiet = owner._patience.quiet
         self._last = self._asked_again = owner._clock.monotonic()
         self._held_back = False
+        self._company_until = 0.0
+        self._turn_at: float | None = None
         self._damaged = 0
 
     def heard(self, message: Message) -> None:
-        """On the bus's thread: take it if there is room. Wants of others come here too and are left alone."""
-        if not message.topic.endswith("/want"):
-            with contextlib.suppress(queue.Full):  # it will be asked for again
-                self._inbox.put_nowait(message)
+        """On the bus's thread: take it if there is room. Wants come here too, our own and those of others."""
+        with contextlib.suppress(queue.Full):  # it will be asked for again
+            self._inbox.put_nowait(message)
 
     def run(self, keeper: Keeper) -> None:
         """Until nothing is missing."""
@@ -165,7 +173,12 @@ class _Transfer:
     def _ask(self) -> None:
         if not self._was_up or self._held_back or not self._listening_is_over():
             return
-        blocks = self._window.due()
+        if not self._window.wants_more:
+            self._turn_at = None
+            return
+        if not self._my_turn():
+            return
+        blocks, self._turn_at = self._window.due(), None
         if not blocks:
             return
         start, missing = encode(blocks)
@@ -179,8 +192,12 @@ class _Transfer:
 
     def _take(self, keeper: Keeper) -> None:
         try:
-            message = self._inbox.get(timeout=_TICK if self._listening_is_over() else _LISTEN / 4)
+            soon = not self._listening_is_over() or self._turn_at is not None
+            message = self._inbox.get(timeout=_TURN / 8 if soon else _TICK)
         except queue.Empty:
+            return
+        if message.topic.endswith("/want"):
+            self._heed(message.payload)
             return
         index = self._checked(message)
         if index is not None:
@@ -190,6 +207,27 @@ class _Transfer:
             self._last = self._owner._clock.monotonic()
             self._quiet = max(self._owner._patience.quiet, self._quiet * _CALM)
             self._tell(keeper)
+
+    def _heed(self, payload: bytes) -> None:
+        """What another spoke asks for comes to us too: let it ask, and keep still a random moment so that one of us is first."""
+        try:
+            want = Want.parse(payload)
+            if (want.site, want.spoke) == (self._owner._me.site, self._owner._me.spoke):
+                return
+            blocks = decode(want.start, want.missing, blocks=self._writer.blocks, limit=min(want.credit, MAX_HEEDED))
+        except (DocumentRefused, ValueError):
+            return
+        self._window.asked_by_another(blocks)
+        self._company_until = self._owner._clock.monotonic() + _COMPANY
+
+    def _my_turn(self) -> bool:
+        """Whether to ask now: at once when alone; in company after a random moment in which another may be faster."""
+        now = self._owner._clock.monotonic()
+        if now > self._company_until:
+            return True
+        if self._turn_at is None:
+            self._turn_at = now + _random.uniform(0, _TURN)
+        return now >= self._turn_at
 
     def _listening_is_over(self) -> bool:
         return self._owner._clock.monotonic() >= self._listen_until

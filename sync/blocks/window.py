@@ -6,7 +6,8 @@ overtaken it, or when all has been quiet for a while. The window doubles (up to 
 long link, and halves when blocks had to be asked for again.
 
 What others asked for arrives too and needs no asking. More than that: a spoke that hears a flow asks for what comes next in it,
-as the others do, and for what it missed at the end, as other latecomers do; so their wants fall together and cost one publish.
+as the others do, and for what it missed at the end, as other latecomers do; and what it hears others ask for, it leaves to them.
+So the wants of a ring fall together, are few, and cost one publish.
 """
 
 from collections import deque
@@ -47,16 +48,26 @@ class Window:
         self._lost.extend(overtaken)
         self._dry = not self._asked and bool(self.missing)
 
+    @property
+    def wants_more(self) -> bool:
+        """Whether less than half of the window is on the way, and there is something left to ask for."""
+        return (self.size - len(self._asked)) * 2 >= self.size and len(self._asked) < len(self.missing)
+
     def due(self) -> list[int]:
         """What to ask for now; empty while enough is on the way."""
-        room = self.size - len(self._asked)
-        if room * 2 < self.size or len(self._asked) == len(self.missing):
+        if not self.wants_more:
             return []
+        room = self.size - len(self._asked)
         asking = self._again(room)
         asking += self._next(room - len(asking), set(asking))
         self._want += 1
         self._asked.update(dict.fromkeys(asking, self._want))
         return sorted(asking)
+
+    def asked_by_another(self, blocks: Iterable[int]) -> None:
+        """Somebody else asked for these: they are on the way to us too, and count in the window as if we had asked."""
+        self._want += 1
+        self._asked.update((b, self._want) for b in blocks if b in self.missing and b not in self._asked)
 
     def ask_again(self) -> None:
         """Take all that is on the way for lost: the connection was new, or nothing came for a while."""

@@ -110,3 +110,12 @@ def test_every_block_arrives_whatever_is_lost_doubled_or_late(blocks: int, seed:
             window.arrived(block)
     assert window.due() == []
     assert asked <= blocks / (1 - loss) * 2 + 200
+
+
+def test_what_another_asks_for_is_left_to_it_and_asked_for_again_when_it_does_not_come() -> None:
+    window = Window(range(100), 100, first=8)
+    window.asked_by_another(range(8))
+    assert not window.wants_more
+    assert window.due() == []
+    window.ask_again()
+    assert window.due()[0] == 0
