@@ -56,7 +56,7 @@ class NotFound(OperatorError):
 class RequestInvalid(OperatorError):
     """A request that the API cannot read."""
 
-    code = "request_invalid"
+    code = "api_request_invalid"
     http = 422
     hint = "Correct the field that is named."
 

@@ -82,12 +82,12 @@ def test_a_problem_names_code_message_and_hint(call):
     ("path", "body", "code"),
     [
         ("/api/v1/rollouts", b"kind: [", "rollout_invalid"),
-        ("/api/v1/invites", b'{"spoke": "dubai"}', "request_invalid"),
+        ("/api/v1/invites", b'{"spoke": "dubai"}', "api_request_invalid"),
         ("/api/v1/invites", b'{"spoke": "dubai", "zone": "mars", "regime": "gdpr"}', "zone_unknown"),
         ("/api/v1/invites", b'{"spoke": "Du bai", "zone": "me", "regime": "gdpr"}', "operator"),
-        ("/api/v1/tokens", b'{"name": "x", "roles": "root"}', "request_invalid"),
-        ("/api/v1/models/digits", b"{", "request_invalid"),
-        ("/api/v1/metadata/targets", b'{"data": "%%"}', "request_invalid"),
+        ("/api/v1/tokens", b'{"name": "x", "roles": "root"}', "api_request_invalid"),
+        ("/api/v1/models/digits", b"{", "api_request_invalid"),
+        ("/api/v1/metadata/targets", b'{"data": "%%"}', "api_request_invalid"),
         ("/api/v1/metadata/targets", b'{"data": "bm9uc2Vuc2U="}', "metadata_refused"),
         ("/api/v1/metadata/root", b'{"data": "e30="}', "metadata_refused"),
         ("/api/v1/enrolments", b'{"kind": "nonsense"}', "document_invalid"),
@@ -102,7 +102,7 @@ def test_bad_bodies_are_refused_by_name(call, path, body, code):
 
 def test_a_body_without_a_bound_is_refused_before_it_is_read(call, house):
     answer = call("POST", "/api/v1/rollouts", roles=[Role.OPERATOR], content=b"x", headers={"content-length": str(1 << 30)})
-    assert (answer.status_code, answer.json()["code"]) == (413, "request_invalid")
+    assert (answer.status_code, answer.json()["code"]) == (413, "api_request_invalid")
 
 
 def test_a_token_is_made_used_and_revoked(call):
