@@ -52,7 +52,7 @@ def block(zone: str, digest: str, offset: int) -> str:
 
 
 def blocks_of(zone: str, digest: str) -> str:
-    """The filter a spoke subscribes to while it stages one blob (it also matches `want`, so that it hears what others ask for)."""
+    """The filter a spoke subscribes to while it stages one blob (it also matches `want`: it hears what others ask for)."""
     return f"{PREFIX}/zone/{_name(zone)}/blob/{_checked(digest, _DIGEST)}/+"
 
 
