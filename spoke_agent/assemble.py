@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from provisioning.identity import Identity
 from provisioning.online import hub_client
 from spoke_agent.agent import Agent, hold_home
-from spoke_agent.belief import Belief, Mirror
+from spoke_agent.belief import Belief, Mirror, TrustedClock
 from spoke_agent.capacity import boot_id, read_capacity
 from spoke_agent.data.store import DataStore, open_data
 from spoke_agent.home import SpokeHome
@@ -96,6 +96,7 @@ def _parts(
     me, store, journal = identity.spoke, BlobStore(home.store), Journal(home.journal)
     data = open_data(home.root, regime=identity.regime)
     belief = Belief(TrustStore(home.trust, clock, identity.tuf_root, site=me.site), identity.zone, identity.regime)
+    trusted = TrustedClock(clock, belief.store)
     boot = boot_id()
 
     def timer() -> Timer:
@@ -113,7 +114,7 @@ def _parts(
         slots=home.slots,
         store=store,
         trust=belief,
-        transport=_road(identity, settings, clock, bus),
+        transport=_road(identity, settings, trusted, bus),
         server=server,
         labels=data,
         clock=clock,
@@ -135,6 +136,7 @@ def _parts(
             seal=_sealer(identity),
             jobs=jobs,
             timer=timer,
+            now=trusted.now,
             wake=wake,
         )
 
@@ -148,7 +150,7 @@ def _parts(
         make_updater=make_updater,
         clock=clock,
         bus=bus,
-        post=Post(bus, me, journal, server, clock) if bus is not None else None,
+        post=Post(bus, me, journal, server, trusted) if bus is not None else None,
         upkeep=Upkeep(home, identity, store, data, outbox, clock, settings),
     )
     return Parts(agent, identity, journal, belief, store, steps, server, outbox, data)

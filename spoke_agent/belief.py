@@ -3,12 +3,14 @@
 import contextlib
 import threading
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from model_formats.errors import SpokeshaveError
 from model_formats.layout import BlobReader, read_blob
 from model_formats.oci import SIGNATURE, Descriptor
 from model_formats.package import open_package
+from sync.clock import Clock
 from sync.files import atomic_write
 from sync.messages import DesiredModel
 from sync.trust.client import TrustStore
@@ -16,7 +18,7 @@ from sync.trust.released import Released
 from sync.trust.verifier import ReleaseTarget, verify_contents, verify_release
 from sync.types import Regime
 
-__all__ = ["Belief", "Granted", "Mirror"]
+__all__ = ["Belief", "Granted", "Mirror", "TrustedClock"]
 
 MAX_FILE = 5_000_000
 MAX_FILES = 1100
@@ -73,6 +75,25 @@ class Belief:
         """Move the trusted set forward with what the mirror holds. Raises MetadataRefused or MetadataIncomplete."""
         with self.lock:
             return self._trust.update(mirror.get)
+
+
+class TrustedClock:
+    """The machine's clock, with trusted time for 'now': what this spoke says and signs is dated by it."""
+
+    def __init__(self, clock: Clock, trust: TrustStore) -> None:
+        self._clock, self._trust = clock, trust
+
+    def now(self) -> datetime:
+        """Trusted time."""
+        return self._trust.now()
+
+    def monotonic(self) -> float:
+        """See `sync.clock.Clock`."""
+        return self._clock.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """See `sync.clock.Clock`."""
+        self._clock.sleep(seconds)
 
 
 class Mirror:

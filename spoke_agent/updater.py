@@ -7,6 +7,7 @@ report is signed with what is served *then*. Whatever is interrupted is done aga
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 
 from model_formats.errors import SpokeshaveError
@@ -64,13 +65,15 @@ class Updater:
         seal: Sealer,
         jobs: Jobs,
         timer: Callable[[], Timer],
+        now: Callable[[], datetime] | None = None,
         on_change: Callable[[], None] = lambda: None,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_change` is called after every transition, `wake` (from any thread) when a job has ended."""
+        """`now` dates reports (trusted time). `on_change`: called after every transition. `wake`: from any thread, a job ended."""
         self._me, self._journal, self._steps, self._slots = me, journal, steps, slots
         self._trust, self._server, self._settings, self._seal = trust, server, settings, seal
         self._jobs, self._timer, self._on_change, self._wake = jobs, timer, on_change, wake
+        self._now = now or (lambda: timer().wall)
         self._directive = journal.directive()
         self._courses: dict[str, _Course] = {}
 
@@ -267,7 +270,7 @@ class Updater:
             spoke=self._me.spoke,
             sequence=draft.sequence,
             nonce=secrets.token_hex(16),
-            time=self._timer().wall,
+            time=self._now(),
             generation=draft.generation,
             model=draft.model,
             version=draft.version,

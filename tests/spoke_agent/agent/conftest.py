@@ -10,7 +10,7 @@ import pytest
 from spoke_agent.assemble import Parts, assemble
 from spoke_agent.home import SpokeHome
 from spoke_agent.settings import SpokeSettings
-from sync.clock import ManualClock
+from sync.clock import Clock, ManualClock
 from sync.memory import MemoryBroker
 from sync.topics import hub_rights, spoke_rights
 from sync.types import SpokeId
@@ -41,10 +41,10 @@ class Field:
             self.hub.layout.put(blob.read_bytes())
         return self.hub.release(index, version, **release)
 
-    def start(self, **settings: object) -> Parts:
+    def start(self, *, clock: Clock | None = None, **settings: object) -> Parts:
         self.bus = self.broker.client(ME.username, spoke_rights(ME, self.hub.zone))
         chosen = SpokeSettings(**{"tick_s": 0.02, "retry_s": 0.05, **settings})
-        self.parts = self._open.enter_context(assemble(self.home, chosen, bus=self.bus, server=self.server))
+        self.parts = self._open.enter_context(assemble(self.home, chosen, bus=self.bus, server=self.server, clock=clock))
         self.parts.agent.begin()
         return self.parts
 

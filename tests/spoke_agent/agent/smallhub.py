@@ -16,6 +16,7 @@ from sync.bus import Bus, Message
 from sync.clock import SystemClock
 from sync.messages import DesiredModel, Directive, ProbationTerms, Report, Status
 from sync.trust.envelope import seal
+from sync.trust.freshness import answer_time
 from sync.trust.keys import key_of_pem
 from sync.trust.metadata import Repository
 from sync.trust.verifier import verify_report
@@ -47,7 +48,7 @@ class SmallHub:
         anyone = SpokeId("+", "+")
         self.bus.connect()
         self.bus.subscribe(topics.report(anyone), self._report)
-        self.bus.subscribe(topics.status(anyone), lambda m: self.statuses.append(Status.parse(m.payload)))
+        self.bus.subscribe(topics.status(anyone), self._status)
         self.sender.start()
         self.publish()
 
@@ -109,6 +110,13 @@ class SmallHub:
 
     def chain(self, spoke: SpokeId) -> list[str]:
         return [str(r.state) for r in self.reports[spoke]]
+
+    def _status(self, message: Message) -> None:
+        status, spoke = Status.parse(message.payload), topics.spoke_of(message.topic)
+        self.statuses.append(status)
+        if status.asks_time:
+            answer = answer_time(spoke, status.asks_time, self.clock.now(), self.repository.director)
+            self.bus.publish(Message(topics.time(spoke), answer))
 
     def _report(self, message: Message) -> None:
         self.raw.append(message.payload)

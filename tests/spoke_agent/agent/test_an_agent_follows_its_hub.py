@@ -1,5 +1,6 @@
 import json
 import threading
+from datetime import timedelta
 
 import pytest
 
@@ -9,6 +10,7 @@ from spoke_agent.settings import SpokeSettings
 from spoke_agent.slots import read_slots
 from sync import topics
 from sync.bus import Message
+from sync.clock import SystemClock
 from sync.messages import Directive, ProbationTerms
 from sync.trust.envelope import seal
 from sync.trust.keys import role_signer
@@ -227,3 +229,27 @@ def test_a_cancel_stops_a_transfer_within_a_second(field):
     field.until(lambda: field.hub.chain(ME)[-1] == "committed")
     assert time.monotonic() - began < 5
     assert [str(r.reason) for r in field.hub.reports[ME][-2:]] == ["reverted_by_hub", "none"]
+
+
+class WrongClock(SystemClock):
+    """A battery that gave up."""
+
+    def __init__(self, years):
+        self._wrong = timedelta(days=365 * years)
+
+    def now(self):
+        return super().now() + self._wrong
+
+
+@pytest.mark.parametrize("years", [-8, 12])
+def test_a_clock_that_is_wrong_by_years_is_set_right_by_the_hub_and_the_update_goes_on(field, years):
+    first, second = field.package(1), field.package(2)
+    field.start()
+    field.hub.want(ME, first, 1)
+    field.settled()
+    field.stop()
+    field.start(clock=WrongClock(years))
+    field.hub.want(ME, second, 2)
+    field.until(lambda: _committed(field, 2))
+    off = field.parts.belief.store.now() - SystemClock().now()
+    assert abs(off) < timedelta(hours=1)
