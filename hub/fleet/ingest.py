@@ -26,6 +26,7 @@ from sync.egress import EgressRecord
 from sync.messages import Report, Status
 from sync.trust.envelope import unseal
 from sync.trust.errors import ReportRefused
+from sync.trust.freshness import answer_time
 from sync.trust.keys import Key, key_of_certificate
 from sync.trust.verifier import verify_report
 from sync.types import Reason, Regime, SpokeId
@@ -74,13 +75,14 @@ def take_egress(hub: Hub, spoke: SpokeId, envelope: bytes, judge: Judge | None =
     return record
 
 
-def take_status(hub: Hub, spoke: SpokeId, payload: bytes) -> None:
+def take_status(hub: Hub, spoke: SpokeId, payload: bytes) -> Status:
     """A hint of life; decides nothing. Raises DocumentRefused, SpokeUnknown."""
     status = Status.parse(payload)
     with hub.database.begin() as db:
         _enrolled(db, spoke)
         saw_status(db, spoke, online=status.online, now=hub.now)
     hub.wake.set()
+    return status
 
 
 class Ingest:
@@ -90,7 +92,7 @@ class Ingest:
         self._hub, self._bus = hub, bus
         self._handlers: dict[str, Callable[[SpokeId, bytes], object]] = {
             "report": partial(take_report, hub),
-            "status": partial(take_status, hub),
+            "status": self._take_status,
             "egress": partial(take_egress, hub, judge=judge),
         }
         self._queue: queue.Queue[Message | None] = queue.Queue(QUEUE)
@@ -122,6 +124,13 @@ class Ingest:
             handler(spoke, message.payload)
         except (RefusedError, SpokeUnknown) as e:
             self._note(spoke, e)
+
+    def _take_status(self, spoke: SpokeId, payload: bytes) -> None:
+        """Keep it, and answer a spoke that asks for the time."""
+        status = take_status(self._hub, spoke, payload)
+        if status.online and status.asks_time is not None:
+            answer = answer_time(spoke, status.asks_time, self._hub.clock.now(), self._hub.repository.director)
+            self._bus.publish(Message(topics.time(spoke), answer))
 
     def _run(self) -> None:
         while (message := self._queue.get()) is not None:

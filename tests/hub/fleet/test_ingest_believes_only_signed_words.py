@@ -10,8 +10,11 @@ from model_formats.document import DocumentRefused
 from sync import topics
 from sync.bus import Message
 from sync.memory import MemoryBroker
+from sync.messages import Status
 from sync.topics import hub_rights, spoke_rights
+from sync.trust.envelope import unseal
 from sync.trust.errors import EnvelopeRefused, ReportRefused
+from sync.trust.freshness import TimeAnswer
 from sync.types import SpokeId, State
 
 
@@ -93,3 +96,19 @@ def test_the_wake_is_set_so_that_rollouts_look_at_once(house, dubai):
     house.hub.wake.clear()
     dubai.commits(dubai.index)
     assert house.hub.wake.is_set()
+
+
+def test_a_spoke_that_asks_gets_the_time_signed_by_the_director(house, dubai, eventually):
+    broker, got = MemoryBroker(), []
+    bus, spoke_bus = broker.client("hub", hub_rights()), broker.client("dubai.main", spoke_rights(dubai.spoke, "me"))
+    for one in (bus, spoke_bus):
+        one.connect()
+    ingest = Ingest(house.hub, bus)
+    ingest.start()
+    spoke_bus.subscribe(topics.time(dubai.spoke), lambda m: got.append(m.payload))
+    asks = Status(site="dubai", spoke="main", online=True, time=house.clock.now(), asks_time="a" * 32)
+    spoke_bus.publish(Message(topics.status(dubai.spoke), asks.canonical()))
+    eventually(lambda: got)
+    ingest.stop()
+    answer = unseal(got[0], [house.hub.repository.director.public_key], TimeAnswer)
+    assert (answer.nonce, answer.time) == ("a" * 32, house.clock.now())
