@@ -69,7 +69,7 @@ class Updater:
         on_change: Callable[[], None] = lambda: None,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        """`now` dates reports (trusted time). `on_change`: called after every transition. `wake`: from any thread, a job ended."""
+        """`now` dates reports (trusted time). `on_change`: after every transition. `wake`: from any thread, when a job ends."""
         self._me, self._journal, self._steps, self._slots = me, journal, steps, slots
         self._trust, self._server, self._settings, self._seal = trust, server, settings, seal
         self._jobs, self._timer, self._on_change, self._wake = jobs, timer, on_change, wake
