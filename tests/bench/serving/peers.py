@@ -1,4 +1,4 @@
-"""The peers, each written as fairly as possible: same model, same thread settings, same JSON, uvloop and httptools where they can.
+"""The peers, each written as fairly as possible: same model and threads, same JSON, uvloop and httptools where they can.
 
 `python -m tests.bench.serving.peers NAME PORT MODEL` with NAME one of noop, asgi, fastapi.
 """
