@@ -8,7 +8,7 @@ When more comes than the budget allows, batches are left out and counted: captur
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
@@ -24,6 +24,7 @@ __all__ = ["Capture", "Labelled", "RowStore"]
 _PAUSE_S = 0.1
 _MOST_WAITING = 4096
 """Rows in the ring, so that a burst cannot grow the process."""
+_STORED_ROWS = 512
 
 Labelled = Callable[[bool | Exception], None]
 """Called on the writer thread: whether the request was known, or why the label was refused."""
@@ -47,7 +48,12 @@ class _Captured(NamedTuple):
     adapter: str
     time: float
     ids: list[str]
-    batch: Batch
+    """One for each request."""
+    counts: list[int]
+    """Rows of each request."""
+    rows: int
+    inputs: Mapping[str, Array]
+    outputs: Sequence[Array]
 
 
 class Capture:
@@ -83,8 +89,9 @@ class Capture:
         self._tokens -= rows
         self._offered += rows
         jobs: Sequence[Any] = batch.jobs
-        ids = [job.request_id for job in jobs]
-        self._ring.append(_Captured(version, jobs[0].adapter_name, time.time(), ids, batch))
+        ids, counts = [job.request_id for job in jobs], [job.rows for job in jobs]
+        # Only what is stored: the jobs themselves hold their callers' connections and bodies.
+        self._ring.append(_Captured(version, jobs[0].adapter_name, time.time(), ids, counts, rows, batch.inputs, batch.outputs))
 
     def label(self, request_id: str, labels: list[float], done: Labelled) -> None:
         """Hand a label to the writer thread, behind the rows captured so far."""
@@ -122,16 +129,17 @@ class Capture:
         try:
             labels = [self._labels.popleft() for _ in range(len(self._labels))]
             captured = [self._ring.popleft() for _ in range(len(self._ring))]
-            self._taken += sum(c.batch.rows for c in captured)
+            self._taken += sum(c.rows for c in captured)
             for _, group in groupby(captured, key=lambda c: (c.version.index, c.adapter, c.version.signature.inputs)):
-                self._append(list(group))
+                for portion in _portions(group):
+                    self._append(portion)
             for request_id, values, done in labels:
                 self._label(request_id, values, done)
         except Exception as e:  # noqa: BLE001 - a full disk or a lost key must not end serving; it is counted and told
             self._on_fault(e)
 
     def _append(self, group: list[_Captured]) -> None:
-        rows = sum(c.batch.rows for c in group)
+        rows = sum(c.rows for c in group)
         try:
             self._opened().append(_joined(group))
             self.stored_rows += rows
@@ -153,21 +161,32 @@ class Capture:
 
 def _joined(group: list[_Captured]) -> StoredRows:
     first = group[0]
-    jobs = [(c.time, request_id, job.rows) for c in group for request_id, job in zip(c.ids, c.batch.jobs, strict=True)]
-    counts = [rows for _, _, rows in jobs]
+    counts = [rows for c in group for rows in c.counts]
     names = first.version.names
     return StoredRows(
         model=first.version.model,
         version=first.version.number,
         index=first.version.index,
-        request_ids=[request_id for _, request_id, rows in jobs for _ in range(rows)],
-        times=np.repeat(np.array([at for at, _, _ in jobs]), counts),
-        inputs={n: _stack([c.batch.inputs[n] for c in group]) for n in first.batch.inputs if _storable(first.batch.inputs[n])},
-        outputs={
-            n: _stack([c.batch.outputs[i] for c in group]) for i, n in enumerate(names) if _storable(first.batch.outputs[i])
-        },
+        request_ids=[request_id for c in group for request_id, rows in zip(c.ids, c.counts, strict=True) for _ in range(rows)],
+        times=np.repeat(np.array([c.time for c in group for _ in c.ids]), counts),
+        inputs={n: _stack([c.inputs[n] for c in group]) for n in first.inputs if _storable(first.inputs[n])},
+        outputs={n: _stack([c.outputs[i] for c in group]) for i, n in enumerate(names) if _storable(first.outputs[i])},
         adapter=first.adapter,
     )
+
+
+def _portions(group: Iterable[_Captured]) -> Iterator[list[_Captured]]:
+    """As much as is stored at once, so that memory does not follow the traffic."""
+    portion: list[_Captured] = []
+    rows = 0
+    for captured in group:
+        portion.append(captured)
+        rows += captured.rows
+        if rows >= _STORED_ROWS:
+            yield portion
+            portion, rows = [], 0
+    if portion:
+        yield portion
 
 
 def _stack(arrays: list[Array]) -> Array:
