@@ -16,7 +16,9 @@ _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{24,}={0,2}")
 def planted_rows(images: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], list[float]]:
     """A copy in which one pixel of each row holds a value that occurs nowhere else, and those values."""
     rows = images.copy()
-    marks = [float(np.float32(3 + (i * 7919 % 100_003) / 100_003 * 9)) for i in range(len(rows))]
+    steps = (np.arange(len(rows)) * 7919 + 5003) % 100_003
+    marks = [float(m) for m in np.float32(3 + steps / 100_003 * 9) if len(f"{m:.6g}") >= 6]
+    marks = (marks * 2)[: len(rows)]  # a value that is short as text would be found by chance: another takes its place
     rows.reshape(len(rows), -1)[:, 27] = marks
     return rows, marks
 
