@@ -7,38 +7,25 @@ files or memory of the server are answered, but refused: models come signed from
 import hmac
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from model_formats.contract import TensorContract
 from model_formats.errors import SpokeshaveError
+from spoke_agent.serve import describe
 from spoke_agent.serve.capture import Capture
 from spoke_agent.serve.errors import NotAllowed, NotServing, RequestInvalid, UnknownTarget, Unsupported
 from spoke_agent.serve.infer import answer_error, infer
-from spoke_agent.serve.metrics import Histogram
 from spoke_agent.serve.models import Models
 from spoke_agent.serve.page import render_metrics
 from spoke_agent.serve.transport import Exchange
-from spoke_agent.serve.version import Version
 
-__all__ = ["EXTENSIONS", "Routes"]
+__all__ = ["Routes"]
 
 Answer = Callable[[Exchange], None]
-EXTENSIONS: Final = (
-    "binary_tensor_data",
-    "adapters",
-    "feedback",
-    "model_configuration",
-    "model_repository(index)",
-    "parameters",
-    "statistics",
-)
 _REMEMBERED: Final = 1024
 _LONGEST_REMEMBERED: Final = 300
-_PLATFORMS: Final = {"onnxruntime": "onnxruntime_onnx", "openvino": "openvino"}
 
 
 class Routes:
@@ -111,9 +98,9 @@ class Routes:
         if method not in (b"GET", b"HEAD"):
             return None
         found: dict[tuple[str, ...], Answer] = {
-            (): lambda x: _json(x, _metadata(self._models.version(model, number)[1], self._models)),
+            (): lambda x: _json(x, describe.metadata(self._models, model, number)),
             ("ready",): lambda x: self._model_ready(x, model, number),
-            ("config",): lambda x: _json(x, _config(self._models.version(model, number)[1])),
+            ("config",): lambda x: _json(x, describe.config(self._models, model, number)),
             ("stats",): lambda x: self._statistics(x, model, number),
         }
         return found.get(tuple(rest))
@@ -129,36 +116,17 @@ class Routes:
         exchange.reply(200, b"{}")
 
     def _server(self, exchange: Exchange) -> None:
-        _json(exchange, {"name": "spokeshave", "version": _own_version(), "extensions": EXTENSIONS})
+        _json(exchange, describe.server())
 
     def _metrics(self, exchange: Exchange) -> None:
         page = render_metrics(self._models, self._capture, time.monotonic() - self._started)
         exchange.reply(200, page, content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
     def _index(self, exchange: Exchange) -> None:
-        rows = []
-        for name, places in self._models.live.items():
-            rows += [
-                {
-                    "name": name,
-                    "version": str(v.number),
-                    "state": "READY",
-                    "reason": "" if v is places.answering else "standing by",
-                }
-                for v in places.versions
-            ]
-            rows += [
-                {"name": name, "version": str(f.version), "state": "UNAVAILABLE", "reason": f.detail}
-                for f in places.faults.values()
-            ]
-        _json(exchange, rows)
+        _json(exchange, describe.index(self._models))
 
     def _statistics(self, exchange: Exchange, model: str | None, number: str | None) -> None:
-        names = [model] if model is not None else list(self._models.live)
-        versions = [
-            v for n in names for v in ([self._models.version(n, number)[1]] if number else self._models.places(n).versions)
-        ]
-        _json(exchange, {"model_stats": [_triton_stats(v) for v in versions]})
+        _json(exchange, describe.statistics(self._models, model, number))
 
     # ---- one model
 
@@ -215,66 +183,6 @@ def _feedback_of(body: bytes) -> tuple[str, list[float]]:
     return document["id"], labels
 
 
-def _metadata(version: Version, models: Models) -> dict[str, Any]:
-    engined = version.engined
-    numbers = [v.number for v in models.places(version.model).versions]
-    return {
-        "name": version.model,
-        "versions": [str(n) for n in sorted(set(numbers))],
-        "platform": _PLATFORMS[engined.engine],
-        "inputs": [_tensor(t) for t in version.signature.inputs],
-        "outputs": [_tensor(t) for t in version.signature.outputs],
-        "parameters": {
-            "engine": engined.engine,
-            "placement": engined.placement,
-            "variant": engined.slot.variant,
-            "file": version.file,
-            "latency_ms": round(engined.latency_ms, 4),
-            "rows_a_batch": version.lane.rows_a_batch,
-        },
-    }
-
-
-def _tensor(tensor: TensorContract) -> dict[str, Any]:
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
-
-
-def _config(version: Version) -> dict[str, Any]:
-    """What Triton's clients read of a model configuration."""
-
-    def tensor(t: TensorContract) -> dict[str, Any]:
-        dims = t.shape[1:] if version.signature.batched else t.shape
-        return {"name": t.name, "data_type": f"TYPE_{'STRING' if t.datatype == 'BYTES' else t.datatype}", "dims": dims}
-
-    return {
-        "name": version.model,
-        "platform": _PLATFORMS[version.engined.engine],
-        "backend": version.engined.engine,
-        "max_batch_size": version.lane.rows_a_batch if version.signature.batched else 0,
-        "input": [tensor(t) for t in version.signature.inputs],
-        "output": [tensor(t) for t in version.signature.outputs],
-    }
-
-
-def _triton_stats(version: Version) -> dict[str, Any]:
-    c = version.counts
-    return {
-        "name": version.model,
-        "version": str(version.number),
-        "inference_count": c.rows,
-        "execution_count": c.run_us.size,
-        "inference_stats": {
-            "success": _duration(c.request_us),
-            "fail": {"count": c.errors, "ns": 0},
-            "compute_infer": _duration(c.run_us),
-        },
-    }
-
-
-def _duration(histogram: Histogram) -> dict[str, int]:
-    return {"count": histogram.size, "ns": histogram.total * 1000}
-
-
 def _refuse(error: SpokeshaveError) -> Answer:
     return lambda exchange: answer_error(exchange, error)
 
@@ -292,10 +200,3 @@ def _parts(path: bytes) -> list[str]:
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
-
-
-def _own_version() -> str:
-    try:
-        return version("spokeshave")
-    except PackageNotFoundError:
-        return "0"
