@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from pydantic_settings import BaseSettings
 
+from hub.settings import HubSettings
 from model_formats.errors import SpokeshaveError, catalog
+from spoke_agent.settings import SpokeSettings
 from sync.types import Reason
 
 ROOMS = ("model_formats", "sync", "provisioning", "hub", "spoke_agent")
@@ -132,22 +133,14 @@ def reasons() -> str:
 def settings() -> str:
     """Every setting of both programs: environment name, type, default, meaning."""
     text = HEAD + "# Settings\n\nDefaults < file (TOML in the program's home) < environment < flags.\n"
-    for cls in sorted(_subclasses(BaseSettings), key=lambda c: c.__module__):
-        if cls.__module__.split(".")[0] not in ROOMS:
-            continue
-        prefix = str(cls.model_config.get("env_prefix") or "")
+    for cls in (HubSettings, SpokeSettings):
+        prefix = str(getattr(cls, "env_prefix", cls.model_config.get("env_prefix") or ""))
         text += f"\n## {_first_doc(cls)}\n\n| environment | type | default | meaning |\n|---|---|---|---|\n"
         for name, field in cls.model_fields.items():
             kind = getattr(field.annotation, "__name__", str(field.annotation))
             default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
             text += f"| `{(prefix + name).upper()}` | {kind} | {default} | {field.description or ''} |\n"
     return text
-
-
-def _subclasses(cls: type) -> Iterator[type[BaseSettings]]:
-    for sub in cls.__subclasses__():
-        yield sub
-        yield from _subclasses(sub)
 
 
 def _first_doc(cls: type) -> str:

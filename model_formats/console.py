@@ -10,21 +10,33 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from pydantic import BaseModel
-from rich.console import Console
-from rich.table import Table
 
 from model_formats.errors import SpokeshaveError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 __all__ = ["Context", "LazyGroup", "emit", "out", "pass_context", "program", "run", "table", "talk"]
 
-out = Console(soft_wrap=True, highlight=False)
+out: "Console"
 """Data, for people."""
-talk = Console(stderr=True, soft_wrap=True, highlight=False)
+talk: "Console"
 """Progress, remarks and errors."""
+
+
+def __getattr__(name: str) -> "Console":
+    """`out` and `talk`, made when they are first asked for: a server has no use for rich and its memory."""
+    if name not in ("out", "talk"):
+        raise AttributeError(name)
+    from rich.console import Console
+
+    console = Console(stderr=name == "talk", soft_wrap=True, highlight=False)
+    return globals().setdefault(name, console)  # type: ignore[no-any-return]
+
 
 T = TypeVar("T")
 
@@ -88,12 +100,14 @@ def emit(ctx: Context, value: object, show: Callable[[Any], None] | None = None)
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """A plain table on stdout."""
+    from rich.table import Table
+
     view = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         view.add_column(column)
     for row in rows:
         view.add_row(*("" if cell is None else str(cell) for cell in row))
-    out.print(view)
+    _console("out").print(view)
 
 
 def run(group: click.Group, argv: list[str] | None = None) -> int:
@@ -110,7 +124,7 @@ def run(group: click.Group, argv: list[str] | None = None) -> int:
         e.show()
         return 2
     except (click.Abort, KeyboardInterrupt):
-        talk.print("stopped")
+        _console("talk").print("stopped")
         return 130
     return code if isinstance(code, int) else 0
 
@@ -119,9 +133,15 @@ def _tell(error: SpokeshaveError, *, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"error": error.code, "message": error.message, "hint": error.hint}), err=True)
     else:
+        talk = _console("talk")
         talk.print(f"[bold red]{error.code}[/]: {error.message}", markup=True)
         talk.print(f"  {error.hint}", style="dim")
     return error.exit
+
+
+def _console(name: str) -> "Console":
+    console: Console = getattr(sys.modules[__name__], name)
+    return console
 
 
 def _plain(value: object) -> object:

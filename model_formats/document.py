@@ -28,7 +28,7 @@ class Value(BaseModel):
     """A part of a document: frozen, strict, no unknown fields."""
 
     model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", populate_by_name=True, serialize_by_alias=True, allow_inf_nan=False
+        frozen=True, strict=True, extra="forbid", populate_by_name=True, serialize_by_alias=True, allow_inf_nan=False, defer_build=True
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from model_formats.console import Context, pass_context, talk
+from model_formats.console import Context, pass_context
 from spoke_agent.home import SpokeHome
 
 __all__ = ["serve"]
@@ -59,6 +59,6 @@ def serve(
 
     def ready(server: Server) -> None:
         where = f"port {server.port}" if server.port is not None else "the unix socket only"
-        talk.print(f"serving {', '.join(server.models.live) or 'no model yet'} on {where}")
+        click.echo(f"serving {', '.join(server.models.live) or 'no model yet'} on {where}", err=True)
 
     run(settings, ready=ready)
