@@ -1,8 +1,12 @@
 """Content-addressed files on a spoke: an OCI image layout folder whose blobs may arrive in pieces, over days, through power cuts.
 
-A partial blob is two files: `partial/<hex>.part`, as long as the blob will be, and `partial/<hex>.map`, which tells what
-blocks are on disk. The map is written only after the blocks it speaks of were synced, so it never claims too much; what a power
-cut costs is what came after the last save (`SAVE_BYTES`). A blob gets its name only when all of its bytes hash to it.
+A partial blob is three files: `partial/<hex>.part`, as long as the blob will be, and two maps that tell what blocks are there.
+
+`.live`  marked with each block and never synced. It counts only for the boot that it was written in: a process may be killed
+         at any moment, and what it wrote is still in the kernel's memory. After a power cut nothing is believed of it.
+`.map`   written only after the blocks it speaks of were synced, every `SYNC_BYTES`, beside the transfer: what a power cut costs.
+
+Neither ever claims too much. A blob gets its name only when all of its bytes hash to it and are synced.
 
 `BlobStore` (disk) and `MemoryStore` are both a `Store`, held to one contract suite (tests/contract/test_store.py), and both are a
 `model_formats.layout.BlobReader`.
@@ -10,26 +14,32 @@ cut costs is what came after the last save (`SAVE_BYTES`). A blob gets its name 
 
 import contextlib
 import errno
+import hashlib
 import os
+import secrets
 import shutil
 import struct
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol, Self
 
 from model_formats.errors import DeviceError
 from model_formats.layout import PackageTampered
-from model_formats.types import digest_of, digest_of_file, hex_of
+from model_formats.types import digest_of, hex_of
 from sync.files import atomic_write, fsync_dir
 
-__all__ = ["BLOCK_SIZE", "SAVE_BYTES", "BlobStore", "BlobWriter", "DiskFailed", "DiskFull", "MemoryStore", "Store", "disk_errors"]
+__all__ = ["BLOCK_SIZE", "SYNC_BYTES", "BlobStore", "BlobWriter", "DiskFailed", "DiskFull", "MemoryStore", "Store", "disk_errors"]
 
 BLOCK_SIZE = 128 * 1024
-SAVE_BYTES = 2 * 1024 * 1024
+SYNC_BYTES = 8 * 1024 * 1024
+"""Bytes after which a sync begins; when as many again have arrived before it is done, writing waits for the disk."""
 _HEADER = struct.Struct(">4sIQ")
 _MAGIC = b"SSP1"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class DiskFull(DeviceError):
@@ -190,91 +200,189 @@ class _Blocks:
         return PackageTampered(f"the {self.size} bytes that arrived do not hash to {self.digest}")
 
 
+class _Prefix:
+    """The hash of a blob from its beginning, as far as its bytes came in order; the rest is read from the file at the end."""
+
+    def __init__(self) -> None:
+        self._sha, self._end = hashlib.sha256(), 0
+
+    def follow(self, start: int, data: bytes) -> None:
+        """These bytes were just written there."""
+        if start == self._end:
+            self._sha.update(data)
+            self._end += len(data)
+
+    def digest(self, fd: int) -> str:
+        """Of the whole file."""
+        while data := os.pread(fd, 1 << 20, self._end):
+            self.follow(self._end, data)
+        return f"sha256:{self._sha.hexdigest()}"
+
+
 class _DiskWriter(_Blocks):
     def __init__(self, store: "BlobStore", digest: str, size: int, block_size: int) -> None:
         super().__init__(digest, size, block_size)
-        self._store = store
+        self._target, self._header = store.path(digest), _HEADER.pack(_MAGIC, block_size, size)
         self._part = store.partial / f"{hex_of(digest)}.part"
-        self._map = self._part.with_suffix(".map")
-        self._unsaved = 0
+        self._map, self._live = self._part.with_suffix(".map"), self._part.with_suffix(".live")
+        self._unsynced, self._prefix = 0, _Prefix()
+        self._syncing: Future[None] | None = None
+        self._lost: OSError | None = None
+        self._fds: list[int] = []
         with disk_errors(self._part):
-            self._fd = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                self._open()
+                self._open(store.boot)
             except BaseException:
-                os.close(self._fd)
+                self._finish()
                 raise
 
     def write(self, index: int, data: bytes) -> bool:
         self._check(index, data)
         if self.has(index):
             return False
+        start = index * self.block_size
         with disk_errors(self._part):
-            os.pwrite(self._fd, data, index * self.block_size)
-        self._mark(index)
-        self._unsaved += len(data)
-        if self._unsaved >= SAVE_BYTES:
-            self.save()
+            os.pwrite(self._fds[0], data, start)
+            self._mark(index)
+            os.pwrite(self._fds[1], self._here[index >> 3 : (index >> 3) + 1], self._marks + (index >> 3))
+            self._prefix.follow(start, data)
+            self._unsynced += len(data)
+            if self._unsynced >= SYNC_BYTES:
+                self._begin_sync()
         return True
 
     def save(self) -> None:
-        if self._unsaved:
-            with disk_errors(self._part):
-                os.fdatasync(self._fd)
-                atomic_write(self._map, _HEADER.pack(_MAGIC, self.block_size, self.size) + bytes(self._here))
-            self._unsaved = 0
+        with disk_errors(self._part):
+            self._end_sync()
+            if self._unsynced:
+                self._unsynced = 0
+                self._sync(bytes(self._here))
 
     def commit(self) -> None:
         if self.received != self.size:
             raise self._incomplete()
         with disk_errors(self._part):
-            os.fsync(self._fd)
-            if digest_of_file(self._part) != self.digest:
+            self._end_sync()
+            if self._prefix.digest(self._fds[0]) != self.digest:
                 self.discard()
                 raise self._wrong()
-            target = self._store.path(self.digest)
-            self._part.replace(target)
-            fsync_dir(target.parent)
-            self._map.unlink(missing_ok=True)
+            self._sync_data()
+            self._part.replace(self._target)
+            fsync_dir(self._target.parent)
+            self._forget_maps()
         self._finish()
 
     def discard(self) -> None:
-        self._map.unlink(missing_ok=True)
+        self._forget_maps()
         self._part.unlink(missing_ok=True)
         self._clear()
         self._finish()
 
     def close(self) -> None:
-        if self._fd >= 0:
+        if self._fds:
             try:
                 self.save()
             finally:
                 self._finish()
 
-    def _finish(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-        self._unsaved = 0
+    # ---- beside the transfer: a big sync must not hold up the line
 
-    def _open(self) -> None:
-        known = self._map.read_bytes() if self._map.exists() else b""
-        header, here = known[: _HEADER.size], known[_HEADER.size :]
-        expected = _HEADER.pack(_MAGIC, self.block_size, self.size)
-        if header == expected and len(here) == len(self._here) and os.fstat(self._fd).st_size == self.size:
+    def _begin_sync(self) -> None:
+        self._end_sync()
+        self._syncing = _in_background(self._sync, bytes(self._here))
+        self._unsynced = 0
+
+    def _end_sync(self) -> None:
+        syncing, self._syncing = self._syncing, None
+        if syncing is not None:
+            syncing.result()
+        if self._lost is not None:
+            raise self._lost
+
+    def _sync(self, here: bytes) -> None:
+        self._sync_data()
+        atomic_write(self._map, self._header + here)
+
+    def _sync_data(self) -> None:
+        """After a sync that failed the kernel holds the lost bytes for written, and the next sync succeeds: believe no mark."""
+        try:
+            os.fdatasync(self._fds[0])
+        except OSError as e:
+            self._lost = e
+            self._live.unlink(missing_ok=True)
+            raise
+
+    # ---- opening and closing
+
+    def _open(self, boot: bytes) -> None:
+        self._fds.append(os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        whole = os.fstat(self._fds[0]).st_size == self.size
+        head = self._header + boot
+        live, synced = (
+            _read_map(p, h, len(self._here)) if whole else None for p, h in ((self._live, head), (self._map, self._header))
+        )
+        here = live or synced
+        if here:
             self._take(here)
-            return
+        else:
+            self._forget_maps()
+            os.ftruncate(self._fds[0], 0)
+            if self.size:
+                os.posix_fallocate(self._fds[0], 0, self.size)
+        self._marks = len(head)
+        self._fds.append(os.open(self._live, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        if not live:
+            os.ftruncate(self._fds[1], 0)
+            os.pwrite(self._fds[1], head + self._here, 0)
+
+    def _forget_maps(self) -> None:
         self._map.unlink(missing_ok=True)
-        os.ftruncate(self._fd, 0)
-        if self.size:
-            os.posix_fallocate(self._fd, 0, self.size)
+        self._live.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        if self._syncing is not None:
+            self._syncing.exception()  # whoever closes without saving has an error of its own to tell
+            self._syncing = None
+        while self._fds:
+            os.close(self._fds.pop())
+        self._unsynced = 0
+
+
+def _read_map(path: Path, head: bytes, length: int) -> bytes | None:
+    known = path.read_bytes() if path.exists() else b""
+    return known[len(head) :] if known.startswith(head) and len(known) == len(head) + length else None
+
+
+def _in_background(call: Callable[[bytes], None], argument: bytes) -> "Future[None]":
+    """Run a call on a thread of its own; its result or error is in the future."""
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            call(argument)
+        except Exception as e:
+            done.set_exception(e)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=run, name="blob-sync").start()
+    return done
+
+
+def _this_boot() -> bytes:
+    """What tells one run of the kernel from another; where that is unknown, one process from another."""
+    try:
+        return digest_of(_BOOT.read_bytes()).encode()
+    except OSError:
+        return digest_of(secrets.token_bytes(16)).encode()
 
 
 class BlobStore:
     """Blobs in an OCI image layout folder on disk."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, boot: bytes | None = None) -> None:
+        """`boot`: what tells this run of the kernel from others (by default, what the kernel says)."""
+        self.folder, self.boot = folder, boot if boot is not None else _this_boot()
         self.partial = folder / "partial"
         with disk_errors(folder):
             (folder / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
@@ -309,7 +417,7 @@ class BlobStore:
     def delete(self, digest: str) -> int:
         """Remove a blob and what there is of it."""
         part = self.partial / f"{hex_of(digest)}.part"
-        return sum(_remove(p) for p in (self.path(digest), part, part.with_suffix(".map")))
+        return sum(_remove(p) for p in (self.path(digest), part, part.with_suffix(".map"), part.with_suffix(".live")))
 
     def digests(self) -> set[str]:
         """All whole blobs."""

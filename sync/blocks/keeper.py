@@ -9,7 +9,7 @@ from sync.store import BlobWriter
 __all__ = ["Keeper"]
 
 _BEHIND = 8
-"""Blocks that may wait for the disk: 1 MiB, which a kill -9 loses beside what the store has not saved."""
+"""Blocks that may wait for the disk: 1 MiB, and all that a kill -9 costs."""
 
 
 class Keeper:
