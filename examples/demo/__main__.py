@@ -27,9 +27,8 @@ def main() -> int:
         if not (options.keep and report.ok):
             stage.close()
     report.summary()
-    console.print(
-        f"\n{'[bold green]Every claim held' if report.ok else '[bold red]Failed'}[/] in {time.monotonic() - start:.0f} s. {report.path}"
-    )
+    verdict = "[bold green]Every claim held[/]" if report.ok else "[bold red]Failed[/]"
+    console.print(f"\n{verdict} in {time.monotonic() - start:.0f} s. {report.path}")
     if options.keep and report.ok:
         invite(stage)
     return 0 if report.ok else 1

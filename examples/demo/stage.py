@@ -39,11 +39,11 @@ class Stage:
         """The home folder of the hub or of a spoke."""
         return self.folder / name
 
-    def hub(self, *args: str | Path, **kwargs: Any) -> Any:
+    def hub(self, *args: str | int | Path, **kwargs: Any) -> Any:
         """Run `hub ... --json` and return what it printed."""
         return self.command(["hub", *map(str, args)], self.home("hub"), **kwargs)
 
-    def spoke(self, site: str, *args: str | Path, **kwargs: Any) -> Any:
+    def spoke(self, site: str, *args: str | int | Path, **kwargs: Any) -> Any:
         """Run `spoke ... --json` for one site and return what it printed."""
         return self.command(["spoke", *map(str, args)], self.home(site), **kwargs)
 

@@ -17,10 +17,11 @@ from examples.demo.callers import Caller, Shop
 from examples.demo.damage import sabotage
 from examples.demo.report import Report, Step, console
 from examples.demo.rollouts import BAD, GOOD
-from examples.demo.search import planted_rows, search
+from examples.demo.search import planted_rows, readings, search
 from examples.demo.stage import Stage
 from hub.train.datasets import digits
 from model_formats.data import Rows
+from model_formats.types import digest_of_file
 
 SITES = {"dubai": ("me", "ae-pdpl"), "frankfurt": ("eu", "gdpr"), "clinic": ("me", "ae-health")}
 TURN = 35
@@ -252,14 +253,19 @@ def adapt(cast: Cast, step: Step) -> None:
     for i in range(200):
         caller.infer(images[own][i : i + 1], f"own-{i}")
         caller.feedback(f"own-{i}", int(labels[i]))
-    base = {p: p.stat().st_mtime_ns for p in (stage.home("frankfurt") / "blobs" / "sha256").iterdir()}
     tuned = stage.spoke("frankfurt", "tune", "--model", "digits", tell=step.tell)
     after = caller.accuracy(images[test], labels[test])
     step.claim(tuned["accepted"], f"200 labelled rows of its own, gate passed: {tuned['reason']}")
     step.claim(after > before + 0.2, f"accuracy on turned digits {before:.3f} → {after:.3f}")
-    untouched = all(p.stat().st_mtime_ns == t for p, t in base.items())
-    verified = stage.spoke("frankfurt", "status")
-    step.claim(untouched and verified, "the signed base file is untouched")
+    blobs = sorted((stage.home("frankfurt") / "blobs" / "sha256").iterdir())
+    step.claim(
+        all(digest_of_file(blob) == f"sha256:{blob.name}" for blob in blobs), "the signed base file is untouched, by its digest"
+    )
+    heads = [p for p in sorted((stage.home("frankfurt") / "adapters").rglob("*")) if p.is_file() and p.suffix != ".json"]
+    left = b"".join(text for tap in stage.folder.glob("frankfurt.tap.*") for text in readings(tap.read_bytes()))
+    pieces = [head.read_bytes()[at : at + 32] for head in heads for at in range(0, head.stat().st_size - 32, 32)]
+    gone = [piece for piece in pieces if len(set(piece)) > 8 and piece in left]
+    step.claim(heads and not gone, f"the adapter never left: none of its {len(pieces)} pieces is among the bytes that did")
     step.figure(before=before, after=after, rows=200)
 
 
@@ -267,7 +273,7 @@ def bad_release(cast: Cast, step: Step) -> None:
     stage = cast.stage
     home = stage.home("hub")
     sabotage(home / "builds" / "digits" / "1", home / "builds" / "digits" / "2", version=2, overridden_by="a tired engineer")
-    done = stage.hub("model", "publish", "digits@2")
+    stage.hub("model", "publish", "digits@2")
     claim = stage.hub("model", "show", "digits@2")
     step.tell(f"digits@2 is signed and released; it claims {max(claim['claims'].values()):.3f}; its head is damaged")
     file = stage.folder / "digits-2.yaml"
@@ -288,12 +294,18 @@ def bad_release(cast: Cast, step: Step) -> None:
         evidence["shadow_rows"] > 0,
         f"in shadow it differed from the champion on {evidence['shadow_disagreements']} of {evidence['shadow_rows']} rows",
     )
+    step.claim(
+        evidence["used_delta"] and evidence["bytes_received"] < evidence["bytes_total"],
+        f"it came as a delta: {evidence['bytes_received']:,} bytes instead of {evidence['bytes_total']:,}",
+    )
     step.claim(cast.serving("dubai") == 1, "the canary is back on v1")
     never = not [r for r in stage.hub("spoke", "show", "frankfurt")["reports"] if r["version"] == 2]
     step.claim(never, "ring two never saw it")
     step.claim(shop.failed == 0, f"{shop.sent} requests during switch and way back, {shop.failed} failed {shop.last_error}")
     step.claim(evidence["rollback_ms"] is not None, f"from detection to last-good: {evidence['rollback_ms']} ms")
-    step.figure(rollback_ms=evidence["rollback_ms"], requests=shop.sent, failed=shop.failed, deltas=len(done["deltas"]))
+    step.figure(
+        rollback_ms=evidence["rollback_ms"], requests=shop.sent, failed=shop.failed, delta_bytes=evidence["bytes_received"]
+    )
 
 
 def ended(stage: Stage, name: str) -> Any:
@@ -305,7 +317,7 @@ def ended(stage: Stage, name: str) -> Any:
 def sideload(cast: Cast, step: Step) -> None:
     stage = cast.stage
     bundle, receipts = stage.folder / "clinic.bundle", stage.folder / "clinic.receipts"
-    stage.hub("bundle", "export", "--site", "clinic", "--model", "digits@1", "--out", bundle)
+    stage.hub("bundle", "export", "--site", "clinic", "--model", "digits@1", "--out", bundle, "--soak", 2)
     cut_off = no_network()
     applied = stage.spoke("clinic", "sideload", "apply", bundle, prefix=cut_off)
     where = "in an empty network namespace" if cut_off else "without a network"

@@ -33,6 +33,8 @@ class BundleOrder(BaseModel):
     models: list[str] = []
     days: Annotated[float, Field(gt=0, le=366)] = 30
     encrypt: bool = False
+    soak_s: Annotated[int, Field(ge=0, le=86400)] = 10
+    """How long a new version is watched before it is committed, in seconds: somebody stands beside it and waits."""
 
 
 class ImportedView(BaseModel):
@@ -53,7 +55,7 @@ def bundle(order: BundleOrder, hub: HubPart, who: Exporter) -> Response:
     folder = tempfile.TemporaryDirectory(dir=hub.home.root)
     try:
         path = Path(folder.name) / f"{spoke.username}.spokeshave"
-        export(hub, spoke, refs, path, who.name, days=order.days, encrypt=order.encrypt)
+        export(hub, spoke, refs, path, who.name, days=order.days, encrypt=order.encrypt, soak_s=order.soak_s)
     except BaseException:
         folder.cleanup()
         raise

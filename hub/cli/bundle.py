@@ -24,13 +24,16 @@ def group() -> None:
 )
 @click.option("--out", "file", type=click.Path(dir_okay=False, path_type=Path), help="File to write; default SITE.bundle here.")
 @click.option("--days", type=float, default=30, show_default=True, help="How long the bundle may be applied.")
+@click.option("--soak", type=click.IntRange(0, 86400), default=10, show_default=True, help="Seconds it is watched first.")
 @click.option("--encrypt", is_flag=True, help="Encrypt it to the spoke's device key.")
 @pass_context
-def export(ctx: Context, spoke: str, models: tuple[str, ...], file: Path | None, days: float, *, encrypt: bool) -> None:
+def export(
+    ctx: Context, spoke: str, models: tuple[str, ...], file: Path | None, days: float, soak: int, *, encrypt: bool
+) -> None:
     """Write one file for one spoke: package, signatures, release metadata and its directive."""
     me = SpokeId.parse(spoke)
     file = file or Path(f"{me.site}.bundle")
-    order = {"spoke": str(me), "models": list(models), "days": days, "encrypt": encrypt}
+    order = {"spoke": str(me), "models": list(models), "days": days, "encrypt": encrypt, "soak_s": soak}
     with HubClient.local(ctx.home) as hub:
         size = hub.fetch("/bundles", order, file)
     told = {"spoke": str(me), "file": str(file), "bytes": size}

@@ -20,7 +20,7 @@ from hub.store.spokes import Spoke, find_spoke, saw_serving
 from hub.store.versions import Version
 from model_formats.types import ModelRef
 from sync.bundle import Bundle, contents_of, write_bundle
-from sync.messages import DesiredModel
+from sync.messages import DesiredModel, ProbationTerms
 from sync.receipts import Receipts, claimed_spoke, read_receipts
 from sync.trust.errors import TrustRefused
 from sync.trust.keys import key_of_certificate
@@ -40,18 +40,26 @@ class Imported:
 
 
 def export(
-    hub: Hub, spoke: SpokeId, models: Sequence[ModelRef], out: Path, who: str, *, days: float = 30, encrypt: bool = False
+    hub: Hub,
+    spoke: SpokeId,
+    models: Sequence[ModelRef],
+    out: Path,
+    who: str,
+    *,
+    days: float = 30,
+    encrypt: bool = False,
+    soak_s: int = 10,
 ) -> Bundle:
     """Write a bundle: the spoke's directive with these versions in it, trust metadata, and all blobs of what it should serve.
 
-    `models` empty: what it should serve already. Raises SpokeUnknown, PlanInvalid (not released, or not for its zone or regime).
+    `models` empty: what it should serve already. `soak_s`: probation of a version that is new there. Raises SpokeUnknown, PlanInvalid (not released, or not for its zone or regime).
     """
     with hub.database.begin() as db:
         row = find_spoke(db, spoke)
         if row is None or row.revoked is not None:
             raise SpokeUnknown(f"{spoke} is not enrolled")
         for ref in models:
-            _assign(hub, db, row, find_released(db, ref))
+            _assign(hub, db, row, find_released(db, ref), ProbationTerms(soak_s=soak_s))
         sealed = refresh_directive(db, hub.repository.director, spoke, now=hub.now, life_s=days * 86400)
         wanted = [find_released(db, a.ref) for a in assignments_of(db, spoke)]
         details = {"models": ", ".join(str(v.ref) for v in wanted), "generation": str(sealed.generation)}
@@ -105,7 +113,7 @@ def import_receipts(hub: Hub, data: bytes, who: str, judge: Judge | None = None)
     return Imported(receipts, taken["report"], taken["egress"], tuple(refused))
 
 
-def _assign(hub: Hub, db: Connection, spoke: Spoke, version: Version) -> None:
+def _assign(hub: Hub, db: Connection, spoke: Spoke, version: Version, probation: ProbationTerms) -> None:
     reason = may_have(Member(spoke.id, spoke.zone, spoke.regime), version.zones, version.regimes)
     if reason is not None:
         raise PlanInvalid(
@@ -113,6 +121,6 @@ def _assign(hub: Hub, db: Connection, spoke: Spoke, version: Version) -> None:
         )
     held = next((a for a in assignments_of(db, spoke.id) if a.ref == version.ref), None)
     if held is None:
-        terms = DesiredModel(model=version.ref.name, version=version.ref.version, index=version.index)
+        terms = DesiredModel(model=version.ref.name, version=version.ref.version, index=version.index, probation=probation)
         good, generation = last_good(db, spoke.id, version.ref), next_generation(db, spoke.id)
         assign(db, Assignment(spoke.id, version.ref, version.index, None, None, terms, hub.now, generation, good))
