@@ -12,14 +12,22 @@ from typing import Any, Literal
 
 from cryptography import x509
 
+from model_formats.errors import OperatorError
 from model_formats.publisher import Publisher, PublisherPolicy, SigstoreRule, certificate_key, certificate_names, check_signature
 from model_formats.statement import PublisherUntrusted, pae
 
-__all__ = ["SigstoreSigner", "verify_keyless"]
+__all__ = ["SigstoreRefused", "SigstoreSigner", "verify_keyless"]
 
 _ISSUER = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
 _ISSUER_OLD = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
 """Fulcio's certificate extensions with the OpenID Connect issuer: DER string, and the older raw string."""
+
+
+class SigstoreRefused(OperatorError):
+    """A Sigstore instance gave no certificate or took no log entry."""
+
+    code = "sigstore_refused"
+    hint = "Get a new identity token (they live for minutes), and check that its issuer is one the instance accepts."
 
 
 class SigstoreSigner:
@@ -30,15 +38,18 @@ class SigstoreSigner:
         self._token, self._trust_config = token, trust_config
 
     def bundle(self, payload: bytes) -> bytes:
-        """Sign a statement."""
+        """Sign a statement. Raises SigstoreRefused."""
         from sigstore import dsse
         from sigstore.models import ClientTrustConfig
         from sigstore.oidc import IdentityToken
         from sigstore.sign import SigningContext
 
-        config = ClientTrustConfig.from_json(self._trust_config) if self._trust_config else ClientTrustConfig.production()
-        with SigningContext.from_trust_config(config).signer(IdentityToken(self._token)) as signer:
-            text: str = signer.sign_dsse(dsse.Statement(payload)).to_json()
+        try:
+            config = ClientTrustConfig.from_json(self._trust_config) if self._trust_config else ClientTrustConfig.production()
+            with SigningContext.from_trust_config(config).signer(IdentityToken(self._token)) as signer:
+                text: str = signer.sign_dsse(dsse.Statement(payload)).to_json()
+        except Exception as e:  # the library's errors have no common parent, and those of its HTTP client come through
+            raise SigstoreRefused(f"Sigstore did not sign: {type(e).__name__}: {e}") from e
         return text.encode()
 
 
@@ -63,14 +74,16 @@ def _full_check(bundle: bytes, payload: bytes, rules: Sequence[SigstoreRule]) ->
         from sigstore.verify.policy import Identity
     except ImportError:
         return "released"
-    try:
-        for rule in rules:
+    refusal: Exception | None = None
+    for rule in rules:  # one of them has to hold: rules of one identity differ in their roots while an instance rolls its keys
+        try:
             identity = Identity(identity=rule.identity, issuer=rule.issuer)
-            if _verifier(rule.trusted_root).verify_dsse(Bundle.from_json(bundle), identity)[1] != payload:
-                raise PublisherUntrusted("signature: the library read another payload")
-    except (Error, ValueError) as e:
-        raise PublisherUntrusted(f"signature: Sigstore does not confirm it: {e}") from e
-    return "full"
+            if _verifier(rule.trusted_root).verify_dsse(Bundle.from_json(bundle), identity)[1] == payload:
+                return "full"
+            refusal = ValueError("the library read another payload")
+        except (Error, ValueError) as e:
+            refusal = e
+    raise PublisherUntrusted(f"signature: Sigstore does not confirm it: {refusal}") from refusal
 
 
 def _verifier(trusted_root: str | None) -> Any:
