@@ -15,7 +15,7 @@ from hub.store.versions import Version, add_version
 from model_formats.errors import OperatorError
 from model_formats.opening import Package, open_package
 from model_formats.publisher import Publisher, PublisherPolicy
-from model_formats.signature import verify_package
+from model_formats.signature import PublisherUntrusted, verify_package
 from model_formats.types import ModelRef
 from sync.trust.documents import ReleaseTerms
 from sync.trust.keys import Key
@@ -158,7 +158,13 @@ def _verify(hub: Hub, request: ReleaseRequest) -> Publisher:
     if not hub.registry.has(request.signature):
         raise NotPushed(f"the signature {request.signature} is not in the registry")
     bundle = hub.registry.path(request.signature).read_bytes()
-    return verify_package(hub.registry, request.index, bundle, request.publishers, hub.clock.now())
+    publisher = verify_package(hub.registry, request.index, bundle, request.publishers, hub.clock.now())
+    if publisher.proof != "full":  # spokes rely on this check: they have no library for it
+        raise PublisherUntrusted(
+            "signature: to release a keyless signature this hub needs the sigstore library",
+            hint="Install the extra `spokeshave[sigstore]` where the hub runs.",
+        )
+    return publisher
 
 
 def _note(hub: Hub, who: str, action: str, what: str, proposal: Proposal) -> None:

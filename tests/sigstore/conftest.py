@@ -1,0 +1,3 @@
+from tests.hub.conftest import clock, house
+
+__all__ = ["clock", "house"]
