@@ -22,6 +22,7 @@ class DynamicInt8:
         """See `Recipe.quantize`."""
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
+        prepared, out = prepared.absolute(), out.absolute()
         with quiet_quantizer():
             try:
                 quantize_dynamic(

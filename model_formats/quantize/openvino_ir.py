@@ -15,6 +15,7 @@ def quantize_ir(source: Path, out: Path, rows: Mapping[str, Array], *, transform
 
     Returns the recipe's text. Raises QuantizeFailed, EngineMissing.
     """
+    source, out = source.absolute(), out.absolute()
     size = len(next(iter(rows.values())))
     try:
         with quiet_quantizer():

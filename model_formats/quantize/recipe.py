@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ def prepare(source: Path, out: Path) -> None:
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    source, out = source.absolute(), out.absolute()
     failed: Exception | None = None
     for skip_symbolic in (False, True):
         with quiet_quantizer():
@@ -84,14 +86,23 @@ def suggest(model: Any) -> Literal["static", "dynamic"]:
 
 @contextlib.contextmanager
 def quiet_quantizer() -> Iterator[None]:
-    """ONNX Runtime's tools and NNCF log, warn and draw bars on stdout for their authors, not for ours."""
+    """ONNX Runtime's tools and NNCF log, warn and draw bars on stdout for their authors, not for ours.
+
+    They work in a temporary folder: shape inference leaves `sym_shape_infer_temp.onnx` and its data in the working folder
+    whenever it gives up. So paths must be made absolute before.
+    """
     import onnxruntime as ort
 
     ort.set_default_logger_severity(3)
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            tempfile.TemporaryDirectory(prefix="spokeshave-quantize-") as scratch,
+            contextlib.chdir(scratch),
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -26,6 +26,7 @@ class StaticQdq:
         """See `Recipe.quantize`."""
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+        prepared, out = prepared.absolute(), out.absolute()
         with quiet_quantizer():
             try:
                 quantize_static(

@@ -107,3 +107,17 @@ def test_transformers_are_quantized_dynamically_and_the_rest_statically(tmp_path
     node = helper.make_node("LayerNormalization", ["x", "s"], ["y"])
     graph = helper.make_graph([node], "g", [], [], [])
     assert suggest(helper.make_model(graph)) == "dynamic"
+
+
+def test_nothing_is_left_in_the_working_folder_when_shape_inference_gives_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [f"{n}.rows", 8]) for n in ("x", "z")]
+    nodes = [helper.make_node("Add", ["x", "z"], ["a"], name="add"), helper.make_node("MatMul", ["a", "w"], ["y"], name="head")]
+    weight = numpy_helper.from_array(np.ones((8, 300), np.float32), "w")
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 300])
+    graph = helper.make_graph(nodes, "g", values, [out], [weight])  # are `x.rows` and `z.rows` the same? It stops there
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "raw.onnx")
+    prepare(Path("raw.onnx"), Path("prepared.onnx"))
+    assert {f.name for f in tmp_path.iterdir()} == {"raw.onnx", "prepared.onnx"}
