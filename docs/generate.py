@@ -139,7 +139,7 @@ def settings() -> str:
         for name, field in cls.model_fields.items():
             kind = getattr(field.annotation, "__name__", str(field.annotation))
             default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
-            text += f"| `{(prefix + name).upper()}` | {kind} | {default} | {field.description or ''} |\n"
+            text += f"| `{(prefix + name).upper()}` | {kind} | {default} | {" ".join((field.description or "").split())} |\n"
     return text
 
 

@@ -26,7 +26,7 @@ class SettingsInvalid(OperatorError):
 class HubSettings(BaseSettings):
     """Settings of `hub up`. Times are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="HUB_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="HUB_", frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: Name = "hub"
     """Name in the hub's own certificate and audit lines."""
@@ -58,6 +58,8 @@ class HubSettings(BaseSettings):
     """Largest request body of the API (blobs go through the registry, which has its own limit)."""
     block_bytes_per_s: Annotated[int, Field(ge=0)] = 0
     """Ceiling on blocks sent over MQTT, in bytes a second; 0 is none."""
+    block_gather_s: Annotated[float, Field(ge=0)] = 0.4
+    """How long a blob that several spokes may want waits for the last of them to listen, so that one copy serves them all."""
 
     def database(self, home: HubHome) -> str:
         """The URL in force."""

@@ -39,6 +39,8 @@ class SpokeSettings(BaseModel):
     """Address the server listens on."""
     serve_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """TCP port of the server; 0 takes a free one and writes it to `run/server.port`."""
+    serve_grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """TCP port for gRPC (extra `grpc`), none unless set; 0 takes a free one and writes it to `run/grpc.port`."""
 
     # the agent's rhythm
     tick_s: Seconds = 0.5

@@ -18,6 +18,8 @@ class ServeSettings:
     host: str = "127.0.0.1"
     port: int | None = 0
     """TCP port; 0 takes a free one and writes it to `run/server.port`; None is no TCP, only the unix socket."""
+    grpc_port: int | None = None
+    """TCP port for gRPC; 0 takes a free one and writes it to `run/grpc.port`; None is no gRPC. Needs the extra `grpc`."""
     limits: Limits = field(default_factory=Limits)
     tls_certificate: Path | None = None
     tls_key: Path | None = None
