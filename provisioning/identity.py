@@ -3,18 +3,15 @@
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
-from pydantic import Field
 from securesystemslib.signer import CryptoSigner
 
-from model_formats.document import Document, Value
 from model_formats.errors import OperatorError, RefusedError
-from model_formats.types import Name
+from provisioning.identity_document import HubAddress, IdentityDocument
 from sync.files import atomic_write
 from sync.tls import TlsFiles
 from sync.trust.keys import device_signer, key_of_certificate, load_signer, pem_of, save_signer
@@ -35,27 +32,6 @@ class WrongCertificate(RefusedError):
 
     code = "certificate_wrong"
     hint = "The grant answers another request; run `spoke enrol` again with a new code."
-
-
-class HubAddress(Value):
-    """Where a spoke finds its hub."""
-
-    url: str
-    """HTTPS base address, without a slash at the end."""
-    broker_host: str
-    broker_port: int = Field(ge=1, le=65535)
-
-
-class IdentityDocument(Document):
-    """`identity.json`."""
-
-    kind: Literal["identity"] = "identity"
-    schema_: Literal[1] = Field(1, alias="schema")
-    site: Name
-    spoke: Name
-    zone: Name
-    regime: Regime
-    hub: HubAddress
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """`spoke serve`: the serving process, alone."""
 
 import logging
+import os
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ __all__ = ["serve"]
 @click.command()
 @click.option("--host", help="Address to listen on (default: setting serve_host, 127.0.0.1).")
 @click.option("--port", type=click.IntRange(0, 65535), help="TCP port; 0 takes a free one (default: setting serve_port, 0).")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Also serve gRPC on this port (extra grpc); 0 takes a free one.")
 @click.option("--no-tcp", is_flag=True, help="Only the unix socket HOME/run/server.sock.")
 @click.option("--tls-certificate", type=click.Path(exists=True, path_type=Path), help="PEM certificate chain: serve HTTPS.")
 @click.option("--tls-key", type=click.Path(exists=True, path_type=Path), help="PEM key, when it is not in the same file.")
@@ -28,6 +30,7 @@ def serve(
     *,
     host: str | None,
     port: int | None,
+    grpc_port: int | None,
     no_tcp: bool,
     tls_certificate: Path | None,
     tls_key: Path | None,
@@ -37,19 +40,21 @@ def serve(
 ) -> None:
     """Serve the models that slots.json names, by the Open Inference Protocol v2, until stopped.
 
-    The port is written to HOME/run/server.port. No agent is needed.
+    The port is written to HOME/run/server.port, that of gRPC to HOME/run/grpc.port. No agent is needed.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the models bring their own threads
     from spoke_agent.serve.server import Server
     from spoke_agent.serve.server import serve as run
     from spoke_agent.serve.settings import ServeSettings
     from spoke_agent.settings import load_settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    told = load_settings(SpokeHome(ctx.home), serve_host=host, serve_port=port)
+    told = load_settings(SpokeHome(ctx.home), serve_host=host, serve_port=port, serve_grpc_port=grpc_port)
     settings = ServeSettings(
         home=ctx.home,
         host=told.serve_host,
         port=None if no_tcp else told.serve_port,
+        grpc_port=told.serve_grpc_port,
         tls_certificate=tls_certificate,
         tls_key=tls_key,
         token_file=token_file,
@@ -59,6 +64,7 @@ def serve(
 
     def ready(server: Server) -> None:
         where = f"port {server.port}" if server.port is not None else "the unix socket only"
+        where += f", gRPC on port {server.grpc_port}" if server.grpc_port is not None else ""
         click.echo(f"serving {', '.join(server.models.live) or 'no model yet'} on {where}", err=True)
 
     run(settings, ready=ready)

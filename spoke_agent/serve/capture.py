@@ -22,7 +22,7 @@ from spoke_agent.serve.version import Version
 __all__ = ["Capture", "Labelled", "RowStore"]
 
 _PAUSE_S = 0.1
-_MOST_WAITING = 4096
+_MOST_WAITING = 2048
 """Rows in the ring, so that a burst cannot grow the process."""
 _STORED_ROWS = 512
 

@@ -6,8 +6,6 @@ It needs no agent, no hub and no network: it serves what `slots.json` says, and 
 """
 
 import asyncio
-import contextlib
-import ctypes
 import fcntl
 import gc
 import logging
@@ -17,7 +15,7 @@ import ssl
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model_formats.errors import OperatorError, SpokeshaveError
 from spoke_agent.serve.capture import Capture, RowStore
@@ -25,11 +23,15 @@ from spoke_agent.serve.control import Control
 from spoke_agent.serve.models import Models
 from spoke_agent.serve.routes import Routes
 from spoke_agent.serve.settings import ServeSettings
+from spoke_agent.serve.slim import slim
 from spoke_agent.serve.transport import HttpServer, Limits
 from sync.files import atomic_write
 from sync.store import BlobStore
 
-__all__ = ["ServeRefused", "Server", "serve"]
+if TYPE_CHECKING:
+    from spoke_agent.serve.grpc.server import GrpcServer
+
+__all__ = ["GrpcMissing", "ServeRefused", "Server", "serve"]
 
 log = logging.getLogger("spoke.serve")
 _LONGEST_SOCKET_PATH = 107
@@ -44,6 +46,13 @@ class ServeRefused(OperatorError):
     hint = "Stop the other server, or correct the setting that is named."
 
 
+class GrpcMissing(OperatorError):
+    """gRPC is asked for, but its library is not installed."""
+
+    code = "grpc_extra_missing"
+    hint = "Install the extra: pip install 'spokeshave[grpc]'; or start without --grpc-port and serve_grpc_port."
+
+
 class Server:
     """One serving process. Create it and call `start` inside a running loop."""
 
@@ -51,12 +60,15 @@ class Server:
         self.settings = settings
         self.home = settings.folder
         self.port: int | None = None
+        self.grpc_port: int | None = None
         self.home.run.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _locked(self.home.run / "server.lock")
         self.capture = self._capture() if settings.capture else None
         watcher = self.capture.watch if self.capture is not None else None
         self.models = Models(settings, BlobStore(self.home.store), watcher=watcher)
-        local, guarded = Routes(self.models, self.capture), Routes(self.models, self.capture, token=_token(settings))
+        token = _token(settings)
+        local, guarded = Routes(self.models, self.capture), Routes(self.models, self.capture, token=token)
+        self._grpc = _grpc(settings, self.models, token) if settings.grpc_port is not None else None
         self._local = HttpServer(local.handle, settings.limits, on_fault=_fault)
         self._tcp = HttpServer(guarded.handle, settings.limits, on_fault=_fault)
         control = Control(self.models, self.capture, on_fault=_fault)
@@ -68,18 +80,26 @@ class Server:
         await _listen_unix(self._local, self.home.server_socket, 0o660)
         if self.settings.port is not None:
             self.port = await self._listen_tcp(self.settings.port)
+        if self._grpc is not None and self.settings.grpc_port is not None:
+            self.grpc_port = self._listen_grpc(self._grpc, self.settings.grpc_port)
+        slim()
         try:
             await self.models.reconcile()
         except SpokeshaveError as e:
             log.error("slots_unreadable error=%s", e)  # health says so too, and the agent can put it right
         if self.port is not None:
             atomic_write(self.home.server_port, str(self.port).encode())
+        if self.grpc_port is not None:
+            atomic_write(self.home.grpc_port, str(self.grpc_port).encode())
         _settle()
         log.info("serving port=%s models=%s", self.port, ",".join(self.models.live))
 
     async def stop(self) -> None:
         """Answer what was taken, write what was captured, go."""
         self.home.server_port.unlink(missing_ok=True)
+        self.home.grpc_port.unlink(missing_ok=True)
+        if self._grpc is not None:
+            await self._grpc.stop(grace_s=self.settings.drain_s)
         await asyncio.gather(*(s.stop(grace_s=self.settings.drain_s) for s in (self._tcp, self._local, self._control)))
         await self.models.close()
         if self.capture is not None:
@@ -95,6 +115,13 @@ class Server:
         except OSError as e:
             raise ServeRefused(f"cannot listen on {settings.host} port {port}: {e.strerror or e}") from e
 
+    def _listen_grpc(self, server: "GrpcServer", port: int) -> int:
+        settings = self.settings
+        try:
+            return server.listen(settings.host, port, certificate=settings.tls_certificate, key=settings.tls_key)
+        except OSError as e:
+            raise ServeRefused(f"cannot serve gRPC on {settings.host} port {port}: {e}") from e
+
     def _capture(self) -> Capture:
         settings = self.settings
         return Capture(
@@ -105,6 +132,7 @@ class Server:
 def serve(settings: ServeSettings, *, ready: Callable[[Server], None] | None = None) -> None:
     """Run until SIGTERM or SIGINT. `ready` is called once it serves."""
     sys.setswitchinterval(_SWITCH_S)
+    gc.disable()  # until it is settled: what a start makes, stays
     _run(_serve(settings, ready))
 
 
@@ -151,8 +179,8 @@ def _settle() -> None:
     """What is loaded stays: keep it out of garbage collections, and give back what loading took and no longer needs."""
     gc.collect()
     gc.freeze()
-    with contextlib.suppress(OSError, AttributeError):  # another libc: then it keeps what it has
-        ctypes.CDLL(None).malloc_trim(0)
+    gc.enable()
+    slim()
 
 
 def _locked(path: Path) -> int:
@@ -186,6 +214,18 @@ def _tls(settings: ServeSettings) -> ssl.SSLContext | None:
     return context
 
 
+def _grpc(settings: ServeSettings, models: Models, token: bytes | None) -> "GrpcServer":
+    """Late and only when asked for: the library takes 12 MB and starts threads."""
+    try:
+        from spoke_agent.serve.grpc.server import GrpcServer
+        from spoke_agent.serve.grpc.service import Service
+    except ModuleNotFoundError as e:
+        if (e.name or "").partition(".")[0] not in ("grpc", "google"):
+            raise
+        raise GrpcMissing(f"--grpc-port: the library for gRPC is not installed ({e.name})") from e
+    return GrpcServer(Service(models), body_bytes=settings.limits.body_bytes, token=token)
+
+
 def _store_opener(home: Path) -> Callable[[], RowStore]:
     def opened() -> RowStore:
         from spoke_agent.data.store import open_data  # late: a server that captures nothing needs no cryptography
@@ -197,11 +237,11 @@ def _store_opener(home: Path) -> Callable[[], RowStore]:
 
 def _regime(home: Path) -> str:
     """Rows are tagged with the site's regime; before enrolment there is none."""
-    from provisioning.identity import Identity
+    from provisioning.identity_document import IdentityDocument
 
     try:
-        return Identity.load(home).document.regime
-    except SpokeshaveError:
+        return IdentityDocument.parse((home / "identity" / "identity.json").read_bytes()).regime
+    except (OSError, SpokeshaveError):
         return "none"
 
 
