@@ -88,6 +88,11 @@ class SpokeHome:
         return self.run / "server.port"
 
     @property
+    def grpc_port(self) -> Path:
+        """Written by the server once it listens for gRPC."""
+        return self.run / "grpc.port"
+
+    @property
     def agent_socket(self) -> Path:
         """The agent's private door for the command line, 0600."""
         return self.run / "agent.sock"

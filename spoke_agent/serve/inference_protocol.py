@@ -15,10 +15,12 @@ from model_formats.runtimes.base import Array
 from spoke_agent.serve.errors import RequestInvalid
 from spoke_agent.serve.tensors import DTYPES, count_of, datatype_of, from_binary, from_json, to_binary, to_json
 
-__all__ = ["InferRequest", "error_body", "parse_request", "render_response"]
+__all__ = ["LONGEST_ID", "MOST_TENSORS", "InferRequest", "error_body", "parse_request", "render_response"]
 
-_LONGEST_ID = 200
-_MOST_TENSORS = 256
+LONGEST_ID = 200
+"""Characters of a request's id."""
+MOST_TENSORS = 256
+"""Tensors of a request, in or out."""
 
 
 @dataclass(slots=True)
@@ -110,8 +112,8 @@ def _not_json(body: bytes, json_length: int | None, error: ValueError) -> str:
 def _inputs(given: object, tail: memoryview) -> tuple[dict[str, Array], dict[str, str]]:
     if type(given) is not list or not given:
         raise RequestInvalid("inputs: must be a list of at least one tensor")
-    if len(given) > _MOST_TENSORS:
-        raise RequestInvalid(f"inputs: {len(given)} tensors, more than the {_MOST_TENSORS} allowed")
+    if len(given) > MOST_TENSORS:
+        raise RequestInvalid(f"inputs: {len(given)} tensors, more than the {MOST_TENSORS} allowed")
     arrays: dict[str, Array] = {}
     datatypes: dict[str, str] = {}
     for place, tensor in enumerate(given):
@@ -158,8 +160,8 @@ def _tensor(name: str, datatype: str, tensor: dict[str, Any], tail: memoryview) 
 def _outputs(given: object, binary_default: bool) -> list[tuple[str, bool]] | None:  # noqa: FBT001 - private, one caller
     if given is None:
         return None
-    if type(given) is not list or len(given) > _MOST_TENSORS:
-        raise RequestInvalid(f"outputs: must be a list of at most {_MOST_TENSORS} tensors")
+    if type(given) is not list or len(given) > MOST_TENSORS:
+        raise RequestInvalid(f"outputs: must be a list of at most {MOST_TENSORS} tensors")
     found = []
     for place, output in enumerate(given):
         if type(output) is not dict or type(output.get("name")) is not str:
@@ -193,6 +195,6 @@ def _flag(parameters: dict[str, Any], key: str, path: str) -> bool:
 def _id(value: object) -> str | None:
     if value is None or value == "":
         return None
-    if type(value) is not str or len(value) > _LONGEST_ID:
-        raise RequestInvalid(f"id: must be text of at most {_LONGEST_ID} characters")
+    if type(value) is not str or len(value) > LONGEST_ID:
+        raise RequestInvalid(f"id: must be text of at most {LONGEST_ID} characters")
     return value

@@ -1,0 +1,195 @@
+"""The methods of the service, from bytes to bytes, over the same models and lanes as HTTP.
+
+gRPC calls them on threads of its own. A method reads its request there, does what touches the models on the server's loop, and
+writes the answer on its thread again. It knows nothing of the gRPC library: errors are ours.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from typing import Any, Final, TypeVar
+
+from model_formats.errors import SpokeshaveError
+from model_formats.runtimes.base import Array, HeadAdapter
+from spoke_agent.serve import describe
+from spoke_agent.serve.errors import DeadlinePassed, NotAllowed, NotServing, Overloaded
+from spoke_agent.serve.grpc.tensors import Asked, decode, parse_infer, render_infer
+from spoke_agent.serve.grpc.wire import MESSAGES, fill
+from spoke_agent.serve.infer import choose_adapter, deadline_of, key_of
+from spoke_agent.serve.metrics import ModelCounts
+from spoke_agent.serve.models import Models
+from spoke_agent.serve.version import Version
+
+__all__ = ["OPEN", "Method", "Service"]
+
+Method = Callable[[bytes, float | None], bytes]
+"""Takes a request's bytes and the seconds its caller waits (None: for ever). Raises SpokeshaveError, or the model's fault."""
+
+OPEN: Final = frozenset({"ServerLive", "ServerReady"})
+"""Methods that need no token."""
+_T = TypeVar("_T")
+_now = time.monotonic
+
+
+class GrpcJob:
+    """A gRPC request in a lane. Its thread waits until the loop is done with it."""
+
+    __slots__ = (
+        "_done",
+        "adapter",
+        "adapter_name",
+        "asked",
+        "counts",
+        "deadline",
+        "error",
+        "inputs",
+        "key",
+        "outputs",
+        "rows",
+        "started",
+        "version",
+    )
+
+    mirrored = False
+
+    def __init__(self, asked: Asked, wait_s: float | None) -> None:
+        self.started = _now()
+        self.asked = asked
+        self.deadline = inf if wait_s is None else self.started + wait_s
+        if asked.request.parameters:
+            self.deadline = min(self.deadline, deadline_of(asked.request, self.started))
+        self.inputs: Mapping[str, Array] = asked.request.inputs
+        self.outputs: Sequence[Array] = ()
+        self.error: Exception | None = None
+        self.counts: ModelCounts | None = None
+        self.version: Version
+        self.rows = 0
+        self.key: object = None
+        self.adapter_name = ""
+        self.adapter: HeadAdapter | None = None
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    @property
+    def request_id(self) -> str:
+        """For capture and labels; empty when the caller gave none."""
+        return self.asked.request.id or ""
+
+    def submit(self, models: Models) -> None:
+        """On the loop: choose the version that answers now, check, queue."""
+        request = self.asked.request
+        self.counts = models.counts.get(self.asked.model)
+        try:
+            places, self.version = models.version(self.asked.model, self.asked.version)
+            self.rows = self.version.signature.rows(request)
+            self.adapter_name, self.adapter = choose_adapter(places, self.version, request)
+            self.key = key_of(self.version, request, self.adapter_name)
+            self.counts = self.version.model_counts
+            self.counts.requests += 1
+            self.counts.last_request = self.started
+            self.version.lane.submit(self)
+        except Exception as e:  # noqa: BLE001 - whatever it is, the thread that waits must be told
+            self.fail(e)
+
+    def finish(self, outputs: Sequence[Array]) -> None:
+        """On the loop: the answer is there."""
+        self.outputs = outputs
+        self.version.counts.request_us.add(int((_now() - self.started) * 1e6))
+        self._done.release()
+
+    def fail(self, error: Exception) -> None:
+        """On the loop: there is none, and why; counted as over HTTP."""
+        self.error = error
+        if self.counts is not None and isinstance(error, Overloaded):
+            self.counts.shed += 1
+        elif self.counts is not None and isinstance(error, SpokeshaveError) and error.http < 500:
+            self.counts.bad_requests += 1
+        self._done.release()
+
+    def answer(self) -> bytes:
+        """On the caller's thread: wait, then write the answer. Raises what went wrong."""
+        left = -1 if self.deadline == inf else max(0.0, self.deadline - _now())
+        if not self._done.acquire(timeout=left):
+            raise DeadlinePassed("the deadline passed before the answer was there")
+        if self.error is not None:
+            raise self.error
+        version = self.version
+        return render_infer(self.asked, version.model, str(version.number), version.names, self.outputs)
+
+
+class Service:
+    """`methods` are called on any thread; the loop is the one that `models` lives on."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._loop: asyncio.AbstractEventLoop = models.loop
+        self._handed: deque[GrpcJob] = deque()
+        self._woken = False
+        self.methods: Mapping[str, Method] = {
+            "ServerLive": lambda _, __: fill("ServerLiveResponse", {"live": True}),
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": lambda _, __: fill("ServerMetadataResponse", describe.server()),
+            "ModelMetadata": self._asking("ModelMetadata", lambda r: describe.metadata(models, r.name, r.version or None)),
+            "ModelConfig": self._asking("ModelConfig", lambda r: {"config": describe.config(models, r.name, r.version or None)}),
+            "ModelStatistics": self._asking(
+                "ModelStatistics", lambda r: describe.statistics(models, r.name or None, r.version or None)
+            ),
+            "RepositoryIndex": self._asking("RepositoryIndex", self._index),
+            "RepositoryModelLoad": _refuse_loading,
+            "RepositoryModelUnload": _refuse_loading,
+            "ModelInfer": self.infer,
+        }
+
+    def infer(self, data: bytes, wait_s: float | None) -> bytes:
+        """One infer request. Requests that arrive together wake the loop once."""
+        job = GrpcJob(parse_infer(data), wait_s)
+        self._handed.append(job)
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._submit)
+        return job.answer()
+
+    def _submit(self) -> None:
+        handed, models = self._handed, self._models
+        self._woken = False  # before looking: who comes later wakes the loop again
+        while handed:
+            handed.popleft().submit(models)
+
+    def _server_ready(self, _: bytes, wait_s: float | None) -> bytes:
+        return fill("ServerReadyResponse", {"ready": self._on_loop(lambda: self._models.ready, wait_s)})
+
+    def _model_ready(self, data: bytes, wait_s: float | None) -> bytes:
+        request = decode(MESSAGES["ModelReadyRequest"], data)
+        try:
+            self._on_loop(lambda: self._models.version(request.name, request.version or None), wait_s)
+        except NotServing:
+            return fill("ModelReadyResponse", {"ready": False})
+        return fill("ModelReadyResponse", {"ready": True})
+
+    def _index(self, request: Any) -> dict[str, Any]:
+        rows = describe.index(self._models)
+        return {"models": [row for row in rows if row["state"] == "READY" or not request.ready]}
+
+    def _asking(self, name: str, ask: Callable[[Any], dict[str, Any]]) -> Method:
+        def method(data: bytes, wait_s: float | None) -> bytes:
+            request = decode(MESSAGES[f"{name}Request"], data)
+            return fill(f"{name}Response", self._on_loop(lambda: ask(request), wait_s))
+
+        return method
+
+    def _on_loop(self, ask: Callable[[], _T], wait_s: float | None) -> _T:
+        async def asked() -> _T:
+            return ask()
+
+        try:
+            return asyncio.run_coroutine_threadsafe(asked(), self._loop).result(wait_s)
+        except TimeoutError as e:
+            raise DeadlinePassed("the deadline passed before the answer was there") from e
+
+
+def _refuse_loading(_: bytes, __: float | None) -> bytes:
+    raise NotAllowed("models are not loaded or unloaded by request")
