@@ -76,7 +76,8 @@ class TrustStore:
 
         Raises MetadataRefused (with reason) when anything breaks a rule, or when the newest set there is has expired;
         MetadataIncomplete when a file is missing. In both cases the trusted set is as it was, except that verified new root
-        metadata is kept: it only ever takes trust away.
+        metadata is kept: it only ever takes trust away; and that a first set is kept though it has expired: it allows nothing,
+        but names the director, whose answer sets a clock right that runs years ahead from the first day.
         """
         held = {name: text.encode() for name, text in self._state.files.items()}
         roots = walk_roots(self._anchor, held, fetch)
@@ -85,6 +86,8 @@ class TrustStore:
             self._write(held, self._state.floor if "timestamp.json" in held else EPOCH)
         checked = advance(roots, held, fetch, lane or self._lane, self._site, self.now())
         if checked.released.expired:
+            if "timestamp.json" not in held:
+                self._write(checked.files, self._state.floor)
             raise expired(checked.released)
         self._write(checked.files, max(self._state.floor, checked.issued))
         return checked.released
@@ -110,7 +113,7 @@ class TrustStore:
     def correct_clock(self, answer: bytes, me: SpokeId, nonce: str) -> float:
         """Take the hub's signed answer to our nonce; returns the seconds by which the wall clock is wrong. Raises a refusal."""
         wall, keys = self._clock.now(), self.released().director_keys
-        found = correction(answer, keys, me, nonce, wall, self._state.floor)
+        found = correction(answer, keys, me, nonce, wall, max(self._built, self._state.floor))
         self._keep(self._state.model_copy(update={"correction_s": found}))
         return found
 
