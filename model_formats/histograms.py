@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from model_formats.profile import FeatureProfile, ReferenceProfile
-from model_formats.pvalues import binomial_tail, chi2_tail, kolmogorov_tail
+from model_formats.pvalues import binomial_tail, cauchy, chi2_tail, kolmogorov_tail
 from model_formats.runtimes.base import Array
 from model_formats.types import Direction
 
@@ -20,7 +20,6 @@ __all__ = ["ColumnTest", "best_p", "compare", "run_columns", "strange_cells"]
 
 _GROUPS = 10
 _LEAST_EXPECTED = 5.0
-_NO_MORE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +47,9 @@ def strange_cells(feature: FeatureProfile) -> int:
 def best_p(tests: Sequence[ColumnTest]) -> float:
     """All columns together by the Cauchy combination: for one clear column it is Bonferroni, for many doubtful ones it sees more.
 
-    Its level holds under any dependence of the columns, nearly (Liu and Xie 2020); a p near 1 counts as 0.9, since p-values of
-    counts reach 1 exactly.
+    Its level holds under any dependence of the columns, nearly (Liu and Xie 2020).
     """
-    if not tests:
-        return 1.0
-    ps = np.clip([t.p for t in tests], 1e-300, _NO_MORE)
-    middle = float((1 / np.tan(np.pi * ps)).mean())
-    return float(np.arctan2(1.0, middle) / np.pi) if middle > 0 else 1.0
+    return cauchy([t.p for t in tests])
 
 
 def compare(number: int, kind: Literal["numeric", "categorical"], reference: Array, window: Array, strange: int) -> ColumnTest:

@@ -1,4 +1,4 @@
-"""One window against the reference: the union of single columns and the joint test, each with half of the alarm rate."""
+"""One window against the reference: single columns and joint test with the same weight, by the Cauchy combination."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 from model_formats.histograms import ColumnTest, best_p, run_columns
 from model_formats.joint import hotelling
 from model_formats.profile import ReferenceProfile, count, rff
+from model_formats.pvalues import cauchy
 from model_formats.runtimes.base import Array
 from spoke_agent.drift.detector import Detector
 from sync.egress import DriftVerdict, FeatureVerdict, p_bucket, rows_at_least
@@ -42,7 +43,7 @@ def judge_counts(profile: ReferenceProfile, counts: Sequence[Array], joint_sum: 
     columns = run_columns(profile, counts)
     single = best_p(columns)
     joint = hotelling(profile.joint, joint_sum / max(rows, 1), rows).p if profile.joint else 1.0
-    union = min(1.0, 2 * min(single, joint)) if profile.joint else single
+    union = cauchy([single, joint]) if profile.joint else single
     return Window(rows, union, joint, tuple(columns), tuple(np.asarray(c) for c in counts), joint_sum)
 
 

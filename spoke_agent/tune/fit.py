@@ -81,7 +81,7 @@ def lbfgs(
         if np.abs(gradient).max() < tolerance:
             break
         direction = -_two_loop(gradient, pairs)
-        slope = float((direction * gradient).sum())
+        slope = float(np.vdot(direction, gradient))
         length = 1.0 if pairs else 1.0 / max(1.0, float(np.abs(gradient).sum()))
         for _ in range(20):  # Armijo
             fresh = x + length * direction
@@ -92,7 +92,7 @@ def lbfgs(
         else:
             break
         moved, bent = fresh - x, new_gradient - gradient
-        curvature = float((moved * bent).sum())
+        curvature = float(np.vdot(moved, bent))
         if curvature > 1e-12:
             pairs = [*pairs[-(memory - 1) :], (moved, bent, 1.0 / curvature)]
         x, value, gradient = fresh, new_value, new_gradient
@@ -102,13 +102,13 @@ def lbfgs(
 def _two_loop(gradient: Array, pairs: list[tuple[Array, Array, float]]) -> Array:
     direction, factors = gradient.copy(), []
     for moved, bent, rho in reversed(pairs):
-        factors.append(rho * float((moved * direction).sum()))
+        factors.append(rho * float(np.vdot(moved, direction)))
         direction -= factors[-1] * bent
     if pairs:
         moved, bent, rho = pairs[-1]
-        direction *= 1.0 / (rho * float((bent * bent).sum()))
+        direction *= 1.0 / (rho * float(np.vdot(bent, bent)))
     for (moved, bent, rho), factor in zip(pairs, reversed(factors), strict=True):
-        direction += moved * (factor - rho * float((bent * direction).sum()))
+        direction += moved * (factor - rho * float(np.vdot(bent, direction)))
     return direction
 
 
@@ -127,7 +127,7 @@ def _classify(parts: list[tuple[Array, Array, float]], start: Array, penalty: fl
         shares /= total
         shares[at, labels] -= 1.0
         away = head - start
-        return loss + 0.5 * penalty * float((away * away).sum()), rows.T @ (shares * weight[:, None]) + penalty * away
+        return loss + 0.5 * penalty * float(np.vdot(away, away)), rows.T @ (shares * weight[:, None]) + penalty * away
 
     return lbfgs(value_and_gradient, begin, steps=steps)
 

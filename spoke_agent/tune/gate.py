@@ -1,5 +1,6 @@
 """May the fitted head answer? It must surely win on rows that the fit never saw, and still get the hub's anchors right."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,13 +12,17 @@ from model_formats.document import Value
 from model_formats.pvalues import binomial_tail
 from model_formats.runtimes.base import Array
 from spoke_agent.tune.fit import Rows
+from spoke_agent.tune.shuffle import shuffles
 
-__all__ = ["GateTerms", "GateVerdict", "judge", "judge_pair", "score"]
+__all__ = ["Fold", "GateTerms", "GateVerdict", "judge", "judge_pair", "score"]
+
+
+_SHUFFLES = 499
 
 
 @dataclass(frozen=True, slots=True)
 class GateTerms:
-    """`alpha` of both exact tests; how much of the hub's anchors may be lost (share, or relative for regression)."""
+    """`alpha` of both tests; how much of the hub's anchors may be lost (share, or relative for regression)."""
 
     alpha: float = 0.02
     max_anchor_loss: float = 0.15
@@ -39,25 +44,40 @@ class GateVerdict(Value):
     anchors_after: float
 
 
-def judge(fitted: Head, current: Head, held_out: Rows, anchors: Rows | None, hub: Head, terms: GateTerms) -> GateVerdict:
-    """Three conditions, all exact on rows that `fitted` never saw.
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """A head, and the rows and anchors that its fit did not see."""
 
-    1. It wins against `current` by a one-sided sign test.
-    2. It is right more often than naming the commonest class every time: labels that say nothing about the rows do not pass,
-       however bad the current head is here.
+    fitted: Head
+    rows: Rows
+    anchors: Rows | None = None
+
+
+def judge(folds: Sequence[Fold], current: Head, hub: Head, terms: GateTerms) -> GateVerdict:
+    """Three conditions, on rows that the head judged on them never saw. Every labelled row is judged in one of the folds.
+
+    1. The recipe wins against `current` by a one-sided sign test.
+    2. What it answers and what is right belong together, by a permutation test: labels that say nothing about the rows do not
+       pass, however bad the current head is here and however rare the other classes are.
     3. On held-out anchors it loses no more than the terms allow against the hub's head.
     """
-    pair = judge_pair(fitted, current, held_out)
-    kept_before = score(hub, anchors) if anchors is not None and len(anchors) else 1.0
-    kept_after = score(fitted, anchors) if anchors is not None and len(anchors) else 1.0
-    better = pair.wins > pair.losses and pair.p <= terms.alpha and _beats_guessing(fitted, held_out, terms.alpha)
-    return pair.model_copy(
-        update={
-            "passed": better and kept_after >= kept_before - terms.max_anchor_loss,
-            "anchors": 0 if anchors is None else len(anchors),
-            "anchors_before": kept_before,
-            "anchors_after": kept_after,
-        }
+    pairs = [judge_pair(f.fitted, current, f.rows) for f in folds]
+    wins, losses = sum(p.wins for p in pairs), sum(p.losses for p in pairs)
+    kept = [f for f in folds if f.anchors is not None and len(f.anchors)]
+    before, after = _mean_score([(hub, f.anchors) for f in kept]), _mean_score([(f.fitted, f.anchors) for f in kept])
+    p = binomial_tail(wins, wins + losses, 0.5)
+    better = wins > losses and p <= terms.alpha and _means_something(folds, terms.alpha)
+    return GateVerdict(
+        passed=better and after >= before - terms.max_anchor_loss,
+        rows=sum(p.rows for p in pairs),
+        wins=wins,
+        losses=losses,
+        p=p,
+        before=_mean_score([(current, f.rows) for f in folds]),
+        after=_mean_score([(f.fitted, f.rows) for f in folds]),
+        anchors=sum(len(f.anchors) for f in kept if f.anchors is not None),
+        anchors_before=before,
+        anchors_after=after,
     )
 
 
@@ -87,11 +107,29 @@ def score(head: Head, rows: Rows) -> float:
     return 1.0 - float((_errors(head, rows) ** 2).mean()) / spread
 
 
-def _beats_guessing(head: Head, rows: Rows, alpha: float) -> bool:
-    if not rows.classes:
-        return score(head, rows) > 0
-    commonest = float(np.bincount(rows.labels).max()) / len(rows)
-    return binomial_tail(int(_right(head, rows).sum()), len(rows), commonest) <= alpha
+def _mean_score(judged: Sequence[tuple[Head, Rows | None]]) -> float:
+    """Over all rows, each by its own head; 1 where there are none."""
+    some = [(head, rows) for head, rows in judged if rows is not None and len(rows)]
+    total = sum(len(rows) for _, rows in some)
+    return sum(score(head, rows) * len(rows) for head, rows in some) / total if total else 1.0
+
+
+def _means_something(folds: Sequence[Fold], alpha: float) -> bool:
+    """Would the same answers fit shuffled labels as well? Shuffled within folds, 499 times, by a fixed seed."""
+    judged = [(_answers(f.fitted, f.rows), f.rows.labels) for f in folds if len(f.rows)]
+    if not all(f.rows.classes for f in folds):
+        return _mean_score([(f.fitted, f.rows) for f in folds]) > 0
+    found = sum(int((answers == labels).sum()) for answers, labels in judged)
+    chance = np.zeros(_SHUFFLES, np.int64)
+    for number, (answers, labels) in enumerate(judged):
+        chance += (labels[shuffles(f"gate {number}", _SHUFFLES, len(labels))] == answers).sum(axis=1)
+    as_good = int((chance >= found).sum())
+    return (1 + as_good) / (1 + _SHUFFLES) <= alpha
+
+
+def _answers(head: Head, rows: Rows) -> Array:
+    answers: Array = (rows.features.astype(np.float64) @ head.weight + head.bias).argmax(axis=1)
+    return answers
 
 
 def _discordant(fitted: Head, current: Head, rows: Rows) -> tuple[int, int]:
@@ -103,7 +141,7 @@ def _discordant(fitted: Head, current: Head, rows: Rows) -> tuple[int, int]:
 
 
 def _right(head: Head, rows: Rows) -> Array:
-    right: Array = (rows.features.astype(np.float64) @ head.weight + head.bias).argmax(axis=1) == rows.labels
+    right: Array = _answers(head, rows) == rows.labels
     return right
 
 

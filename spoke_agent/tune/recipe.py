@@ -1,4 +1,4 @@
-"""From labelled features to a head that may serve: clean, hold out, choose the penalty, gate, fit again on all. Pure."""
+"""From labelled features to a head that may serve: clean, fit in folds, gate on what each fold held out, fit on all. Pure."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,15 @@ from model_formats.adapter import Anchors, Head
 from model_formats.runtimes.base import Array
 from spoke_agent.tune.errors import TooFewLabels
 from spoke_agent.tune.fit import Rows, fit_head, losses
-from spoke_agent.tune.gate import GateTerms, GateVerdict, judge
+from spoke_agent.tune.gate import Fold, GateTerms, GateVerdict, judge
+from spoke_agent.tune.shuffle import shuffle
 
 __all__ = ["Tuned", "clean", "tune_head"]
 
 PENALTIES = (1e-1, 1e-2, 1e-3)
-_CV_STEPS = 15
+_CV_STEPS = 12
 _LEAST_ROWS = 40
 _FOLDS = 4
-_HELD_OUT = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +34,24 @@ class Tuned:
 def tune_head(rows: Rows, anchors: Anchors, *, current: Head | None = None, terms: GateTerms | None = None) -> Tuned:
     """Fit and gate a head on a site's rows.
 
-    The gate judges a head that saw neither the held-out rows nor the held-out third of the anchors; when it passes, the recipe it
-    proved (same penalty) is applied to all rows, and that head is returned. `current` is the head that serves now (the hub's own
-    when None); the pull is always towards the hub's. Deterministic. Raises TooFewLabels.
+    Cross-fitted: in each of four folds a head is fitted on the other rows and other anchors, and judged on those of the fold, so
+    that every row is held out once and even a small site can prove a gain. A fold's penalty is chosen by the rows outside it.
+    When the gate opens, the recipe it proved is applied to all rows, and that head is returned. `current` is the head that
+    serves now (the hub's own when None); the pull is always towards the hub's. Deterministic. Raises TooFewLabels.
     """
     rows = clean(rows, anchors.head)
-    hub, all_anchors = anchors.head, _anchor_rows(anchors, rows)
-    order = _order(rows)
-    held = _every(order, _HELD_OUT)
-    train, test = rows.take(~held), rows.take(held)
-    third = np.arange(len(all_anchors)) % 3 == 0
-    penalty = _choose(train, all_anchors.take(~third), hub)
-    trial = fit_head(train, all_anchors.take(~third), hub, penalty)
-    verdict = judge(trial, current or hub, test, all_anchors.take(third), hub, terms or GateTerms())
-    head = fit_head(rows, all_anchors, hub, penalty) if verdict.passed else trial
+    hub, known = anchors.head, _anchor_rows(anchors, rows)
+    fold, of_anchors = _order(rows) % _FOLDS, np.arange(len(known)) % _FOLDS
+    trials = [_trials(rows, known, hub, fold != k, of_anchors != k) for k in range(_FOLDS)]
+    folds = []
+    for k in range(_FOLDS):
+        best = int(np.argmin(sum(trials[j].errors for j in range(_FOLDS) if j != k)))
+        others, near = rows.take(fold != k), trials[k].heads[best]
+        head = fit_head(others, known.take(of_anchors != k), hub, PENALTIES[best], near=near)
+        folds.append(Fold(head, rows.take(fold == k), known.take(of_anchors == k)))
+    penalty = PENALTIES[int(np.argmin(sum(t.errors for t in trials)))]
+    verdict = judge(folds, current or hub, hub, terms or GateTerms())
+    head = fit_head(rows, known, hub, penalty, near=_middle([f.fitted for f in folds]))
     counts = np.bincount(rows.labels, minlength=hub.weight.shape[1]) if rows.classes else np.array([len(rows)])
     return Tuned(head, verdict, penalty, len(rows), tuple(int(c) for c in counts))
 
@@ -76,29 +80,33 @@ def _anchor_rows(anchors: Anchors, rows: Rows) -> Rows:
     return Rows(anchors.features.astype(np.float32), labels)
 
 
-def _choose(train: Rows, anchors: Rows, hub: Head) -> float:
-    """The penalty with the least cross-validated loss. Each fold walks from the stiffest to the loosest, a few steps each."""
-    fold = _order(train) % _FOLDS
-    error = dict.fromkeys(PENALTIES, 0.0)
-    for k in range(_FOLDS):
-        near = hub
-        for penalty in PENALTIES:
-            near = fit_head(train.take(fold != k), anchors, hub, penalty, near=near, steps=_CV_STEPS)
-            error[penalty] += float(losses(near, train.take(fold == k)).sum())
-    return min(PENALTIES, key=error.__getitem__)
+@dataclass(frozen=True, slots=True)
+class _Trials:
+    """One fold: for each penalty a head that is nearly fitted, and its loss on what it did not see."""
+
+    heads: list[Head]
+    errors: Array
+
+
+def _trials(rows: Rows, anchors: Rows, hub: Head, seen: Array, seen_anchors: Array) -> _Trials:
+    """From the stiffest penalty to the loosest, a few steps each."""
+    near, heads, errors = hub, [], []
+    for penalty in PENALTIES:
+        near = fit_head(rows.take(seen), anchors.take(seen_anchors), hub, penalty, near=near, steps=_CV_STEPS)
+        heads.append(near)
+        errors.append(float(losses(near, rows.take(~seen)).sum()))
+    return _Trials(heads, np.array(errors))
+
+
+def _middle(heads: list[Head]) -> Head:
+    return Head(np.mean([h.weight for h in heads], axis=0), np.mean([h.bias for h in heads], axis=0))
 
 
 def _order(rows: Rows) -> Array:
     """Each row's place within its class, shuffled by a fixed seed: taking places by turns is a stratified split."""
     place = np.empty(len(rows), np.int64)
-    shuffled = np.random.default_rng(20260101).permutation(len(rows))
+    shuffled = shuffle("folds", len(rows))
     by_class = rows.labels[shuffled] if rows.classes else np.zeros(len(rows), np.int64)
     sequence = shuffled[np.argsort(by_class, kind="stable")]
     place[sequence] = np.arange(len(rows))
     return place
-
-
-def _every(place: Array, share: float) -> Array:
-    """About `share` of the rows, evenly over the order."""
-    step: Array = np.floor((place + 1) * share) > np.floor(place * share)
-    return step

@@ -3,6 +3,10 @@
 Ten columns (five correlated normals, bimodal, Poisson, lognormal, two categories), reference of 5000 rows drawn anew every 25
 windows. The peers' columns are those measured in the field notes on windows of the same make (they need environments of their
 own); `python -m tests.bench.drift --quick` takes fewer windows.
+
+The notes give names and powers of their windows, not their numbers. A test that is not ours stands in the notes too (`KS exact +
+Bonf`: exact KS, chi-squared of categories), so it tells how alike the windows are: on "mix" it finds .76 to .80 here and .88 there,
+on "mix of two" (a tenth moves from the first category to the second) .91, so that row is the one compared; "mix" is told as well.
 """
 
 import json
@@ -22,19 +26,21 @@ from tests.samples.tabular import CONTRACT, scores, table
 BENCH = Path("build/bench")
 TARGET = 0.01
 SIZES = {200: 600, 500: 600, 2000: 400, 20_000: 100, 50_000: 60}
-DRIFTS = ("small shift", "all shifted", "scale", "mix", "relation")
+DRIFTS = ("small shift", "all shifted", "scale", "mix of two", "mix", "relation")
 FIELD = {  # power of the union in the field notes, p < .01, by size and drift
     (500, "small shift"): 0.90,
     (500, "all shifted"): 0.17,
     (500, "scale"): 1.0,
-    (500, "mix"): 0.88,
+    (500, "mix of two"): 0.88,
     (500, "relation"): 1.0,
     (2000, "small shift"): 1.0,
     (2000, "all shifted"): 0.95,
     (2000, "scale"): 1.0,
-    (2000, "mix"): 1.0,
+    (2000, "mix of two"): 1.0,
     (2000, "relation"): 1.0,
 }
+PLAIN = {"small shift": 0.78, "all shifted": 0.16, "scale": 0.28, "mix of two": 0.88, "mix": 0.88, "relation": 0.02}
+"""Power of exact KS with Bonferroni in the field notes, n = 500."""
 
 
 def main() -> None:
@@ -81,9 +87,31 @@ def power(share: float) -> list[dict[str, Any]]:
     for rows in (500, 2000):
         for drift in DRIFTS:
             ps = windows(rows, max(20, int(150 * share)), drift, rows + 1)
-            power = float((ps < TARGET).mean())
-            found.append({"case": drift, "rows": rows, "windows": len(ps), "power": round(power, 3), "field": FIELD[rows, drift]})
+            row = {"case": drift, "rows": rows, "windows": len(ps), "power": round(float((ps < TARGET).mean()), 3)}
+            if (rows, drift) in FIELD:
+                row["field"] = FIELD[rows, drift]
+            if rows == 500:
+                row |= {"ks_exact_bonferroni": plain(rows, max(20, int(150 * share)), drift), "field_ks_exact": PLAIN[drift]}
+            found.append(row)
     return found
+
+
+def plain(rows: int, number: int, drift: str) -> float:
+    """Power of a test that is not ours on windows of the same make: exact KS, chi-squared of categories, Bonferroni."""
+    from scipy import stats
+
+    rng = np.random.default_rng(rows)
+    found = []
+    for i in range(number):
+        if i % 25 == 0:
+            kept = table(5000, rng)
+        fresh = table(rows, rng, drift)
+        ps = [stats.ks_2samp(kept[:, c], fresh[:, c], method="asymp").pvalue for c in range(8)]
+        for c in (8, 9):
+            counts = np.array([np.bincount(t[:, c].astype(int), minlength=5) for t in (kept, fresh)])
+            ps.append(stats.chi2_contingency(counts[:, counts.any(axis=0)], correction=False).pvalue)
+        found.append(min(ps) * len(ps) < TARGET)
+    return round(float(np.mean(found)), 3)
 
 
 def fleet() -> dict[str, Any]:
@@ -154,7 +182,7 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, Any]:
     found = {
         "false_alarm_rate_over_target": round(sum(r["alarms"] for r in quiet) / sum(r["windows"] for r in quiet) / TARGET, 3),
         "worst_false_alarm_rate_over_target": round(max(r["alarms"] / r["windows"] for r in quiet) / TARGET, 3),
-        "least_power_minus_field": round(min(r["power"] - r["field"] for r in powers), 3),
+        "least_power_minus_field": round(min(r["power"] - r["field"] for r in powers if "field" in r), 3),
         "fleet_sum_equals_pooled": by_case["sum of 100 sites"]["exact"],
         "bytes_per_feature_window": by_case["sum of 100 sites"]["bytes_per_feature"],
         "capture_us_per_row_10_features": by_case["count in batches of 256, 10 features"]["us_per_row"],

@@ -41,7 +41,7 @@ def table(rows: int, rng: np.random.Generator, drift: str = "none") -> np.ndarra
     if drift == "scale":
         normals[:, 0] *= 1.3
     bimodal = np.where(rng.random(rows) < 0.5, -2, 2) + 0.7 * rng.standard_normal(rows)
-    first = [0.4, 0.35, 0.25] if drift == "mix" else [0.5, 0.3, 0.2]
+    first = {"mix": [0.4, 0.35, 0.25], "mix of two": [0.4, 0.4, 0.2]}.get(drift, [0.5, 0.3, 0.2])
     columns = [normals, bimodal, rng.poisson(4, rows), rng.lognormal(0, 0.8, rows)]
     columns += [rng.choice(3, rows, p=first), rng.choice(5, rows, p=[0.4, 0.3, 0.15, 0.1, 0.05])]
     found = np.column_stack(columns).astype(np.float32)

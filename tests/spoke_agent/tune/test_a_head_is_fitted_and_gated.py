@@ -8,7 +8,7 @@ from hub.train.datasets import digits
 from model_formats.adapter import Anchors, Head
 from spoke_agent.tune.errors import TooFewLabels
 from spoke_agent.tune.fit import Rows, fit_head, lbfgs, losses
-from spoke_agent.tune.gate import GateTerms, judge, score
+from spoke_agent.tune.gate import Fold, GateTerms, judge, score
 from spoke_agent.tune.recipe import clean, tune_head
 from tests.samples.adaptable import features, hub_head
 
@@ -93,7 +93,7 @@ def test_the_gate_counts_discordant_rows_exactly():
     head = Head(np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
     flipped = Head(np.eye(2, dtype=np.float32)[::-1].copy(), np.zeros(2, np.float32))
     held = Rows(np.eye(2, dtype=np.float32)[[0] * 5 + [1]], np.array([0] * 5 + [0]))
-    verdict = judge(head, flipped, held, None, head, GateTerms())
+    verdict = judge([Fold(head, held)], flipped, head, GateTerms())
     assert (verdict.wins, verdict.losses) == (5, 1)
     assert verdict.p == pytest.approx(7 / 64)  # P(X >= 5 of 6)
     assert not verdict.passed
