@@ -16,7 +16,7 @@ from hub.fleet.directives import SpokeUnknown
 from hub.hub import Hub
 from hub.store.audit import append_audit
 from hub.store.egress import add_egress, last_egress
-from hub.store.reports import add_report, nonce_seen
+from hub.store.reports import add_report, kept_envelope, received_after
 from hub.store.spokes import Spoke, find_spoke, saw_report, saw_status
 from model_formats.errors import RefusedError, SpokeshaveError
 from model_formats.opening import open_package
@@ -35,26 +35,41 @@ __all__ = ["Ingest", "take_egress", "take_report", "take_status"]
 
 log = logging.getLogger(__name__)
 QUEUE = 10_000
+LATE, LATE_S = 100, 3600
+"""How many reports behind the newest, and for how many seconds, a report may come: two workers share the messages."""
 
 Judge = Callable[[EgressRecord, Regime, EgressRecord | None], str | None]
 """Looks at a record, its site's regime and the record before it: why it is not to be believed, or None."""
 
 
 def take_report(hub: Hub, spoke: SpokeId, envelope: bytes) -> Report:
-    """Verify and keep one signed report. Raises EnvelopeRefused, ReportRefused, DocumentRefused, SpokeUnknown."""
+    """Verify and keep one signed report. The very same again (spokes repeat themselves) changes nothing.
+
+    Raises EnvelopeRefused, ReportRefused, DocumentRefused, SpokeUnknown.
+    """
     with hub.database.begin() as db:
         held = _enrolled(db, spoke)
-        report = verify_report(
-            envelope, _key(held), spoke, held.last_sequence, hub.clock.now(), files_of=lambda index: _files(hub, index)
-        )
-        if nonce_seen(db, spoke, report.nonce):
-            raise ReportRefused(Reason.REPORT_REPLAYED, f"a report of {spoke} with this nonce was seen before")
-        add_report(db, report, envelope, now=hub.now)
-        saw_report(db, spoke, report.sequence, report.serving, now=hub.now)
-        details = {"state": report.state.value, "reason": report.reason.value, "sequence": str(report.sequence)}
-        append_audit(db, str(spoke), "spoke.report", f"{report.model}@{report.version}", now=hub.now, details=details)
+        report = verify_report(envelope, _key(held), spoke, 0, hub.clock.now(), files_of=lambda index: _files(hub, index))
+        kept = kept_envelope(db, spoke, report.nonce)
+        if kept == envelope:
+            return report
+        if kept is not None or report.sequence <= held.last_sequence - LATE:
+            raise ReportRefused(Reason.REPORT_REPLAYED, f"report {report.sequence} of {spoke} was seen before")
+        _keep_report(db, held, report, envelope, hub.now)
     hub.wake.set()
     return report
+
+
+def _keep_report(db: Connection, held: Spoke, report: Report, envelope: bytes, now: float) -> None:
+    """One that comes after a later one is put in its place, and does not say what is served now."""
+    if report.sequence > held.last_sequence:
+        add_report(db, report, envelope, now=now)
+        saw_report(db, held.id, report.sequence, report.serving, now=now)
+    else:
+        after = received_after(db, held.id, report.sequence, since=now - LATE_S)
+        add_report(db, report, envelope, now=now if after is None else after)
+    details = {"state": report.state.value, "reason": report.reason.value, "sequence": str(report.sequence)}
+    append_audit(db, str(held.id), "spoke.report", f"{report.model}@{report.version}", now=now, details=details)
 
 
 def take_egress(hub: Hub, spoke: SpokeId, envelope: bytes, judge: Judge | None = None) -> EgressRecord:

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, func, insert, select
 
 from hub.store.tables import reports
 from model_formats.document import Value
 from sync.messages import Report, UpdateEvidence
 from sync.types import Reason, SpokeId, State
 
-__all__ = ["KeptReport", "add_report", "latest_about", "list_reports", "nonce_seen"]
+__all__ = ["KeptReport", "add_report", "kept_envelope", "latest_about", "list_reports", "received_after"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,18 @@ def add_report(connection: Connection, report: Report, envelope: bytes, *, now: 
     connection.execute(insert(reports).values(**values))
 
 
-def nonce_seen(connection: Connection, spoke: SpokeId, nonce: str) -> bool:
-    """Whether a report with this nonce was kept."""
+def kept_envelope(connection: Connection, spoke: SpokeId, nonce: str) -> bytes | None:
+    """The report that was kept under this nonce, as it came."""
     where = (reports.c.site == spoke.site) & (reports.c.spoke == spoke.spoke) & (reports.c.nonce == nonce)
-    return connection.execute(select(reports.c.sequence).where(where)).first() is not None
+    found = connection.execute(select(reports.c.envelope).where(where)).scalar_one_or_none()
+    return None if found is None else bytes(found)
+
+
+def received_after(connection: Connection, spoke: SpokeId, sequence: int, *, since: float) -> float | None:
+    """When the first later report of a spoke came, since a time (two workers may take up neighbours in either order)."""
+    where = (reports.c.site == spoke.site) & (reports.c.spoke == spoke.spoke) & (reports.c.sequence > sequence)
+    query = select(func.min(reports.c.received)).where(where, reports.c.received >= since)
+    return connection.execute(query).scalar_one()
 
 
 def latest_about(connection: Connection, model: str, index: str) -> dict[SpokeId, KeptReport]:

@@ -4,7 +4,7 @@ from hub.fleet.directives import SpokeUnknown
 from hub.fleet.enrolments import revoke
 from hub.fleet.ingest import Ingest, take_report, take_status
 from hub.store.audit import read_audit
-from hub.store.reports import list_reports
+from hub.store.reports import latest_about, list_reports
 from hub.store.spokes import find_spoke
 from model_formats.document import DocumentRefused
 from sync import topics
@@ -15,7 +15,7 @@ from sync.topics import hub_rights, spoke_rights
 from sync.trust.envelope import unseal
 from sync.trust.errors import EnvelopeRefused, ReportRefused
 from sync.trust.freshness import TimeAnswer
-from sync.types import SpokeId, State
+from sync.types import Reason, SpokeId, State
 
 
 @pytest.fixture
@@ -30,6 +30,11 @@ def kept(house, spoke):
         return list_reports(db, spoke), find_spoke(db, spoke)
 
 
+def lines(house):
+    with house.hub.database.read() as db:
+        return len(list(read_audit(db)))
+
+
 def refused_lines(house):
     with house.hub.database.read() as db:
         return [(line.who, line.what) for line, _ in read_audit(db) if line.action == "message.refused"]
@@ -42,19 +47,47 @@ def test_a_signed_report_is_kept_whole_and_tells_what_is_served(house, dubai):
     assert [(s.model, s.version) for s in spoke.serving] == [("digits", 1)]
 
 
+def test_the_same_report_again_changes_nothing(house, dubai):
+    dubai.serves(dubai.index)
+    first, second = dubai.sealed(dubai.index), dubai.sealed(dubai.index, state=State.FAILED, reason=Reason.GOLDEN_MISMATCH)
+    for sealed in (first, second):
+        take_report(house.hub, dubai.spoke, sealed)
+    before = kept(house, dubai.spoke), lines(house)
+    house.clock.advance(60)
+    for _ in range(3):
+        take_report(house.hub, dubai.spoke, first)
+    assert (kept(house, dubai.spoke), lines(house)) == before
+
+
+def test_neighbours_may_come_in_either_order_and_are_put_in_theirs(house, dubai):
+    first = dubai.sealed(dubai.index, state=State.STAGING)
+    dubai.commits(dubai.index)
+    house.clock.advance(1)
+    take_report(house.hub, dubai.spoke, first)
+    reports, spoke = kept(house, dubai.spoke)
+    assert [r.state for r in reports] == [State.COMMITTED, State.STAGING]
+    assert (spoke.last_sequence, len(spoke.serving)) == (2, 1)
+    with house.hub.database.read() as db:
+        assert latest_about(db, "digits", dubai.index)[dubai.spoke].state is State.COMMITTED
+
+
 def test_a_replay_a_foreign_signature_and_a_contradiction_are_refused(house, dubai):
     dubai.serves(dubai.index)
-    sealed = dubai.sealed(dubai.index)
-    take_report(house.hub, dubai.spoke, sealed)
+    take_report(house.hub, dubai.spoke, dubai.sealed(dubai.index))
+    dubai.sequence = 0
+    with pytest.raises(ReportRefused, match="seen before"):  # another text under a known nonce
+        take_report(house.hub, dubai.spoke, dubai.sealed(dubai.index, generation=98))
+    old, dubai.sequence = dubai.sealed(dubai.index), 500
+    take_report(house.hub, dubai.spoke, dubai.sealed(dubai.index))
     with pytest.raises(ReportRefused, match="seen before"):
-        take_report(house.hub, dubai.spoke, sealed)
+        take_report(house.hub, dubai.spoke, old)
     frankfurt = house.enrol("frankfurt", "eu", "gdpr")
     with pytest.raises(EnvelopeRefused):
         take_report(house.hub, frankfurt.spoke, dubai.sealed(dubai.index))
     dubai.serving = ()
     with pytest.raises(ReportRefused, match="not served"):
         take_report(house.hub, dubai.spoke, dubai.sealed(dubai.index))
-    assert len(kept(house, dubai.spoke)[0]) == 1
+    assert len(kept(house, dubai.spoke)[0]) == 2
 
 
 def test_a_revoked_and_an_unknown_spoke_are_not_heard(house, dubai):

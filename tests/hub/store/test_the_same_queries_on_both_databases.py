@@ -23,7 +23,7 @@ from hub.store.directives import (
 )
 from hub.store.facts import get_fact, set_fact
 from hub.store.leases import release_leases, take_lease
-from hub.store.reports import add_report, latest_about, list_reports, nonce_seen
+from hub.store.reports import add_report, kept_envelope, latest_about, list_reports, received_after
 from hub.store.rollouts import (
     add_approval,
     add_rollout,
@@ -135,8 +135,9 @@ def test_reports_are_kept_whole_and_the_newest_counts(database):
     with database.begin() as db:
         add_report(db, report(1, State.STAGING), b"one", now=10.0)
         add_report(db, report(2), b"two", now=11.0)
-        assert nonce_seen(db, DUBAI, f"{2:032x}")
-        assert not nonce_seen(db, DUBAI, f"{3:032x}")
+        assert kept_envelope(db, DUBAI, f"{2:032x}") == b"two"
+        assert kept_envelope(db, DUBAI, f"{3:032x}") is None
+        assert (received_after(db, DUBAI, 1, since=0), received_after(db, DUBAI, 2, since=0)) == (11.0, None)
         newest = latest_about(db, "digits", INDEX)[DUBAI]
         assert (newest.sequence, newest.state, newest.evidence.labelled, newest.envelope) == (2, State.COMMITTED, 7, b"two")
         assert [r.sequence for r in list_reports(db, DUBAI)] == [2, 1]
