@@ -52,7 +52,8 @@ def export(
 ) -> Bundle:
     """Write a bundle: the spoke's directive with these versions in it, trust metadata, and all blobs of what it should serve.
 
-    `models` empty: what it should serve already. `soak_s`: probation of a version that is new there. Raises SpokeUnknown, PlanInvalid (not released, or not for its zone or regime).
+    `models` empty: what it should serve already. `soak_s`: probation of a version that is new there. Raises SpokeUnknown,
+    PlanInvalid (not released, or not for its zone or regime).
     """
     with hub.database.begin() as db:
         row = find_spoke(db, spoke)
