@@ -175,7 +175,9 @@ class HubServer:
         self.publisher = Publisher(self.hub, bus)
         shelf = Shelf(self.hub)
         pace = float(self.settings.block_bytes_per_s) or None
-        sender = BlobSender(bus, shelf, may=shelf.may, bytes_per_second=pace, clock=self.hub.clock)
+        sender = BlobSender(
+            bus, shelf, may=shelf.may, bytes_per_second=pace, gather_s=self.settings.block_gather_s, clock=self.hub.clock
+        )
         ingest = Ingest(self.hub, bus, judge(lambda index: known_package(self.hub, index)))
         for part in (ingest, sender):
             part.start()

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from zoneinfo import ZoneInfo
 
 from provisioning.identity import Identity
 from provisioning.online import hub_client
@@ -24,7 +25,8 @@ from spoke_agent.steps import Steps
 from spoke_agent.update import Timer
 from spoke_agent.updater import Updater
 from spoke_agent.upkeep import Upkeep, open_outbox
-from sync.blocks.pace import TokenBucket
+from sync.blocks.manners import DailyBudget, Hours, LocalHours, together
+from sync.blocks.pace import Pace, TokenBucket
 from sync.bus import Bus
 from sync.clock import Clock, SystemClock
 from sync.messages import EgressCeiling, Report
@@ -33,7 +35,7 @@ from sync.store import BlobStore
 from sync.trust.client import TrustStore
 from sync.trust.envelope import seal
 
-__all__ = ["Parts", "assemble"]
+__all__ = ["Parts", "assemble", "manners"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ def _parts(
         slots=home.slots,
         store=store,
         trust=belief,
-        transport=_road(identity, settings, trusted, bus),
+        transport=_road(home, identity, settings, trusted, bus),
         server=server,
         labels=data,
         clock=clock,
@@ -156,12 +158,25 @@ def _parts(
     return Parts(agent, identity, journal, belief, store, steps, server, outbox, data)
 
 
-def _road(identity: Identity, settings: SpokeSettings, clock: Clock, bus: Bus | None) -> Transport:
+def _road(home: SpokeHome, identity: Identity, settings: SpokeSettings, clock: Clock, bus: Bus | None) -> Transport:
     if bus is None:
         return ClosedRoad()
-    https = HttpsRoad(lambda: hub_client(identity, clock))
-    pace = TokenBucket(settings.bytes_per_second, clock=clock) if settings.bytes_per_second else None
-    return Roads(MqttRoad(bus, identity.zone, identity.spoke, pace), https, settings.transport)
+    pace = manners(home, settings, clock)
+    https = HttpsRoad(lambda: hub_client(identity, clock), pace)
+    mqtt = MqttRoad(bus, identity.zone, identity.spoke, pace)
+    return Roads(mqtt, https, settings.transport, spread_s=settings.fallback_spread_s)
+
+
+def manners(home: SpokeHome, settings: SpokeSettings, clock: Clock) -> Pace:
+    """Rate, hours and budget of this site as one pace for both roads."""
+    zone, paces = ZoneInfo(settings.timezone), list[Pace]()
+    if settings.bytes_per_second:
+        paces.append(TokenBucket(settings.bytes_per_second, clock=clock))
+    if settings.download_hours:
+        paces.append(LocalHours([Hours.parse(f"mon-sun {settings.download_hours}")], zone, clock))
+    if settings.bytes_per_day:
+        paces.append(DailyBudget(settings.bytes_per_day, zone, clock, home.budget))
+    return together(*paces)
 
 
 def _sealer(identity: Identity) -> Callable[[Report], bytes]:

@@ -43,6 +43,11 @@ class SpokeHome:
         return self.root / "slots.json"
 
     @property
+    def budget(self) -> Path:
+        """How many bytes were fetched today."""
+        return self.root / "budget.json"
+
+    @property
     def journal(self) -> Path:
         """Updates, reports not yet acknowledged, history (SQLite)."""
         return self.root / "journal.db"

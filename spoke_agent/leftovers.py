@@ -18,7 +18,7 @@ def clear_leftovers(home: SpokeHome) -> int:
         return removed
     with home.slots.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return removed + _clear(home.root, "slots.json")
+        return removed + _clear(home.root, "slots.json") + _clear(home.root, "budget.json")
 
 
 def _clear(folder: Path, name: str = "") -> int:

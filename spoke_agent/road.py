@@ -1,5 +1,6 @@
 """The roads a blob may take: MQTT blocks, HTTPS ranges, whichever works, or none at all. All end in the same store."""
 
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -9,6 +10,7 @@ import httpx
 from model_formats.errors import HubError
 from model_formats.oci import INDEX, MANIFEST, Descriptor
 from spoke_agent.ports import NoRoad, Transport
+from sync.blocks.manners import BudgetExhausted
 from sync.blocks.pace import Pace
 from sync.blocks.receiver import BlockReceiver
 from sync.bus import Bus
@@ -21,6 +23,7 @@ __all__ = ["ClosedRoad", "HttpsRoad", "MqttRoad", "Roads"]
 
 Progress = Callable[[int, int], None] | None
 Choice = Literal["auto", "mqtt", "https"]
+_random = secrets.SystemRandom()
 
 
 class ClosedRoad:
@@ -64,9 +67,9 @@ class MqttRoad:
 class HttpsRoad:
     """Ranges from the hub's registry."""
 
-    def __init__(self, client: Callable[[], httpx.Client]) -> None:
+    def __init__(self, client: Callable[[], httpx.Client], pace: Pace | None = None) -> None:
         """`client` is made at first use: it already knows the hub's address, its CA and this device's token."""
-        self._make, self._client = client, None
+        self._make, self._client, self._pace = client, None, pace
 
     _client: httpx.Client | None
 
@@ -84,14 +87,20 @@ class HttpsRoad:
         self._client = self._client or self._make()
         kind = "manifests" if blob.media_type in (INDEX, MANIFEST) else "blobs"
         url = f"/v2/{desired.model}/{kind}/{blob.digest}"
-        return fetch_blob(self._client, url, blob.digest, blob.size, store, hashes=hashes, cancel=cancel, progress=progress)
+        return fetch_blob(
+            self._client, url, blob.digest, blob.size, store, hashes=hashes, cancel=cancel, progress=progress, pace=self._pace
+        )
 
 
 class Roads:
-    """The road that site and directive agree on. `auto` takes MQTT, and HTTPS where MQTT fails."""
+    """The road that site and directive agree on. `auto` takes MQTT, and HTTPS where MQTT fails.
 
-    def __init__(self, mqtt: Transport, https: Transport, choice: Choice = "auto") -> None:
-        self._mqtt, self._https, self._choice = mqtt, https, choice
+    When a broker falls, it falls for all: each spoke waits a random part of `spread_s` seconds before it turns to HTTPS, where
+    every spoke costs the hub a copy. On MQTT they may all come at once, since one copy serves them.
+    """
+
+    def __init__(self, mqtt: Transport, https: Transport, choice: Choice = "auto", *, spread_s: float = 0.0) -> None:
+        self._mqtt, self._https, self._choice, self._spread_s = mqtt, https, choice, spread_s
 
     def fetch(
         self,
@@ -108,7 +117,9 @@ class Roads:
         first = self._https if choice == "https" else self._mqtt
         try:
             return first.fetch(desired, blob, hashes, store, cancel=cancel, progress=progress)
+        except BudgetExhausted:
+            raise
         except HubError:
-            if choice != "auto" or cancel.is_set():
+            if choice != "auto" or cancel.wait(_random.uniform(0, self._spread_s)):
                 raise
             return self._https.fetch(desired, blob, hashes, store, cancel=cancel, progress=progress)

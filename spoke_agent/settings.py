@@ -28,7 +28,7 @@ class SpokeSettingsInvalid(OperatorError):
 class SpokeSettings(BaseModel):
     """Settings of `spoke run`, `spoke agent` and `spoke serve`. Times are in seconds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     env_prefix: ClassVar[str] = "SPOKE_"
 
     home: str | None = Field(None, exclude=True)
@@ -41,6 +41,8 @@ class SpokeSettings(BaseModel):
     """TCP port of the server; 0 takes a free one and writes it to `run/server.port`."""
     serve_grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """TCP port for gRPC (extra `grpc`), none unless set; 0 takes a free one and writes it to `run/grpc.port`."""
+    serve_access_log: bool = False
+    """Write one line of JSON for each answer to the server's log."""
 
     # the agent's rhythm
     tick_s: Seconds = 0.5
@@ -63,6 +65,10 @@ class SpokeSettings(BaseModel):
     """Which road packages take here; `auto` leaves it to the directive, then tries MQTT and falls back to HTTPS."""
     bytes_per_second: Annotated[int, Field(ge=0)] = 0
     """Ceiling on the download rate; 0 is none."""
+    bytes_per_day: Annotated[int, Field(ge=0)] = 0
+    """Bytes that may be fetched in a day of the site's calendar; 0 is no limit. The rest comes the next day."""
+    fallback_spread_s: Annotated[float, Field(ge=0)] = 5.0
+    """Where MQTT fails, a spoke turns to HTTPS after a random part of this, so that a zone does not come as a herd."""
     download_hours: Hours | None = None
     """Local hours in which packages may be fetched, for example `22:00-06:00`."""
     switch_hours: Hours | None = None
@@ -76,9 +82,13 @@ class SpokeSettings(BaseModel):
 
     # the most that each step may take
     admit_timeout_s: Seconds = 86_400.0
+    """Longest time for admission, in seconds."""
     stage_timeout_s: Seconds = 7 * 86_400.0
+    """Longest time for fetching, in seconds."""
     verify_timeout_s: Seconds = 3_600.0
+    """Longest time for verification, in seconds."""
     arm_timeout_s: Seconds = 2 * 86_400.0
+    """Longest wait for the hours in which a version may be switched, in seconds."""
     step_margin_s: Seconds = 600.0
     """Added to the directive's own limits for shadow and probation."""
     transfer_tries: Annotated[int, Field(ge=1)] = 1000
@@ -86,6 +96,7 @@ class SpokeSettings(BaseModel):
     retry_s: Seconds = 2.0
     """First pause after a failed try; it doubles up to `retry_cap_s`."""
     retry_cap_s: Seconds = 300.0
+    """Longest pause between two tries, in seconds."""
 
 
 def load_settings(home: SpokeHome, **flags: Any) -> SpokeSettings:

@@ -27,6 +27,7 @@ from spoke_agent.settings import SpokeSettings
 from spoke_agent.shortcut import by_delta, offer_for
 from spoke_agent.slots import ModelSlots, Slot, edit_slots, read_slots
 from spoke_agent.update import Timer, Update
+from sync.blocks.manners import BudgetExhausted
 from sync.clock import Clock
 from sync.messages import DesiredModel
 from sync.store import DiskFailed, DiskFull, Store, disk_errors
@@ -52,6 +53,8 @@ class Try:
 
     why: str
     counts: Mapping[str, object] = field(default_factory=dict)
+    reason: Reason = Reason.NONE
+    """What to say when the time for the step runs out meanwhile; BUDGET_EXHAUSTED is no failed try."""
 
 
 _Seen = Outcome | Try | None
@@ -337,7 +340,7 @@ class Steps:
 
 def _outcome_of(error: SpokeshaveError) -> Outcome | Try:
     if error.retryable or isinstance(error, PackageIncomplete | DiskFailed | ServerUnreachable):
-        return Try(error.message)
+        return Try(error.message, reason=Reason.BUDGET_EXHAUSTED if isinstance(error, BudgetExhausted) else Reason.NONE)
     reason = getattr(error, "reason", None)
     if isinstance(reason, Reason):
         return Outcome(Event.FAULT if isinstance(error, HubError) else Event.REFUSED, reason, error.message)

@@ -41,6 +41,7 @@ class _Course:
     """What the process remembers of a model between ticks; none of it is needed after a restart."""
 
     job: Job[Outcome | Try | None] | None = None
+    waits_for: Reason = Reason.NONE
     tries: int = 0
     next_at: float = 0.0
     entering_since: float | None = None
@@ -190,7 +191,8 @@ class Updater:
         course = self._course(update.model)
         if update.entered.elapsed(self._timer()) > self._limit(update):
             self._stop_job(course)
-            return self._move(update.seen(**course.counts), Event.TIMED_OUT, Reason.TIMEOUT)
+            reason = Reason.TIMEOUT if course.waits_for is Reason.NONE else course.waits_for
+            return self._move(update.seen(**course.counts), Event.TIMED_OUT, reason)
         if course.job is None:
             if self._timer().monotonic >= course.next_at:
                 course.job = self._jobs.start(lambda cancel: self._steps.work(update, cancel), self._wake)
@@ -213,9 +215,12 @@ class Updater:
         return self._move(update, seen.event, seen.reason)
 
     def _try_again(self, update: Update, course: _Course, seen: Try) -> bool:
-        course.tries += 1
-        course.why = seen.why
+        course.why, course.waits_for = seen.why, seen.reason
         course.counts.update(seen.counts)
+        if seen.reason is Reason.BUDGET_EXHAUSTED:
+            course.next_at = self._timer().monotonic + self._settings.retry_cap_s
+            return False
+        course.tries += 1
         if course.tries >= self._settings.transfer_tries:
             return self._move(update.seen(**course.counts), Event.FAULT, Reason.TRANSFER_FAILED)
         pause = min(self._settings.retry_cap_s, self._settings.retry_s * 2 ** min(course.tries - 1, 16))

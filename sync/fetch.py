@@ -157,9 +157,10 @@ class _Fetch:
             return
         keeper.put(index, block)
         self._pace.spend(len(block))
-        if self._pace.wait() > _LONG:
-            raise _Interrupted("held back")
-        self._hold()
+        if keeper.held < self._writer.size:
+            if self._pace.wait() > _LONG:
+                raise _Interrupted("held back")
+            self._hold()
         if self._progress is not None:
             self._progress(keeper.held, self._writer.size)
 

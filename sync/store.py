@@ -20,10 +20,9 @@ import secrets
 import shutil
 import struct
 import tempfile
-import threading
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -355,18 +354,11 @@ def _read_map(path: Path, head: bytes, length: int) -> bytes | None:
 
 def _in_background(call: Callable[[bytes], None], argument: bytes) -> "Future[None]":
     """Run a call on a thread of its own; its result or error is in the future."""
-    done: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            call(argument)
-        except Exception as e:
-            done.set_exception(e)
-        else:
-            done.set_result(None)
-
-    threading.Thread(target=run, name="blob-sync").start()
-    return done
+    thread = ThreadPoolExecutor(1, "blob-sync")
+    try:
+        return thread.submit(call, argument)
+    finally:
+        thread.shutdown(wait=False)
 
 
 def _this_boot() -> bytes:

@@ -4,6 +4,7 @@ Each is a `Pace`, and `together` makes one of several; the receiver stops asking
 """
 
 import json
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
@@ -11,14 +12,16 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from model_formats.errors import OperatorError
+from sync.blocks.errors import TransferFailed
 from sync.blocks.pace import Pace
 from sync.clock import Clock
 from sync.files import atomic_write
+from sync.types import Reason
 
-__all__ = ["DailyBudget", "Hours", "HoursMalformed", "LocalHours", "together"]
+__all__ = ["BudgetExhausted", "DailyBudget", "Hours", "HoursMalformed", "LocalHours", "together"]
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_SAVE_EVERY = 1 << 20
+_SAVE_EVERY = 8 << 20
 
 
 class HoursMalformed(OperatorError):
@@ -26,6 +29,14 @@ class HoursMalformed(OperatorError):
 
     code = "hours_malformed"
     hint = "Write hours as DAYS HH:MM-HH:MM, for example `mon-fri 22:00-06:00` or `sat,sun 00:00-24:00`."
+
+
+class BudgetExhausted(TransferFailed):
+    """As many bytes came today as the site allows."""
+
+    code = "budget_exhausted"
+    hint = "It goes on by itself tomorrow; `bytes_per_day` in spoke.toml allows more, and a sideload counts nothing."
+    reason = Reason.BUDGET_EXHAUSTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +103,11 @@ class LocalHours:
 
 
 class DailyBudget:
-    """So many bytes in a day of the site's calendar, also across restarts (to within a MiB)."""
+    """So many bytes in a day of the site's calendar, also across restarts (to within 8 MiB).
+
+    `wait` raises BudgetExhausted when all is used up: what has arrived is kept, and the line and the memory are given back until
+    midnight. `pause` only looks.
+    """
 
     def __init__(self, limit: int, zone: ZoneInfo, clock: Clock, path: Path) -> None:
         self._limit, self._zone, self._clock, self._path = limit, zone, clock, path
@@ -100,6 +115,15 @@ class DailyBudget:
         self._saved = self._spent
 
     def wait(self) -> float:
+        """0, or BudgetExhausted."""
+        seconds = self.pause()
+        if seconds > 0:
+            raise BudgetExhausted(
+                f"{self._spent} bytes came today, {self._limit} are allowed; it goes on in {seconds / 3600:.1f} h"
+            )
+        return 0.0
+
+    def pause(self) -> float:
         """Seconds until midnight when the budget is used up, else 0."""
         self._turn_page()
         if self._spent < self._limit:
@@ -135,18 +159,20 @@ class DailyBudget:
 
 class _Together:
     def __init__(self, paces: Iterable[Pace]) -> None:
-        self._paces = tuple(paces)
+        self._paces, self._lock = tuple(paces), threading.Lock()
 
     def wait(self) -> float:
-        return max((pace.wait() for pace in self._paces), default=0.0)
+        with self._lock:
+            return max((pace.wait() for pace in self._paces), default=0.0)
 
     def spend(self, size: int) -> None:
-        for pace in self._paces:
-            pace.spend(size)
+        with self._lock:
+            for pace in self._paces:
+                pace.spend(size)
 
 
 def together(*paces: Pace) -> Pace:
-    """Waits while any of them does; all of them count."""
+    """Waits while any of them does; all of them count. Several transfers may share it."""
     return _Together(paces)
 
 

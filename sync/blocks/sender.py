@@ -39,6 +39,9 @@ MAX_STREAMS = 256
 """Blobs (per zone) that are served at once; wants for more are dropped and asked again."""
 _INBOX = 20_000
 _IDLE = 5.0
+_MANY = 64
+_LATELY = 60.0
+"""So long after its last want a spoke counts as one of those that begin together."""
 
 log = logging.getLogger(__name__)
 _DIGEST = re.compile(DIGEST_PATTERN)
@@ -99,8 +102,9 @@ class BlobSender:
     ) -> None:
         """`may(zone, digest)` says whether a blob may go to a zone; None: all that `blobs` has (for tests and relays).
 
-        `gather_s`: seconds between the first want for a blob and its first block. A ring of spokes that all begin now needs a
-        little, since over a fast line the first of them would have the whole blob before the last has subscribed.
+        `gather_s`: seconds between the first want for a blob and its first block, when several spokes of the zone have asked for
+        something lately. A ring that begins together needs a little, since over a fast line the first of them would have the
+        whole blob before the last has subscribed; a spoke that is alone does not wait.
         `group`: share the wants with other workers of that name (None: hear them all).
         """
         self._bus, self._blobs, self._may = bus, blobs, may
@@ -109,6 +113,7 @@ class BlobSender:
         self._filter = (f"$share/{group}/" if group else "") + topics.want("+", "+")
         self._inbox: queue.Queue[Message | None] = queue.Queue(_INBOX)
         self._streams: dict[tuple[str, str], _Stream] = {}
+        self._company: dict[str, dict[str, float]] = {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._subscription: Subscription | None = None
@@ -141,7 +146,7 @@ class BlobSender:
     def _run(self) -> None:
         while not self._stopping.is_set():
             waiting = [stream for stream in self._streams.values() if stream.waiting]
-            ready = [stream for stream in waiting if self._clock.monotonic() >= stream.not_before]
+            ready = [stream for stream in waiting if self._may_begin(stream)]
             self._listen(wait=0.0 if ready else 0.02 if waiting else 1.0)
             for stream in ready:
                 self._send_one(stream)
@@ -173,10 +178,21 @@ class BlobSender:
             self.stats.refused += 1
             return
         now = stream.used = self._clock.monotonic()
+        self._note_company(stream.zone, f"{want.site}/{want.spoke}", now)
         for block in blocks:
             last, times = stream.sent.get(block, (-math.inf, 1))
             if now - last >= min(self._grace * 2 ** (times - 1), LONGEST_GRACE):
                 stream.waiting.setdefault(block)
+
+    def _note_company(self, zone: str, who: str, now: float) -> None:
+        """The oldest first, so that what is old is found at the front; no more than tells two from many."""
+        asked = self._company.setdefault(zone, {})
+        asked.pop(who, None)
+        if len(asked) < _MANY:
+            asked[who] = now
+
+    def _may_begin(self, stream: _Stream) -> bool:
+        return self._clock.monotonic() >= stream.not_before or len(self._company.get(stream.zone, ())) < 2
 
     def _stream(self, topic: str) -> _Stream | None:
         parts = topic.split("/")
@@ -220,3 +236,6 @@ class BlobSender:
             if not stream.waiting and now - stream.used > _IDLE:
                 os.close(stream.fd)
                 del self._streams[key]
+        for asked in self._company.values():
+            while asked and now - next(iter(asked.values())) > _LATELY:
+                del asked[next(iter(asked))]

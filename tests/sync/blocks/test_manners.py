@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sync.blocks.manners import DailyBudget, Hours, HoursMalformed, LocalHours, together
+from sync.blocks.manners import BudgetExhausted, DailyBudget, Hours, HoursMalformed, LocalHours, together
 from sync.blocks.pace import TokenBucket
 from sync.clock import ManualClock
+from sync.types import Reason
 
 BERLIN, DUBAI = ZoneInfo("Europe/Berlin"), ZoneInfo("Asia/Dubai")
 
@@ -94,22 +95,31 @@ def test_a_budget_lasts_until_midnight_of_the_site(tmp_path: Path) -> None:
     clock = local("2026-11-21 20:00")
     budget = DailyBudget(1000, BERLIN, clock, tmp_path / "budget.json")
     budget.spend(999)
-    assert budget.wait() == 0
+    assert budget.pause() == 0
     budget.spend(999)
-    assert budget.wait() == 4 * 3600
+    assert budget.pause() == 4 * 3600
     clock.advance(4 * 3600)
-    assert budget.wait() == 0
+    assert budget.pause() == 0
+
+
+def test_a_budget_that_is_used_up_ends_the_transfer_with_its_reason(tmp_path: Path) -> None:
+    pace = together(DailyBudget(1000, BERLIN, local("2026-11-21 20:00"), tmp_path / "budget.json"))
+    assert pace.wait() == 0
+    pace.spend(1000)
+    with pytest.raises(BudgetExhausted, match=r"4\.0 h") as e:
+        pace.wait()
+    assert e.value.reason is Reason.BUDGET_EXHAUSTED
 
 
 def test_a_budget_survives_a_restart_and_a_clock_that_runs_back(tmp_path: Path) -> None:
     clock = local("2026-11-21 20:00")
     DailyBudget(1000, BERLIN, clock, tmp_path / "budget.json").spend(1000)
     again = DailyBudget(1000, BERLIN, clock, tmp_path / "budget.json")
-    assert again.wait() > 0
+    assert again.pause() > 0
     clock.set(clock.now() - timedelta(days=3))
-    assert again.wait() > 0
+    assert again.pause() > 0
     (tmp_path / "budget.json").write_text("{damaged")
-    assert DailyBudget(1000, BERLIN, clock, tmp_path / "budget.json").wait() == 0
+    assert DailyBudget(1000, BERLIN, clock, tmp_path / "budget.json").pause() == 0
 
 
 def test_a_bucket_pays_its_debt_in_time() -> None:

@@ -12,6 +12,7 @@ from model_formats.layout import PackageTampered
 from model_formats.types import digest_of
 from sync import topics
 from sync.blocks import BlobSender, BlockReceiver, Patience, TransferCancelled, TransferStalled
+from sync.blocks.bitmap import encode
 from sync.bus import Message
 from sync.messages import Want
 from sync.store import BLOCK_SIZE
@@ -236,6 +237,30 @@ def test_many_spokes_cost_about_one_copy(hub: Hub) -> None:
     assert hub.sender.stats.bytes <= 1.6 * len(data), "the figure itself is the benchmark's; twelve threads share one core here"
 
 
+def test_a_ring_is_waited_for_and_a_single_spoke_does_not_wait(hub: Hub, eventually: Callable[..., None]) -> None:
+    hub.sender.stop()
+    hub.sender = BlobSender(hub.bus, hub.store, gather_s=3600)
+    hub.sender.start()
+    small, large = content(1), content(40)
+    bus = hub.spoke()
+    receiver(bus, hub.fresh()).receive(hub.store.put(small), len(small), hashes_of(small))
+    assert hub.sender.stats.blocks == 1
+    other = SpokeId("berlin")
+    start, missing = encode([0])
+    want = Want(site=other.site, spoke=other.spoke, start=start, missing=missing, credit=1)
+    hub.spoke(other).publish(Message(topics.want("eu", digest_of(small)), want.canonical(), qos=0))
+    eventually(lambda: hub.sender.stats.wants == 2)
+    cancel = threading.Event()
+    waiting = InThread(
+        lambda: receiver(bus, hub.fresh()).receive(hub.store.put(large), len(large), hashes_of(large), cancel=cancel)
+    )
+    eventually(lambda: hub.sender.stats.wants == 3)
+    assert hub.sender.stats.bytes <= 2 * len(small), "the large one waits for the others"
+    cancel.set()
+    with pytest.raises(TransferCancelled):
+        waiting.done()
+
+
 def test_a_late_joiner_asks_only_for_what_it_missed(hub: Hub) -> None:
     data = content(100)
     digest = hub.store.put(data)
@@ -314,7 +339,6 @@ def test_a_bad_want_is_answered_with_nothing_and_the_hub_lives_on(
 
 def test_a_greedy_want_is_capped(hub: Hub, eventually: Callable[..., None]) -> None:
     from sync.blocks import sender as module
-    from sync.blocks.bitmap import encode
 
     blocks = module.MAX_CREDIT * 3
     digest = hub.store.put(bytes(blocks * BLOCK_SIZE))
