@@ -5,6 +5,7 @@ import inspect
 import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_origin
 
 import click
 
@@ -64,6 +65,7 @@ def errors() -> str:
     rows = [
         f"| `{code}` | {cls.http} | {cls.exit} | {'yes' if cls.retryable else 'no'} | {_first_line(cls)} | {cls.hint} |"
         for code, cls in sorted(catalog().items())
+        if cls.__module__.split(".")[0] in ROOMS
     ]
     return (
         HEAD
@@ -133,18 +135,25 @@ def reasons() -> str:
 def settings() -> str:
     """Every setting of both programs: environment name, type, default, meaning."""
     text = HEAD + "# Settings\n\nDefaults < file (TOML in the program's home) < environment < flags.\n"
-    for cls in (HubSettings, SpokeSettings):
-        prefix = str(getattr(cls, "env_prefix", cls.model_config.get("env_prefix") or ""))
-        text += f"\n## {_first_doc(cls)}\n\n| environment | type | default | meaning |\n|---|---|---|---|\n"
+    for prefix, cls in (("HUB_", HubSettings), ("SPOKE_", SpokeSettings)):
+        title = (inspect.getdoc(cls) or cls.__name__).splitlines()[0]
+        text += f"\n## {title}\n\n| environment | type | default | meaning |\n|---|---|---|---|\n"
         for name, field in cls.model_fields.items():
-            kind = getattr(field.annotation, "__name__", str(field.annotation))
-            default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)}`"
-            text += f"| `{(prefix + name).upper()}` | {kind} | {default} | {" ".join((field.description or "").split())} |\n"
+            default = field.get_default(call_default_factory=True)
+            shown = "" if default in ("", None) else f"`{default}`"
+            meaning = " ".join((field.description or "").split())
+            text += f"| `{(prefix + name).upper()}` | {_kind(field.annotation)} | {shown} | {meaning} |\n"
     return text
 
 
-def _first_doc(cls: type) -> str:
-    return (inspect.getdoc(cls) or cls.__name__).splitlines()[0]
+def _kind(annotation: object) -> str:
+    """A type in words for a person: `int`, `int or nothing`, `auto, mqtt, https`."""
+    if args := get_args(annotation):
+        words = [_kind(get_args(a)[0] if hasattr(a, "__metadata__") else a) for a in args]
+        if get_origin(annotation) is tuple:
+            return f"list of {words[0]}"
+        return ", ".join("nothing" if w == "NoneType" else w for w in words)
+    return getattr(annotation, "__name__", str(annotation))
 
 
 def main() -> None:

@@ -45,6 +45,17 @@ class VersionView(BaseModel):
     published: datetime | None
 
 
+class DeltaOrder(BaseModel):
+    """A `DeltaOffer` as a request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base: Digest
+    target: Digest
+    delta: Digest
+    size: Annotated[int, Field(ge=0)]
+
+
 class ProposalView(BaseModel):
     """Metadata that waits for signatures (`data`, base64), or has enough."""
 
@@ -139,13 +150,13 @@ def release(name: Name, order: ReleaseOrder, hub: HubPart, who: Author) -> Propo
 
 
 @router.post("/models/{name}/{version}/deltas")
-def offer(name: Name, version: int, order: DeltaOffer, hub: HubPart, _who: Author) -> VersionView:
+def offer(name: Name, version: int, order: DeltaOrder, hub: HubPart, _who: Author) -> VersionView:
     """Offer a pushed delta towards a file of a version. Nobody has to trust it: the result must hash to the signed digest."""
     with hub.database.begin() as db:
         found = find_version(db, ModelRef(name, version))
         if found is None or not hub.registry.has(order.delta):
             raise NotFound(f"{name}@{version} is not released, or the delta was not pushed")
-        add_delta(db, found.ref, order)
+        add_delta(db, found.ref, DeltaOffer(base=order.base, target=order.target, delta=order.delta, size=order.size))
     return _view(found)
 
 

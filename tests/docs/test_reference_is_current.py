@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from docs.generate import REASONS, pages
-from model_formats.errors import SpokeshaveError, catalog
+from docs.generate import REASONS, ROOMS, pages
+from model_formats.errors import SpokeshaveError
 from sync.types import Reason
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
@@ -26,9 +26,10 @@ def test_every_reason_is_explained() -> None:
 
 
 def test_error_codes_are_unique_and_tell_what_to_do(generated: dict[str, str]) -> None:
-    classes = list(_all(SpokeshaveError))
+    classes = [c for c in _all(SpokeshaveError) if c.__module__.split(".")[0] in ROOMS]
     assert len({c.code for c in classes}) == len(classes), sorted(c.code for c in classes)
-    for code, cls in catalog().items():
+    for cls in classes:
+        code = cls.code
         assert cls.__doc__, code
         assert cls.hint.strip(), code
         assert code.replace("_", "").isalnum(), code

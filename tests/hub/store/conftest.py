@@ -1,7 +1,9 @@
 import os
 import shutil
 import subprocess
+import tempfile
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -14,21 +16,19 @@ def sqlite_url(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory):
+def postgres():
     """A real PostgreSQL on a unix socket, where one is installed."""
     if not (shutil.which("initdb") and shutil.which("postgres")):
         pytest.skip("needs PostgreSQL's programs")
     pytest.importorskip("psycopg")
-    folder = tmp_path_factory.mktemp("pg")
-    yield from _run_postgres(folder)
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder:  # not below pytest's own folder, which is closed to other users
+        yield from _run_postgres(Path(folder))
 
 
 def _run_postgres(folder):
     as_user = ["runuser", "-u", "nobody", "--"] if os.geteuid() == 0 else []
     if as_user:
         shutil.chown(folder, "nobody")
-        for parent in [folder, *folder.parents][:4]:
-            parent.chmod(0o755)
     data, sockets = folder / "data", folder
     subprocess.run([*as_user, "initdb", "-D", data, "-A", "trust", "-U", "hub", "-N"], check=True, capture_output=True)
     server = subprocess.Popen([*as_user, "postgres", "-D", data, "-k", sockets, "-h", "", "-F"], stderr=subprocess.PIPE)
