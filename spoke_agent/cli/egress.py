@@ -102,6 +102,34 @@ def explain(ctx: Context, *, sequence: int) -> None:
 
 
 @group.command()
+@click.option("--out", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder to write into.")
+@click.option("--days", type=float, help="How far back; the whole log when not given.")
+@pass_context
+def pack(ctx: Context, *, folder: Path, days: float | None) -> None:
+    """Evidence for an auditor: policies, ledger, counts, refusals, records and the state of the chain, as JSON and as a page."""
+    from provisioning.identity import Identity
+    from spoke_agent.outbox.evidence import make_pack, write_pack
+
+    identity, now = Identity.load(ctx.home), datetime.now(UTC)
+    log = _log(ctx.home)
+    try:
+        since = None if days is None else (now - timedelta(days=days)).replace(microsecond=0)
+        made = make_pack(log, identity.spoke, identity.regime, now, since=since)
+    finally:
+        log.close()
+    files = write_pack(made, folder)
+    value = {
+        "files": [str(f) for f in files],
+        "digest": made.digest,
+        "chain": made.chain.model_dump(mode="json"),
+        "left": len(made.records),
+        "refused": sum(d.times for d in made.denials),
+        "policies": len(made.policies),
+    }
+    emit(ctx, value, lambda v: out.print("\n".join(v["files"]), markup=False))
+
+
+@group.command()
 @pass_context
 def policy(ctx: Context) -> None:
     """The policy in force: the site's own file, or the default."""

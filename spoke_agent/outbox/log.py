@@ -8,7 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, Field
 from model_formats.document import Document
 from model_formats.types import Digest, Name, digest_of
 from spoke_agent.outbox.errors import LogBroken
-from spoke_agent.outbox.policy import Day, Why
+from spoke_agent.outbox.policy import Day, SitePolicy, Why
 from sync.egress import EgressRecord, Kind
 
 __all__ = ["EgressLog", "LogEntry", "Logged", "Totals"]
@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS log (
     until REAL, record BLOB, sealed BLOB, sent REAL);
 CREATE INDEX IF NOT EXISTS log_by_time ON log (time);
 CREATE INDEX IF NOT EXISTS log_waiting ON log (sequence) WHERE allowed = 1 AND sent IS NULL;
+CREATE TABLE IF NOT EXISTS policies (digest TEXT PRIMARY KEY, first REAL NOT NULL, document BLOB NOT NULL);
 """
 
 
@@ -108,6 +109,17 @@ class EgressLog:
         """(sequence, digest) of the last entry; (0, None) at the start."""
         row = self._fetch("SELECT sequence, digest FROM log ORDER BY sequence DESC LIMIT 1")
         return (int(row[0][0]), str(row[0][1])) if row else (0, None)
+
+    def keep_policy(self, policy: SitePolicy, now: datetime) -> None:
+        """Remember a policy as it stood, the first time that it decides."""
+        row = (policy.digest, now.timestamp(), policy.canonical())
+        with self._lock:
+            self._connection.execute("INSERT OR IGNORE INTO policies VALUES (?, ?, ?)", row)
+
+    def policies(self) -> list[tuple[datetime, SitePolicy]]:
+        """Every policy that ever decided here, with the time from which it did; oldest first."""
+        rows = self._fetch("SELECT first, document FROM policies ORDER BY first")
+        return [(datetime.fromtimestamp(first, UTC), SitePolicy.parse(bytes(document))) for first, document in rows]
 
     def last_record(self) -> tuple[int, str | None]:
         """(sequence, digest) of the last record that left."""

@@ -201,6 +201,8 @@ class Outbox:
         epsilon: float,
     ) -> LogEntry:
         sequence, previous = self.log.head()
+        if policy is not None:
+            self.log.keep_policy(policy, self._clock.now())
         return LogEntry.model_validate(
             {
                 "sequence": sequence + 1,

@@ -5,7 +5,7 @@ windows. The peers' columns are those measured in the field notes on windows of 
 own); `python -m tests.bench.drift --quick` takes fewer windows.
 
 The notes give names and powers of their windows, not their numbers. A test that is not ours stands in the notes too (`KS exact +
-Bonf`: exact KS, chi-squared of categories), so it tells how alike the windows are: on "mix" it finds .76 to .80 here and .88 there,
+Bonf`: exact KS, chi-squared of categories), so it tells how alike the windows are: on "mix" it finds .76 to .80 here, .88 there,
 on "mix of two" (a tenth moves from the first category to the second) .91, so that row is the one compared; "mix" is told as well.
 """
 

@@ -131,6 +131,9 @@ def test_the_egress_log_is_shown_checked_and_explained(home: Path, capsys: pytes
     assert (shown["kind"], shown["decision"], shown["sent"]) == ("ops", "allow", True)
     assert spoke(home, capsys, "egress", "verify")["left"] == 1
     assert "hub ceiling" in spoke(home, capsys, "egress", "explain", "1")["because"]
+    packed = spoke(home, capsys, "egress", "pack", "--out", str(home / "evidence"))
+    assert (packed["left"], packed["chain"]["whole"]) == (1, True)
+    assert "ops" in Path(packed["files"][1]).read_text()
     assert spoke(home, capsys, "egress", "switch", "sealed")["sovereignty"] == "sealed"
     assert spoke(home, capsys, "egress", "policy")["sovereignty"] == "sealed"
 
