@@ -15,7 +15,7 @@ from model_formats.document import Document, Value
 from model_formats.types import Digest, Name
 from sync.files import atomic_write
 
-__all__ = ["AdapterSlot", "ModelSlots", "Slot", "Slots", "edit_slots", "read_slots", "write_slots"]
+__all__ = ["AdapterSlot", "ChallengerSlot", "ModelSlots", "Slot", "Slots", "edit_slots", "read_slots", "write_slots"]
 
 
 class Slot(Value):
@@ -35,12 +35,21 @@ class AdapterSlot(Value):
     """Digest of the model file; the server refuses the adapter on any other."""
 
 
+class ChallengerSlot(Value):
+    """The candidate answers a part of the callers. Bound to one version, so that the next candidate does not inherit it."""
+
+    index: Digest
+    percent: Annotated[int, Field(ge=1, le=100)]
+    """Of the requests that name neither a version nor an adapter."""
+
+
 class ModelSlots(Value):
     """The places of one model."""
 
     champion: Slot | None = None
     candidate: Slot | None = None
-    """Loaded beside the champion. It answers nobody; in shadow it sees mirrored rows."""
+    """Loaded beside the champion. It answers nobody but its share as a challenger; in shadow it sees mirrored rows."""
+    challenger: ChallengerSlot | None = None
     last_good: Slot | None = None
     """What a rollback goes to; kept loaded while the champion is in probation."""
     adapter: AdapterSlot | None = None

@@ -23,6 +23,7 @@ __all__ = ["serve"]
     "--token-file", type=click.Path(exists=True, path_type=Path), help="File with the bearer token TCP callers must send."
 )
 @click.option("--no-capture", is_flag=True, help="Keep no rows: no drift, no labels, no tuning from this traffic.")
+@click.option("--access-log", is_flag=True, help="Log one line of JSON for each answer (setting serve_access_log).")
 @click.option("--memory-mb", type=click.IntRange(min=32), help="Refuse models that would take this process beyond.")
 @pass_context
 def serve(
@@ -36,6 +37,7 @@ def serve(
     tls_key: Path | None,
     token_file: Path | None,
     no_capture: bool,
+    access_log: bool,
     memory_mb: int | None,
 ) -> None:
     """Serve the models that slots.json names, by the Open Inference Protocol v2, until stopped.
@@ -49,7 +51,8 @@ def serve(
     from spoke_agent.settings import load_settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    told = load_settings(SpokeHome(ctx.home), serve_host=host, serve_port=port, serve_grpc_port=grpc_port)
+    given = {"serve_host": host, "serve_port": port, "serve_grpc_port": grpc_port, "serve_access_log": access_log or None}
+    told = load_settings(SpokeHome(ctx.home), **given)
     settings = ServeSettings(
         home=ctx.home,
         host=told.serve_host,
@@ -59,6 +62,7 @@ def serve(
         tls_key=tls_key,
         token_file=token_file,
         capture=not no_capture,
+        access_log=told.serve_access_log,
         memory_mb=memory_mb,
     )
 

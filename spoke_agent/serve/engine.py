@@ -24,13 +24,14 @@ from statistics import median
 
 import numpy as np
 
-from model_formats.errors import DeviceError, RefusedError
+from model_formats.errors import DeviceError, RefusedError, SpokeshaveError
 from model_formats.golden import Golden, GoldenMismatch, GoldenResult, check_golden
 from model_formats.package import BlobReader, Package, PackageIncomplete, PackageInvalid, PackageTampered, open_package
 from model_formats.runtimes.base import Array, Engine, EngineMissing, HeadAdapter, LoadFailed, Session
 from model_formats.runtimes.choose import open_session
 from model_formats.spec import VariantSpec
 from model_formats.types import digest_of_file, hex_of
+from spoke_agent.home import SpokeHome
 from spoke_agent.serve.metrics import rss_bytes
 from spoke_agent.serve.scheduler import Cost, Placement
 from spoke_agent.serve.settings import ServeSettings
@@ -39,10 +40,11 @@ from spoke_agent.slots import AdapterSlot, Slot
 from sync.files import atomic_write
 from sync.types import Reason
 
-__all__ = ["Engined", "MemoryRefused", "WrongModel", "load_adapter", "load_version", "measure", "reason_of"]
+__all__ = ["Engined", "MemoryRefused", "WrongModel", "load_adapter", "load_version", "measure", "reason_of", "shelf_adapters"]
 
 _PROBE_ROWS = 32
 _PROBE_S = 0.05
+_NAMED_ADAPTERS = 16
 
 
 class MemoryRefused(DeviceError):
@@ -147,6 +149,23 @@ def load_adapter(folder: Path, loaded: Engined, slot: AdapterSlot) -> HeadAdapte
         path = find_adapter(folder, slot.file)
         loaded.adapters[slot.file] = loaded.session.load_adapter(str(path), slot.name)
     return loaded.adapters[slot.file]
+
+
+def shelf_adapters(home: SpokeHome, loaded: Engined) -> dict[str, HeadAdapter]:
+    """The adapters that callers may name: fitted on this very file, by a record that this device signed. The newest ones."""
+    if not any(home.adapters.glob("*/record.json")):
+        return {}
+    from spoke_agent.tune.shelf import Shelf  # late: a site without adapters needs neither this nor its cryptography
+    from sync.trust.keys import load_signer
+
+    found: dict[str, HeadAdapter] = {}
+    with contextlib.suppress(SpokeshaveError, OSError, RuntimeError):  # a shelf that cannot be believed offers nothing
+        signer = load_signer(home.identity / "device.key")
+        shelf = Shelf(home.adapters, signer=signer, key=signer.public_key)
+        records = [kept.record for kept in shelf.all(loaded.model) if kept.trusted]
+        for record in [r for r in records if r.gate.passed and r.base == loaded.file][-_NAMED_ADAPTERS:]:
+            found[record.name] = load_adapter(home.adapters, loaded, record.slot)
+    return found
 
 
 def find_adapter(folder: Path, digest: str) -> Path:

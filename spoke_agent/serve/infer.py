@@ -3,6 +3,8 @@
 import time
 from collections.abc import Mapping, Sequence
 from math import inf
+from random import random
+from zlib import crc32
 
 from model_formats.errors import SpokeshaveError
 from model_formats.runtimes.base import Array, HeadAdapter
@@ -13,7 +15,7 @@ from spoke_agent.serve.models import BASE_HEAD, Models, Places
 from spoke_agent.serve.transport import Exchange
 from spoke_agent.serve.version import Version
 
-__all__ = ["InferJob", "answer_error", "choose_adapter", "deadline_of", "infer", "key_of"]
+__all__ = ["InferJob", "answer_error", "choose_adapter", "choose_version", "deadline_of", "infer", "key_of"]
 
 _OCTETS = b"application/octet-stream"
 _now = time.monotonic
@@ -35,6 +37,11 @@ class InferJob:
         self.adapter_name, self.adapter = choose_adapter(places, version, request)
         self.key: object = key_of(version, request, self.adapter_name)
         self.deadline = inf if not request.parameters else deadline_of(request, exchange.started)
+
+    @property
+    def started(self) -> float:
+        """Monotonic time at which the request was complete."""
+        return self.exchange.started
 
     @property
     def request_id(self) -> str:
@@ -69,6 +76,8 @@ def infer(models: Models, exchange: Exchange, model: str, number: str | None) ->
     try:
         places, version = models.version(model, number)
         request = parse_request(exchange.body, _json_length(exchange))
+        if places.challenger is not None and number is None:
+            version = choose_version(places, version, request)
         job = InferJob(exchange, request, places, version, version.signature.rows(request))
         counts = version.model_counts
         counts.requests += 1
@@ -90,6 +99,19 @@ def answer_error(exchange: Exchange, error: Exception, counts: ModelCounts | Non
         exchange.refuse(error.http, error.message)
     else:
         exchange.refuse(500, f"the model failed: {type(error).__name__}")
+
+
+def choose_version(places: Places, version: Version, request: InferRequest) -> Version:
+    """The challenger, for its share of the requests that leave the choice to us.
+
+    Callers that send the parameter `sticky` (a customer, a till) meet the same version every time; others are dealt by lot.
+    """
+    share = places.slots.challenger
+    if places.challenger is None or share is None or "adapter" in request.parameters:
+        return version
+    key = request.text("sticky")
+    lot = crc32(key.encode()) % 100 if key else int(random() * 100)  # noqa: S311 - nothing is guarded by it
+    return places.challenger if lot < share.percent else version
 
 
 def choose_adapter(places: Places, version: Version, request: InferRequest) -> tuple[str, HeadAdapter | None]:

@@ -54,6 +54,8 @@ class VersionCounts:
     requests: int = 0
     rows: int = 0
     errors: int = 0
+    queue_us: Histogram = field(default_factory=Histogram)
+    """Of each run, how long its longest-waiting request had waited."""
     run_us: Histogram = field(default_factory=Histogram)
     request_us: Histogram = field(default_factory=Histogram)
     batch_rows: Histogram = field(default_factory=Histogram)

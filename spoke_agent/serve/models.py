@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from model_formats.contract import TensorContract
 from model_formats.errors import SpokeshaveError
 from model_formats.package import BlobReader
 from model_formats.runtimes.base import HeadAdapter
 from spoke_agent.serve.answers import AdapterState, LoadedState, ModelState, ModelStats, ReconcileAnswer, ShadowStats
-from spoke_agent.serve.engine import Engined, load_adapter, load_version, measure, reason_of
+from spoke_agent.serve.engine import Engined, load_adapter, load_version, measure, reason_of, shelf_adapters
 from spoke_agent.serve.errors import NotServing, UnknownTarget
 from spoke_agent.serve.metrics import ModelCounts
 from spoke_agent.serve.settings import ServeSettings
@@ -41,6 +42,8 @@ class Places:
     answering: Version | None = None
     champion: Version | None = None
     candidate: Version | None = None
+    challenger: Version | None = None
+    """The candidate, while it answers its share (see `infer.choose_version`)."""
     last_good: Version | None = None
     adapter_name: str = ""
     """Name of the adapter that answers by default; empty for the hub's head."""
@@ -88,7 +91,7 @@ class Models:
             if places.answering is None:
                 raise NotServing(f"model {model!r}: no version is loaded; {self._why(places)}")
             return places, places.answering
-        for version in (places.answering, places.champion, places.last_good):
+        for version in (places.answering, places.champion, places.challenger, places.last_good):
             if version is not None and str(version.number) == number:
                 return places, version
         raise UnknownTarget(f"model {model!r} has no version {number!r} here")
@@ -144,8 +147,8 @@ class Models:
         if slots.probation or (slots.champion is not None and champion is None):
             last_good = await self._load(name, slots.last_good, old, faults, "last_good", adaptable=False)
         answering = champion or (last_good or old.answering if slots.champion is not None else None)
-        places = Places(slots, answering, champion, old.candidate, last_good, mirror=old.mirror, faults=faults)
-        places = self._adapted(places, await self._adapter(answering, slots.adapter))
+        places = Places(slots, answering, champion, old.candidate, last_good=last_good, mirror=old.mirror, faults=faults)
+        places = self._adapted(places, await self._adapter(answering, slots.adapter), await self._shelf(answering))
         swapped = (answering is not old.answering) and answering is not None
         self._put(name, places)
         swap_ms = (time.perf_counter() - started) * 1e3 if swapped else None
@@ -188,11 +191,19 @@ class Models:
             return None, AdapterState(name=slot.name, file=slot.file, loaded=False, detail=str(e))
         return adapter, AdapterState(name=slot.name, file=slot.file, loaded=True)
 
-    def _adapted(self, places: Places, found: tuple[HeadAdapter | None, AdapterState | None]) -> Places:
+    async def _shelf(self, version: Version | None) -> Mapping[str, HeadAdapter]:
+        """What callers may ask for by name besides the default."""
+        if version is None:
+            return {}
+        return await self.loop.run_in_executor(self._loader, shelf_adapters, self._settings.folder, version.engined)
+
+    def _adapted(
+        self, places: Places, found: tuple[HeadAdapter | None, AdapterState | None], shelf: Mapping[str, HeadAdapter]
+    ) -> Places:
         adapter, state = found
         if adapter is None or state is None:
-            return replace(places, adapter=state)
-        return replace(places, adapter=state, adapter_name=state.name, adapters={state.name: adapter})
+            return replace(places, adapter=state, adapters=shelf)
+        return replace(places, adapter=state, adapter_name=state.name, adapters={**shelf, state.name: adapter})
 
     async def _measure_again(self, champion: Version | None) -> None:
         """Time the champion in the same minute as its candidate, so that the two can be compared."""
@@ -209,7 +220,7 @@ class Models:
             mirror = None
         if mirror is None and candidate is not None and places.answering is not None and candidate is not places.answering:
             mirror = Mirror(places.answering, candidate, self.loop)
-        return replace(places, candidate=candidate, mirror=mirror)
+        return replace(places, candidate=candidate, mirror=mirror, challenger=_challenger(places, candidate))
 
     def _put(self, name: str, places: Places) -> None:
         """The swap: one assignment. Versions that have no place any more end after their last answer."""
@@ -261,6 +272,19 @@ class Models:
     def _why(self, places: Places) -> str:
         fault = places.faults.get("champion")
         return fault.detail if fault is not None else "slots.json names no champion"
+
+
+def _challenger(places: Places, candidate: Version | None) -> Version | None:
+    """The candidate, when slots give it a share and callers of the champion can be answered by it."""
+    share, champion = places.slots.challenger, places.answering
+    if share is None or candidate is None or champion is None or candidate is champion or share.index != candidate.index:
+        return None
+    mine, its = ((v.signature.inputs, v.signature.outputs) for v in (champion, candidate))
+    return candidate if [*map(_face, (*mine[0], *mine[1]))] == [*map(_face, (*its[0], *its[1]))] else None
+
+
+def _face(tensor: TensorContract) -> tuple[str, str, tuple[int, ...]]:
+    return tensor.name, tensor.datatype, tensor.shape
 
 
 def _told(slot: Slot | None, version: Version | None, fault: LoadedState | None) -> LoadedState | None:

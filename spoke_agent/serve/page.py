@@ -60,6 +60,8 @@ def _versions(page: Page, models: Models) -> None:
     page.family("spoke_rows_total", "counter", "Rows run.", [(k, c.rows) for k, c in found])
     page.family("spoke_errors_total", "counter", "Requests that failed inside the model.", [(k, c.errors) for k, c in found])
     page.histograms("spoke_request_seconds", "From arrival to answer.", [(k, c.request_us) for k, c in found], scale=1e-6)
+    waits = [(k, c.queue_us) for k, c in found]
+    page.histograms("spoke_queue_seconds", "Longest wait of a request in each run.", waits, scale=1e-6)
     page.histograms("spoke_run_seconds", "Run time of a batch.", [(k, c.run_us) for k, c in found], scale=1e-6)
     page.histograms("spoke_batch_rows", "Rows in a batch.", [(k, c.batch_rows) for k, c in found])
 
@@ -67,5 +69,13 @@ def _versions(page: Page, models: Models) -> None:
 def _counts(models: Models) -> Iterator[tuple[Labels, VersionCounts]]:
     for name, places in models.live.items():
         for version in places.versions:
-            role = "answering" if version is places.answering else "candidate" if version is places.candidate else "standby"
+            role = (
+                "answering"
+                if version is places.answering
+                else "challenger"
+                if version is places.challenger
+                else "candidate"
+                if version is places.candidate
+                else "standby"
+            )
             yield {"model": name, "version": version.number, "role": role}, version.counts

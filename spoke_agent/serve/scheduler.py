@@ -56,6 +56,10 @@ class Job(Protocol):
     deadline: float
     """Loop time after which nobody waits for the answer; infinity for none."""
 
+    @property
+    def started(self) -> float:
+        """Monotonic time at which it arrived."""
+
     def finish(self, outputs: Sequence[Array]) -> None:
         """Take exactly this job's rows of each output."""
 
@@ -72,6 +76,8 @@ class Batch:
     inputs: Mapping[str, Array]
     outputs: Sequence[Array] = ()
     error: Exception | None = None
+    started: float = 0.0
+    """Monotonic time at which the run began."""
     seconds: float = 0.0
 
 
@@ -151,14 +157,14 @@ class Lane:
 
     def execute(self, batch: Batch) -> None:
         """Run a batch, on the loop or on the lane's thread; an error is kept for the callers."""
-        started = time.perf_counter()
+        started = batch.started = time.monotonic()
         try:
             batch.outputs = self._run(batch.inputs, batch.jobs[0].adapter)
             if self._batched and any(len(output) != batch.rows for output in batch.outputs):
                 raise RowsWrong(f"the model gave another number of rows than the {batch.rows} it got")
         except Exception as e:  # noqa: BLE001 - engines raise many kinds; every caller of the batch is told
             batch.error = e
-        batch.seconds = time.perf_counter() - started
+        batch.seconds = time.monotonic() - started
 
     def ran(self, batch: Batch) -> None:
         """On the loop, after the thread ran a batch: the next one first, so that the thread does not wait for the answering."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_formats.errors import OperatorError, SpokeshaveError
+from spoke_agent.serve.access import log_answer
 from spoke_agent.serve.capture import Capture, RowStore
 from spoke_agent.serve.control import Control
 from spoke_agent.serve.models import Models
@@ -69,8 +70,9 @@ class Server:
         token = _token(settings)
         local, guarded = Routes(self.models, self.capture), Routes(self.models, self.capture, token=token)
         self._grpc = _grpc(settings, self.models, token) if settings.grpc_port is not None else None
-        self._local = HttpServer(local.handle, settings.limits, on_fault=_fault)
-        self._tcp = HttpServer(guarded.handle, settings.limits, on_fault=_fault)
+        seen = log_answer if settings.access_log else None
+        self._local = HttpServer(local.handle, settings.limits, on_fault=_fault, on_answer=seen)
+        self._tcp = HttpServer(guarded.handle, settings.limits, on_fault=_fault, on_answer=seen)
         control = Control(self.models, self.capture, on_fault=_fault)
         self._control = HttpServer(control.handle, Limits(connections=64, body_bytes=1 << 20), on_fault=_fault)
 

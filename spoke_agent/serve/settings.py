@@ -45,6 +45,7 @@ class ServeSettings:
     """Rows kept at once after a quiet time."""
     drain_s: float = 5.0
     access_log: bool = False
+    """One line of JSON for each answer, on the logger `spoke.access`."""
 
     @property
     def folder(self) -> SpokeHome:

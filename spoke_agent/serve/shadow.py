@@ -159,6 +159,7 @@ class _MirrorJob(Job):
     """A mirrored batch in a lane. It is nobody's request, so it is not counted as one (see `Version`)."""
 
     mirrored = True
+    started = 0.0
 
     def __init__(self, mirrored: _Mirrored, then: _Then, failed: Callable[[int], None]) -> None:
         self.inputs = mirrored.inputs

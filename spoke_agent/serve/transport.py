@@ -68,6 +68,13 @@ class Exchange:
         """Whether the client has left, so that working on an answer is for nobody."""
         return self._connection.transport is None
 
+    @property
+    def client(self) -> str:
+        """Address of the caller; `unix` on the unix socket."""
+        transport = self._connection.transport
+        peer = transport.get_extra_info("peername") if transport is not None else None
+        return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unix"
+
     def reply(self, status: int, body: bytes, *, content_type: bytes = JSON, extra: bytes = b"") -> None:
         """Answer. `extra` is further header lines, each with its line end. A second answer to the same request is ignored."""
         if self._answer is not None:
@@ -86,7 +93,10 @@ class Exchange:
             extra,
             b"" if self.method == b"HEAD" else body,
         )
-        self._connection.answered(self)
+        connection = self._connection
+        if connection.server.on_answer is not None:
+            connection.server.on_answer(self, status, len(body))
+        connection.answered(self)
 
     def refuse(self, status: int, message: str, *, extra: bytes = b"") -> None:
         """Answer with the protocol's error shape."""
@@ -100,11 +110,18 @@ class HttpServer:
     """Listens on TCP and unix sockets with one handler and one set of limits. Create it inside a running loop."""
 
     def __init__(
-        self, handler: Handler, limits: Limits | None = None, *, on_fault: Callable[[Exception], None] | None = None
+        self,
+        handler: Handler,
+        limits: Limits | None = None,
+        *,
+        on_fault: Callable[[Exception], None] | None = None,
+        on_answer: Callable[[Exchange, int, int], None] | None = None,
     ) -> None:
+        """`on_answer` sees every answer as it goes out: the exchange, its status, bytes of its body."""
         self.handler = handler
         self.limits = limits or Limits()
         self.on_fault = on_fault
+        self.on_answer = on_answer
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time()
         """Loop time at the last sweep: exact enough for deadlines, and free to read."""
@@ -165,14 +182,14 @@ class _Connection(asyncio.Protocol):
         "_pending",
         "_reading",
         "_received",
-        "_server",
         "_written_out",
         "deadline",
+        "server",
         "transport",
     )
 
     def __init__(self, server: HttpServer) -> None:
-        self._server = server
+        self.server = server
         self.transport: Any = None
         self.deadline = 0.0
         self._parser: Any = None
@@ -200,7 +217,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         """Take the connection, or turn it away when there are too many."""
         self.transport = transport
-        server = self._server
+        server = self.server
         if len(server.connections) >= server.limits.connections or server.draining:
             server.refused_connections += 1
             body = error_body("the server has as many connections as it takes; try again later")
@@ -217,7 +234,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it; answers still owed go nowhere."""
-        self._server.connections.discard(self)
+        self.server.connections.discard(self)
         self.transport = None
         self._pending.clear()
 
@@ -225,7 +242,7 @@ class _Connection(asyncio.Protocol):
         """Feed the parser."""
         if self._lingering:
             return
-        self._big = len(data) > self._server.limits.head_bytes
+        self._big = len(data) > self.server.limits.head_bytes
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -239,9 +256,9 @@ class _Connection(asyncio.Protocol):
             return
         if self._in_head:
             self._head_bytes += len(data)
-            if self._head_bytes <= self._server.limits.head_bytes:
+            if self._head_bytes <= self.server.limits.head_bytes:
                 return
-            self._fail(431, f"the request's head is longer than {self._server.limits.head_bytes} bytes")
+            self._fail(431, f"the request's head is longer than {self.server.limits.head_bytes} bytes")
 
     def eof_received(self) -> bool:
         """The client sends no more. What it is owed still goes out (a half-closed socket), then the connection ends."""
@@ -253,14 +270,14 @@ class _Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not read: take nothing more from it, and not for ever."""
         self._written_out = False
-        self.deadline = self._server.now + self._server.limits.write_s
+        self.deadline = self.server.now + self.server.limits.write_s
         self._pause()
 
     def resume_writing(self) -> None:
         """It reads again."""
         self._written_out = True
-        self.deadline = self._server.now + self._server.limits.idle_s
-        if len(self._pending) < self._server.limits.pipelined:
+        self.deadline = self.server.now + self.server.limits.idle_s
+        if len(self._pending) < self.server.limits.pipelined:
             self._resume()
 
     # ---- httptools' calls
@@ -276,7 +293,7 @@ class _Connection(asyncio.Protocol):
         self._received = self._head_bytes = 0
         self._inflate = None
         self._in_head = True
-        self.deadline = self._server.now + self._server.limits.head_s
+        self.deadline = self.server.now + self.server.limits.head_s
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
@@ -285,7 +302,7 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Judge the head before any body is taken."""
         self._in_head = False
-        exchange, limits, headers = self._current, self._server.limits, self._headers
+        exchange, limits, headers = self._current, self.server.limits, self._headers
         assert exchange is not None  # noqa: S101 - a head has a path
         exchange.method = self._parser.get_method()
         if len(headers) > limits.headers or (self._big and _size(exchange) > limits.head_bytes):
@@ -297,20 +314,20 @@ class _Connection(asyncio.Protocol):
             self._inflate = _inflater(headers[b"content-encoding"])
         if b"expect" in headers and self.transport is not None:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.deadline = self._server.now + limits.body_s
+        self.deadline = self.server.now + limits.body_s
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body, unpacked and counted."""
         if self._inflate is not None:
             data = self._unpack(data)
         self._received += len(data)
-        if self._received > self._server.limits.body_bytes:
-            raise _Refused(413, f"the body is longer than the {self._server.limits.body_bytes} bytes allowed")
+        if self._received > self.server.limits.body_bytes:
+            raise _Refused(413, f"the body is longer than the {self.server.limits.body_bytes} bytes allowed")
         self._body.append(data)
 
     def on_message_complete(self) -> None:
         """The request is whole: hand it over."""
-        exchange, server = self._current, self._server
+        exchange, server = self._current, self.server
         assert exchange is not None  # noqa: S101
         self._current = None
         if self._inflate is not None and not self._inflate.eof:
@@ -345,7 +362,7 @@ class _Connection(asyncio.Protocol):
                 self._linger()
         else:
             self._send_ready()
-        if not self._reading and self._written_out and len(pending) < self._server.limits.pipelined:
+        if not self._reading and self._written_out and len(pending) < self.server.limits.pipelined:
             self._resume()
 
     def _send_ready(self) -> None:
@@ -365,7 +382,7 @@ class _Connection(asyncio.Protocol):
     def expire(self) -> None:
         """A deadline passed: say so where that helps, and end."""
         if self._pending and self._written_out:
-            self.deadline = self._server.now + self._server.limits.idle_s  # we are the slow ones
+            self.deadline = self.server.now + self.server.limits.idle_s  # we are the slow ones
         elif self._current is not None and not self._lingering:
             self._fail(408, "the request did not arrive in time")
         elif self.transport is not None:
@@ -398,7 +415,7 @@ class _Connection(asyncio.Protocol):
         """Close so that the client sees the answer: our side first, its side when it stops sending or after a moment."""
         self._lingering = True
         transport = self.transport
-        self.deadline = self._server.now + self._server.limits.linger_s
+        self.deadline = self.server.now + self.server.limits.linger_s
         if not self._broken or not transport.can_write_eof():
             transport.close()
             return
@@ -419,13 +436,13 @@ class _Connection(asyncio.Protocol):
                 self.transport.resume_reading()
 
     def _unpack(self, data: bytes) -> bytes:
-        room = self._server.limits.body_bytes - self._received + 1
+        room = self.server.limits.body_bytes - self._received + 1
         try:
             data = self._inflate.decompress(data, room)
         except zlib.error as e:
             raise _Refused(400, f"the compressed body is damaged: {e}") from e
         if self._inflate.unconsumed_tail:
-            raise _Refused(413, f"the unpacked body is longer than the {self._server.limits.body_bytes} bytes allowed")
+            raise _Refused(413, f"the unpacked body is longer than the {self.server.limits.body_bytes} bytes allowed")
         return bytes(data)
 
 

@@ -124,6 +124,7 @@ class Version:
         requests = len(batch.jobs)
         counts.requests += requests
         counts.rows += batch.rows
+        counts.queue_us.add(max(0, int((batch.started - batch.jobs[0].started) * 1e6)))
         counts.run_us.add(int(batch.seconds * 1e6))
         counts.batch_rows.add(batch.rows)
         if batch.error is not None:

@@ -18,7 +18,7 @@ from spoke_agent.serve import describe
 from spoke_agent.serve.errors import DeadlinePassed, NotAllowed, NotServing, Overloaded
 from spoke_agent.serve.grpc.tensors import Asked, decode, parse_infer, render_infer
 from spoke_agent.serve.grpc.wire import MESSAGES, fill
-from spoke_agent.serve.infer import choose_adapter, deadline_of, key_of
+from spoke_agent.serve.infer import choose_adapter, choose_version, deadline_of, key_of
 from spoke_agent.serve.metrics import ModelCounts
 from spoke_agent.serve.models import Models
 from spoke_agent.serve.version import Version
@@ -84,6 +84,8 @@ class GrpcJob:
         self.counts = models.counts.get(self.asked.model)
         try:
             places, self.version = models.version(self.asked.model, self.asked.version)
+            if places.challenger is not None and self.asked.version is None:
+                self.version = choose_version(places, self.version, request)
             self.rows = self.version.signature.rows(request)
             self.adapter_name, self.adapter = choose_adapter(places, self.version, request)
             self.key = key_of(self.version, request, self.adapter_name)
