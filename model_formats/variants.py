@@ -4,11 +4,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from model_formats.contract import FeatureContract
 from model_formats.data import Rows
 from model_formats.evidence import GateResult, VariantEvidence
 from model_formats.export.graph import load_graph, save_graph
 from model_formats.export.head import expose_head
-from model_formats.export.source import ModelSource, ParityFailed
+from model_formats.export.source import ExportFailed, ModelSource, ParityFailed
 from model_formats.golden import Golden, check_golden
 from model_formats.measure import is_slower, measure_speed, peak_rss_mb
 from model_formats.quantize.dynamic import DynamicInt8
@@ -32,6 +33,7 @@ def export(build: Workbench, source: ModelSource) -> None:
     few = {n: a[:32] for n, a in build.data.held_out.inputs.items()}
     names = [o.name for o in contract.outputs]
     before = dict(zip(names, open_session(raw).run(few, names), strict=True))
+    _check_width(contract, before[names[0]])
     model = load_graph(raw)
     build.point = expose_head(model, build.output) if learning else None
     build.main(FP32).parent.mkdir(parents=True)
@@ -43,6 +45,15 @@ def export(build: Workbench, source: ModelSource) -> None:
     if (wanted := source.reference(few, contract)) is not None:
         _check_parity(build, few, wanted, f"the {source.format} source")
     build.recipes[FP32] = f"exported from {source.format}"
+
+
+def _check_width(contract: FeatureContract, output: Array) -> None:
+    width = output.shape[-1] if output.ndim > 1 else 1
+    if contract.task == "classification" and width != len(contract.classes or ()):
+        raise ExportFailed(
+            f"output {contract.outputs[0].name!r} has {width} columns, the contract lists {len(contract.classes or ())} classes",
+            hint="List one class for each column of the first output, in its order.",
+        )
 
 
 def _check_parity(build: Workbench, inputs: Mapping[str, Array], wanted: Mapping[str, Array], what: str) -> None:

@@ -1,7 +1,7 @@
 """`hub model`: build, import, publish, sign, list, show, verify, deny."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,8 +10,15 @@ from hub.home import HubHome
 from model_formats.console import Context, emit, out, pass_context, table, talk
 from model_formats.types import ModelRef
 
+if TYPE_CHECKING:
+    from model_formats.build import BuildOptions, BuildResult
+    from model_formats.contract import FeatureContract
+    from model_formats.evidence import Lineage
+    from model_formats.signature import PublisherPolicy, Signer
+
 __all__ = ["group"]
 
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 REGIMES = ("ae-pdpl", "ae-health", "ae-cbuae", "difc", "adgm", "gdpr", "none")
 
 
@@ -44,14 +51,86 @@ def build(ctx: Context, /, recipe: str, version: int, out: Path | None, **change
     folder = out or home.build(recipe.rpartition(":")[0].rpartition(".")[2] or recipe, version)
     folder.parent.mkdir(parents=True, exist_ok=True)
     result = run.build(recipe, folder, runs=home.root / "runs", version=version, progress=talk.print, **given)
-    built = {
-        "model": f"{result.spec.model}@{version}",
+    emit(ctx, _built(result, folder), _show_built)
+
+
+@group.command("import")
+@click.argument("source")
+@click.option("--model", "name", required=True, help="Name to give it.")
+@click.option("--version", type=click.IntRange(min=1), required=True, help="Version number to give it.")
+@click.option("--train", type=_FILE, required=True, help="Rows it was trained on, .npz or .csv: they calibrate INT8.")
+@click.option("--held-out", type=_FILE, required=True, help="Rows it never saw, .npz or .csv: scores are taken on these.")
+@click.option("--zone", "zones", multiple=True, required=True, help="Residency zone it may go to.")
+@click.option("--regime", "regimes", multiple=True, required=True, type=click.Choice(REGIMES), help="Regime it may go to.")
+@click.option("--contract", type=_FILE, help="contract.json; default: told by the source or the rows.")
+@click.option("--task", type=click.Choice(("classification", "regression", "embedding")), help="Without --contract.")
+@click.option("--classes", help="Names of the output's columns, by commas; default: as found in the labels.")
+@click.option("--label", default="label", show_default=True, help="Column of labels in .csv rows.")
+@click.option("--title", help="One line for people; default: the name.")
+@click.option("--licence", default="proprietary", show_default=True, help="SPDX identifier of the licence.")
+@click.option("--quantize", type=click.Choice(("auto", "static", "dynamic", "none")), default="auto", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to build into; default is in the hub's home.")
+@click.option("--max-drop", type=click.FloatRange(0, 1), help="Largest loss of accuracy from fp32 to INT8.")
+@click.option("--openvino-ir", is_flag=True, default=None, help="Also make an OpenVINO variant.")
+@click.option(
+    "--override-gate", metavar="WHO", help="Let a failed accuracy gate through; the name goes on the card and into the audit."
+)
+@pass_context
+def import_(
+    ctx: Context,
+    /,
+    source: str,
+    train: Path,
+    held_out: Path,
+    contract: Path | None,
+    task: Any,
+    classes: str | None,
+    label: str,
+    out: Path | None,
+    **words: Any,
+) -> None:
+    """Build a model folder from a model that was trained elsewhere.
+
+    SOURCE is a .onnx file (external data beside it is taken along), a .pt2 file (torch.export, first dimension dynamic), a
+    Hugging Face folder (bert family, safetensors), or package.module:factory, where factory() gives a torch module.
+
+    Rows in .npz are arrays `input:<name>`, `labels`, and `column:<name>` for scores per value. Rows in .csv have a header:
+    numbers, the labels' column, and `slice:<name>` for scores per value.
+
+    \b
+    hub model import fraud.onnx --model fraud --version 1 --train train.csv --held-out test.csv \\
+        --classes good,fraud --zone eu --regime gdpr
+    """
+    from hub.train.bring import bring
+    from model_formats.build import build_model_folder
+
+    listed = tuple(c.strip() for c in classes.split(",")) if classes else ()
+    brought = bring(source, train, held_out, contract=contract, task=task, classes=listed, label=label)
+    options = _options(brought.contract, brought.lineage, **words)
+    folder = out or HubHome(ctx.home).build(options.model, options.version)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    result = build_model_folder(brought.source, folder, brought.data, options, talk.print)
+    emit(ctx, _built(result, folder), _show_built)
+
+
+def _options(contract: "FeatureContract", lineage: "Lineage", /, **words: Any) -> "BuildOptions":
+    from model_formats.build import BuildOptions
+
+    words["model"], words["overridden_by"] = words.pop("name"), words.pop("override_gate")
+    words["title"] = words["title"] or words["model"]
+    given = {name: value for name, value in words.items() if value is not None}
+    return BuildOptions(contract=contract, lineage=lineage, **given)
+
+
+def _built(result: "BuildResult", folder: Path) -> dict[str, Any]:
+    return {
+        "model": f"{result.spec.model}@{result.spec.version}",
         "folder": str(folder),
+        "adaptable": result.spec.adapter is not None,
         "notes": list(result.notes),
         "variants": [v.model_dump(mode="json", exclude={"slices"}) for v in result.evidence.variants],
         "gate": result.evidence.gate.model_dump(mode="json"),
     }
-    emit(ctx, built, _show_built)
 
 
 @group.command()
@@ -63,9 +142,17 @@ def build(ctx: Context, /, recipe: str, version: int, out: Path | None, **change
 @click.option("--zone", "zones", multiple=True, help="Narrow the package's own zones.")
 @click.option("--keys", type=click.Path(path_type=Path), help="Folder of offline keys; default is in the hub's home.")
 @click.option("--deltas", type=int, default=3, show_default=True, help="Make deltas from so many earlier versions.")
+@click.option("--certificate", type=_FILE, help="Sign by this chain (PEM, leaf first) instead of the publisher's key.")
+@click.option("--certificate-key", type=_FILE, help="Private key of the certificate (PEM, EC).")
+@click.option("--root", type=_FILE, help="Root (PEM) under which spokes trust the certificate; default: the last of the chain.")
+@click.option("--identity", help="Who signs: a name in the certificate, or, without one, a Sigstore identity (keyless).")
+@click.option("--issuer", help="OpenID Connect issuer of the Sigstore identity.")
+@click.option("--identity-token", type=_FILE, help="File with the identity token; default: ask the environment (CI) for one.")
+@click.option("--sigstore-config", type=_FILE, help="Client trust configuration of a private Sigstore instance (JSON).")
 @pass_context
 def publish(
     ctx: Context,
+    /,
     what: str,
     fallback: tuple[int, ...],
     zones: tuple[str, ...],
@@ -73,8 +160,13 @@ def publish(
     deltas: int,
     *,
     no_fallback: bool,
+    **signing: Any,
 ) -> None:
-    """Pack, sign, push and release a model folder."""
+    """Pack, sign, push and release a model folder.
+
+    The publisher's key of this machine signs (`publisher.pem`), unless --certificate or --identity says otherwise. Spokes then
+    trust exactly that publisher for this version: it goes into the release.
+    """
     from hub import publish as publishing
 
     home = HubHome(ctx.home)
@@ -83,9 +175,19 @@ def publish(
         ref = ModelRef.parse(what)
         folder = home.build(ref.name, ref.version)
     back = () if no_fallback else (fallback or None)
+    signer, policy = _signer(**signing)
     with HubClient.local(ctx.home) as hub:
         done = publishing.publish(
-            hub, folder, home.packages, keys or home.keys, zones=zones, fallback=back, deltas=deltas, say=talk.print
+            hub,
+            folder,
+            home.packages,
+            keys or home.keys,
+            signer=signer,
+            policy=policy,
+            zones=zones,
+            fallback=back,
+            deltas=deltas,
+            say=talk.print,
         )
     told = {
         "model": str(done.ref),
@@ -96,6 +198,34 @@ def publish(
         "deltas": [{"bytes": d.size, "of": d.target_size, "base": d.base, "target": d.target} for d in done.deltas],
     }
     emit(ctx, told, _show_published)
+
+
+def _signer(
+    *,
+    certificate: Path | None,
+    certificate_key: Path | None,
+    root: Path | None,
+    identity: str | None,
+    issuer: str | None,
+    identity_token: Path | None,
+    sigstore_config: Path | None,
+) -> "tuple[Signer | None, PublisherPolicy | None]":
+    """Who signs and whom spokes will trust for it; nobody named: the publisher's key."""
+    from hub import signers
+
+    if certificate:
+        if certificate_key is None or issuer or identity_token or sigstore_config:
+            raise click.UsageError("--certificate goes with --certificate-key, and without Sigstore's options")
+        return signers.by_certificate(certificate, certificate_key, root=root, name=identity)
+    if certificate_key or root:
+        raise click.UsageError("--certificate-key and --root go with --certificate")
+    if identity or issuer:
+        if not (identity and issuer):
+            raise click.UsageError("keyless signing needs both --identity and --issuer")
+        return signers.by_identity(identity, issuer, token=identity_token, config=sigstore_config)
+    if identity_token or sigstore_config:
+        raise click.UsageError("--identity-token and --sigstore-config go with --identity and --issuer")
+    return None, None
 
 
 @group.command()

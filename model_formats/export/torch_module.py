@@ -98,7 +98,7 @@ def _arguments(inputs: Mapping[str, Array], contract: FeatureContract) -> tuple[
     missing = [i.name for i in contract.inputs if i.name not in inputs]
     if missing:
         raise ExportFailed(f"no rows for the contract's inputs {missing}; the rows have {sorted(inputs)}")
-    return tuple(torch.from_numpy(inputs[i.name]) for i in contract.inputs)
+    return tuple(torch.tensor(inputs[i.name]) for i in contract.inputs)  # a copy: rows from a file are read-only
 
 
 @contextlib.contextmanager
