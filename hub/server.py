@@ -21,22 +21,18 @@ from typing import Self
 import uvicorn
 
 from hub.app import create_app
-from hub.fleet import rollouts
+from hub.fleet.alerts.desk import open_desk
 from hub.fleet.enrolments import allowed_spokes
-from hub.fleet.ingest import Ingest
-from hub.fleet.profiles import known_package
 from hub.fleet.publisher import Publisher
-from hub.fleet.shelf import Shelf
 from hub.home import HubHome
 from hub.hub import Hub, HubMissing
-from hub.rules.residency import judge
 from hub.settings import HubSettings
 from hub.store.facts import get_fact, set_fact
-from hub.store.leases import release_leases, take_lease
+from hub.store.leases import release_leases
+from hub.worker import owner_name, serve_bus, take_turn
 from model_formats.errors import OperatorError, SpokeshaveError
 from provisioning.broker import Broker
 from provisioning.enrol import HubAddress
-from sync.blocks.sender import BlobSender
 from sync.clock import Clock
 from sync.files import atomic_write
 from sync.mqtt import MqttBus
@@ -67,7 +63,7 @@ class HubServer:
 
     def __init__(self, home: HubHome, settings: HubSettings, clock: Clock | None = None) -> None:
         self.home, self.settings, self._clock = home, settings, clock
-        self._owner = f"{socket.gethostname()[:40]}-{os.getpid()}"
+        self._owner = owner_name()
         self._stack = contextlib.ExitStack()
         self._stopping = threading.Event()
         self._allowed: list[tuple[SpokeId, str]] = []
@@ -97,13 +93,7 @@ class HubServer:
     def turn(self) -> None:
         """One look at all that may be due. What needs one worker alone is done by whoever holds the lease."""
         self._keep_broker()
-        with self.hub.database.begin() as db:
-            mine = take_lease(db, "turn", self._owner, now=self.hub.now, life_s=self.settings.lease_s)
-        if mine:
-            rollouts.tick(self.hub)
-            if self.hub.now - self._refreshed >= min(self.settings.metadata_refresh_s, self.settings.directive_ttl_s / 4):
-                self.publisher.refresh()
-                self._refreshed = self.hub.now
+        _, self._refreshed = take_turn(self.hub, self._owner, self.publisher, self._refreshed)
         self.publisher.tick()
 
     # ---- within -----------------------------------------------------------------------------------------------------------
@@ -120,6 +110,7 @@ class HubServer:
         listening = self._listen()
         self._join_bus()
         self._serve(listening, tls)
+        self._tell_people()
         self.turn()
         loop = threading.Thread(target=self._loop, name="turns", daemon=True)
         loop.start()
@@ -173,15 +164,7 @@ class HubServer:
         self._stack.callback(bus.close)
         self.hub.bus = bus
         self.publisher = Publisher(self.hub, bus)
-        shelf = Shelf(self.hub)
-        pace = float(self.settings.block_bytes_per_s) or None
-        sender = BlobSender(
-            bus, shelf, may=shelf.may, bytes_per_second=pace, gather_s=self.settings.block_gather_s, clock=self.hub.clock
-        )
-        ingest = Ingest(self.hub, bus, judge(lambda index: known_package(self.hub, index)))
-        for part in (ingest, sender):
-            part.start()
-            self._stack.callback(part.stop)
+        self.ingest = serve_bus(self.hub, bus, self._stack)
         bus.connect(timeout=15)
 
     def _serve(self, listening: socket.socket, tls: TlsFiles) -> None:
@@ -202,6 +185,12 @@ class HubServer:
         self._stack.callback(server.end)
         if not server.ready.wait(30):
             raise PortTaken("the HTTPS server did not start")
+
+    def _tell_people(self) -> None:
+        """Alerts, where a receiver is named."""
+        if desk := open_desk(self.hub, self._owner):
+            desk.start()
+            self._stack.callback(desk.stop)
 
     def _announce(self) -> None:
         here = {

@@ -9,6 +9,7 @@ __all__ = ["group", "main"]
 COMMANDS = {
     "init": "hub.cli.up:init",
     "up": "hub.cli.up:up",
+    "worker": "hub.cli.worker:worker",
     "model": "hub.cli.model:group",
     "rollout": "hub.cli.rollout:group",
     "spoke": "hub.cli.spoke:group",

@@ -114,6 +114,8 @@ class Ingest:
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self._subscriptions: list[Subscription] = []
         self._told: dict[tuple[SpokeId, str], float] = {}
+        self.taken = 0
+        """Messages taken out of the queue since the start."""
 
     def start(self) -> None:
         """Subscribe, and work until `stop`."""
@@ -149,6 +151,7 @@ class Ingest:
 
     def _run(self) -> None:
         while (message := self._queue.get()) is not None:
+            self.taken += 1
             try:
                 self.take(message)
             except SpokeshaveError:

@@ -62,7 +62,8 @@ def received_after(connection: Connection, spoke: SpokeId, sequence: int, *, sin
     """When the first later report of a spoke came, since a time (two workers may take up neighbours in either order)."""
     where = (reports.c.site == spoke.site) & (reports.c.spoke == spoke.spoke) & (reports.c.sequence > sequence)
     query = select(func.min(reports.c.received)).where(where, reports.c.received >= since)
-    return connection.execute(query).scalar_one()
+    found: float | None = connection.execute(query).scalar_one()
+    return found
 
 
 def latest_about(connection: Connection, model: str, index: str) -> dict[SpokeId, KeptReport]:

@@ -1,0 +1,36 @@
+"""`hub worker`: one more process for a hub that runs."""
+
+import signal
+import threading
+
+import click
+
+from hub.home import HubHome
+from hub.settings import load_settings
+from hub.worker import HubWorker
+from model_formats.console import Context, emit, out, pass_context, talk
+
+__all__ = ["worker"]
+
+
+@click.command()
+@click.option("--broker", metavar="HOST:PORT", help="The hub's broker; default: that of the hub which runs in this folder.")
+@pass_context
+def worker(ctx: Context, broker: str | None) -> None:
+    """Share the work of a running hub: what spokes send, rollouts, blocks. Shares its database, folder and broker; no HTTPS."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with HubWorker(HubHome(ctx.home), load_settings(ctx.home), broker=_address(broker)) as running:
+        emit(ctx, {"worker": running.name}, lambda _: out.print(f"{running.name} is at work. Stop with Ctrl-C."))
+        stop.wait()
+        talk.print("stopping")
+
+
+def _address(text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit():
+        raise click.BadParameter(f"{text!r} is not HOST:PORT", param_hint="--broker")
+    return host, int(port)

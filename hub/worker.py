@@ -1,0 +1,163 @@
+"""What `hub worker` runs: a second process for one hub. It shares the database and the broker, and serves no HTTPS.
+
+Workers share by two means. What spokes send (reports, records, wants for blocks) the broker deals out among the subscribers of
+`$share/hub`. What must be done by one alone (rollouts, renewals, publishing) is done by whoever holds the lease `turn`; a worker
+that dies loses it when the time runs out. Each worker has a name of its own (`hub-1` to `hub-3`), held by a lease as well, with a
+certificate for it.
+
+A worker that is killed loses what it had been dealt and not yet written. Spokes say the last word on each model again at their
+next connection, so nothing stays unsaid for good, but a step in between may be missing from the record.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+from types import TracebackType
+from typing import Self
+
+from hub.fleet import rollouts
+from hub.fleet.ingest import Ingest
+from hub.fleet.profiles import known_package
+from hub.fleet.publisher import Publisher
+from hub.fleet.shelf import Shelf
+from hub.home import HubHome
+from hub.hub import Hub
+from hub.rules.residency import judge
+from hub.settings import HubSettings
+from hub.store.leases import release_leases, take_lease
+from model_formats.errors import OperatorError, SpokeshaveError
+from provisioning.acl import HUB_USERS
+from sync.blocks.sender import BlobSender
+from sync.bus import Bus
+from sync.clock import Clock
+from sync.mqtt import MqttBus
+
+__all__ = ["HubWorker", "WorkerRefused", "owner_name", "serve_bus", "take_turn"]
+
+log = logging.getLogger(__name__)
+
+
+class WorkerRefused(OperatorError):
+    """A worker cannot join this hub now."""
+
+    code = "worker_refused"
+    hint = "Start `hub up` first, or name its broker with `--broker HOST:PORT`. Three workers at most can join one hub."
+
+
+def owner_name() -> str:
+    """This server or worker among all that share a database."""
+    return f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def serve_bus(hub: Hub, bus: Bus, stack: contextlib.ExitStack) -> Ingest:
+    """Subscribe to what spokes send, and answer their wants, until the stack is closed."""
+    shelf, settings = Shelf(hub), hub.settings
+    pace = float(settings.block_bytes_per_s) or None
+    sender = BlobSender(bus, shelf, may=shelf.may, bytes_per_second=pace, gather_s=settings.block_gather_s, clock=hub.clock)
+    ingest = Ingest(hub, bus, judge(lambda index: known_package(hub, index)))
+    for part in (ingest, sender):
+        part.start()
+        stack.callback(part.stop)
+    return ingest
+
+
+def take_turn(hub: Hub, owner: str, publisher: Publisher, refreshed: float) -> tuple[bool, float]:
+    """Do what one worker alone may do, if it is our turn; returns whether it was, and when metadata was last looked at."""
+    with hub.database.begin() as db:
+        mine = take_lease(db, "turn", owner, now=hub.now, life_s=hub.settings.lease_s)
+    if mine:
+        rollouts.tick(hub)
+        if hub.now - refreshed >= min(hub.settings.metadata_refresh_s, hub.settings.directive_ttl_s / 4):
+            publisher.refresh()
+            refreshed = hub.now
+    return mine, refreshed
+
+
+class HubWorker:
+    """A running worker. Use as a context manager."""
+
+    def __init__(
+        self, home: HubHome, settings: HubSettings, *, broker: tuple[str, int] | None = None, clock: Clock | None = None
+    ) -> None:
+        """`broker`: host and port; None takes those of the hub that runs in this folder."""
+        self.home, self.settings, self._broker, self._clock = home, settings, broker, clock
+        self.name, self._owner = "", owner_name()
+        self._stack, self._stopping, self._refreshed = contextlib.ExitStack(), threading.Event(), float("-inf")
+
+    def start(self) -> Self:
+        """Join. Raises HubMissing, WorkerRefused, BusDown, DatabaseDown."""
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Leave, and give up all leases at once."""
+        self._stopping.set()
+        if self._stack and hasattr(self, "hub"):
+            self.hub.wake.set()
+        self._stack.close()
+
+    def turn(self) -> None:
+        """One look at what may be due."""
+        with self.hub.database.begin() as db:
+            take_lease(db, f"worker:{self.name}", self._owner, now=self.hub.now, life_s=self.settings.lease_s)
+        mine, self._refreshed = take_turn(self.hub, self._owner, self.publisher, self._refreshed)
+        if mine:
+            self.publisher.tick()
+
+    def _start(self) -> None:
+        host, port = self._broker or self._local_broker()
+        self.hub = Hub.open(self.home.root, self.settings, self._clock)
+        self._stack.callback(self.hub.close)
+        self._stack.callback(self._release)
+        self.name = self._take_name()
+        tls = self.hub.ca.issue_client(self.home.root / "workers" / self.name, self.name, now=self.hub.clock.now())
+        bus = MqttBus(host, port, self.name, tls, session_s=0)  # the broker deals to absent sessions too: ours ends with us
+        self._stack.callback(bus.close)
+        self.hub.bus, self.publisher = bus, Publisher(self.hub, bus)
+        self.ingest = serve_bus(self.hub, bus, self._stack)
+        bus.connect(timeout=15)
+        loop = threading.Thread(target=self._loop, name="turns", daemon=True)
+        loop.start()
+        self._stack.callback(loop.join, 30)
+        self._stack.callback(self.hub.wake.set)
+
+    def _local_broker(self) -> tuple[str, int]:
+        try:
+            told = json.loads(self.home.address.read_bytes())["spokes_use"]
+        except FileNotFoundError as e:
+            raise WorkerRefused(f"no hub runs in {self.home.root}") from e
+        return told["broker_host"], int(told["broker_port"])
+
+    def _take_name(self) -> str:
+        with self.hub.database.begin() as db:
+            for name in HUB_USERS[1:]:
+                if take_lease(db, f"worker:{name}", self._owner, now=self.hub.now, life_s=self.settings.lease_s):
+                    return name
+        raise WorkerRefused(f"all of {', '.join(HUB_USERS[1:])} are at work")
+
+    def _loop(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.turn()
+            except SpokeshaveError:
+                log.exception("turn.failed")  # the next turn tries again; nothing is half done
+            self.hub.wake.wait(self.settings.tick_s)
+            self.hub.wake.clear()
+
+    def _release(self) -> None:
+        with self.hub.database.begin() as db:
+            release_leases(db, self._owner)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
