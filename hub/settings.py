@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -60,6 +60,27 @@ class HubSettings(BaseSettings):
     """Ceiling on blocks sent over MQTT, in bytes a second; 0 is none."""
     block_gather_s: Annotated[float, Field(ge=0)] = 0.4
     """How long a blob that several spokes may want waits for the last of them to listen, so that one copy serves them all."""
+
+    alerts_every_s: Seconds = 60.0
+    """How often alerts are looked for and sent, where a receiver is named below."""
+    alerts_webhook_url: str = ""
+    """Address that alerts are posted to, signed by the Standard Webhooks specification; empty is none."""
+    alerts_webhook_secret_file: str = ""
+    """File with the webhook's secret: `whsec_` and base64."""
+    alerts_alertmanager_url: str = ""
+    """Base address of a Prometheus Alertmanager; empty is none."""
+    alerts_mail_to: tuple[str, ...] = ()
+    """Who gets alerts by mail; nobody when empty."""
+    alerts_mail_from: str = ""
+    """Sender of those mails."""
+    alerts_smtp: str = ""
+    """Mail server as `host:port`."""
+    alerts_smtp_security: Literal["tls", "starttls", "none"] = "starttls"
+    """How the way to the mail server is protected; `none` is for a server on this machine."""
+    alerts_smtp_user: str = ""
+    """Name to log in with; empty is no login."""
+    alerts_smtp_password_file: str = ""
+    """File with the password of that name."""
 
     def database(self, home: HubHome) -> str:
         """The URL in force."""

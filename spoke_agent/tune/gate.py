@@ -56,7 +56,7 @@ class Fold:
 def judge(folds: Sequence[Fold], current: Head, hub: Head, terms: GateTerms) -> GateVerdict:
     """Three conditions, on rows that the head judged on them never saw. Every labelled row is judged in one of the folds.
 
-    1. The recipe wins against `current` by a one-sided sign test.
+    1. The recipe wins against `current` by a one-sided sign test (mid-p, since few rows are discordant at a small site).
     2. What it answers and what is right belong together, by a permutation test: labels that say nothing about the rows do not
        pass, however bad the current head is here and however rare the other classes are.
     3. On held-out anchors it loses no more than the terms allow against the hub's head.
@@ -66,7 +66,8 @@ def judge(folds: Sequence[Fold], current: Head, hub: Head, terms: GateTerms) -> 
     kept = [f for f in folds if f.anchors is not None and len(f.anchors)]
     before, after = _mean_score([(hub, f.anchors) for f in kept]), _mean_score([(f.fitted, f.anchors) for f in kept])
     p = binomial_tail(wins, wins + losses, 0.5)
-    better = wins > losses and p <= terms.alpha and _means_something(folds, terms.alpha)
+    middle = (p + binomial_tail(wins + 1, wins + losses, 0.5)) / 2
+    better = wins > losses and middle <= terms.alpha and _means_something(folds, terms.alpha)
     return GateVerdict(
         passed=better and after >= before - terms.max_anchor_loss,
         rows=sum(p.rows for p in pairs),

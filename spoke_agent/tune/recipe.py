@@ -16,7 +16,7 @@ __all__ = ["Tuned", "clean", "tune_head"]
 PENALTIES = (1e-1, 1e-2, 1e-3)
 _CV_STEPS = 12
 _LEAST_ROWS = 40
-_FOLDS = 4
+_FOLDS, _FOLDS_OF_FEW, _FEW = 4, 8, 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +34,20 @@ class Tuned:
 def tune_head(rows: Rows, anchors: Anchors, *, current: Head | None = None, terms: GateTerms | None = None) -> Tuned:
     """Fit and gate a head on a site's rows.
 
-    Cross-fitted: in each of four folds a head is fitted on the other rows and other anchors, and judged on those of the fold, so
-    that every row is held out once and even a small site can prove a gain. A fold's penalty is chosen by the rows outside it.
+    Cross-fitted: in each of four folds (eight below 150 rows) a head is fitted on the others and judged on the rows and anchors
+    of the fold, so that every row is held out once and even a small site can prove a gain. A fold's penalty is chosen by the rows
+    outside it.
     When the gate opens, the recipe it proved is applied to all rows, and that head is returned. `current` is the head that
     serves now (the hub's own when None); the pull is always towards the hub's. Deterministic. Raises TooFewLabels.
     """
     rows = clean(rows, anchors.head)
     hub, known = anchors.head, _anchor_rows(anchors, rows)
-    fold, of_anchors = _order(rows) % _FOLDS, np.arange(len(known)) % _FOLDS
-    trials = [_trials(rows, known, hub, fold != k, of_anchors != k) for k in range(_FOLDS)]
+    parts = _FOLDS_OF_FEW if len(rows) < _FEW else _FOLDS
+    fold, of_anchors = _order(rows) % parts, np.arange(len(known)) % parts
+    trials = [_trials(rows, known, hub, fold != k, of_anchors != k) for k in range(parts)]
     folds = []
-    for k in range(_FOLDS):
-        best = int(np.argmin(sum(trials[j].errors for j in range(_FOLDS) if j != k)))
+    for k in range(parts):
+        best = int(np.argmin(sum(trials[j].errors for j in range(parts) if j != k)))
         others, near = rows.take(fold != k), trials[k].heads[best]
         head = fit_head(others, known.take(of_anchors != k), hub, PENALTIES[best], near=near)
         folds.append(Fold(head, rows.take(fold == k), known.take(of_anchors == k)))
