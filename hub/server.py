@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -24,6 +24,7 @@ from hub.app import create_app
 from hub.fleet.alerts.desk import open_desk
 from hub.fleet.enrolments import allowed_spokes
 from hub.fleet.publisher import Publisher
+from hub.fleet.relays import allowed_relays
 from hub.home import HubHome
 from hub.hub import Hub, HubMissing
 from hub.settings import HubSettings
@@ -67,6 +68,7 @@ class HubServer:
         self._stack = contextlib.ExitStack()
         self._stopping = threading.Event()
         self._allowed: list[tuple[SpokeId, str]] = []
+        self._relays: Mapping[str, tuple[tuple[SpokeId, str], ...]] = {}
         self._refreshed = float("-inf")
 
     def start(self) -> Self:
@@ -127,19 +129,19 @@ class HubServer:
     def _start_broker(self, tls: TlsFiles) -> None:
         settings = self.settings
         self.broker = Broker(self.home.broker, tls, host=settings.bind, port=settings.mqtt_port, crl=self.hub.ca.crl_path)
-        self._allowed = allowed_spokes(self.hub)
+        self._allowed, self._relays = allowed_spokes(self.hub), allowed_relays(self.hub)
         self._stack.callback(self.broker.stop)
-        self.broker.start(self._allowed)
+        self.broker.start(self._allowed, relays=self._relays)
 
     def _keep_broker(self) -> None:
         """Start it again when it died; tell it of new and of revoked spokes."""
         if not self.broker.alive():
             log.warning("broker.restarted")
-            self.broker.start(self._allowed)
-        allowed = allowed_spokes(self.hub)
-        if allowed != self._allowed:
-            self.broker.allow(allowed)
-            self._allowed = allowed
+            self.broker.start(self._allowed, relays=self._relays)
+        allowed, relays = allowed_spokes(self.hub), allowed_relays(self.hub)
+        if (allowed, relays) != (self._allowed, self._relays):
+            self.broker.allow(allowed, relays=relays)
+            self._allowed, self._relays = allowed, relays
 
     def _listen(self) -> socket.socket:
         """The port of last time, or a free one that is then kept: enrolled spokes know it."""

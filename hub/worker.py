@@ -36,7 +36,7 @@ from sync.bus import Bus
 from sync.clock import Clock
 from sync.mqtt import MqttBus
 
-__all__ = ["HubWorker", "WorkerRefused", "owner_name", "serve_bus", "take_turn"]
+__all__ = ["HubWorker", "WorkerRefused", "local_broker", "owner_name", "serve_bus", "take_turn"]
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,20 @@ class WorkerRefused(OperatorError):
 def owner_name() -> str:
     """This server or worker among all that share a database."""
     return f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def local_broker(home: HubHome, given: str | None = None) -> tuple[str, int]:
+    """Host and port of the hub's broker: `given` as HOST:PORT, or those of the hub that runs here. Raises WorkerRefused."""
+    if given is not None:
+        host, _, port = given.rpartition(":")
+        if not host or not port.isdigit():
+            raise WorkerRefused(f"{given!r} is not HOST:PORT")
+        return host, int(port)
+    try:
+        told = json.loads(home.address.read_bytes())["spokes_use"]
+    except FileNotFoundError as e:
+        raise WorkerRefused(f"no hub runs in {home.root}") from e
+    return told["broker_host"], int(told["broker_port"])
 
 
 def serve_bus(hub: Hub, bus: Bus, stack: contextlib.ExitStack) -> Ingest:
@@ -80,10 +94,8 @@ def take_turn(hub: Hub, owner: str, publisher: Publisher, refreshed: float) -> t
 class HubWorker:
     """A running worker. Use as a context manager."""
 
-    def __init__(
-        self, home: HubHome, settings: HubSettings, *, broker: tuple[str, int] | None = None, clock: Clock | None = None
-    ) -> None:
-        """`broker`: host and port; None takes those of the hub that runs in this folder."""
+    def __init__(self, home: HubHome, settings: HubSettings, *, broker: str | None = None, clock: Clock | None = None) -> None:
+        """`broker`: HOST:PORT; None takes those of the hub that runs in this folder."""
         self.home, self.settings, self._broker, self._clock = home, settings, broker, clock
         self.name, self._owner = "", owner_name()
         self._stack, self._stopping, self._refreshed = contextlib.ExitStack(), threading.Event(), float("-inf")
@@ -113,7 +125,7 @@ class HubWorker:
             self.publisher.tick()
 
     def _start(self) -> None:
-        host, port = self._broker or self._local_broker()
+        host, port = local_broker(self.home, self._broker)
         self.hub = Hub.open(self.home.root, self.settings, self._clock)
         self._stack.callback(self.hub.close)
         self._stack.callback(self._release)
@@ -128,13 +140,6 @@ class HubWorker:
         loop.start()
         self._stack.callback(loop.join, 30)
         self._stack.callback(self.hub.wake.set)
-
-    def _local_broker(self) -> tuple[str, int]:
-        try:
-            told = json.loads(self.home.address.read_bytes())["spokes_use"]
-        except FileNotFoundError as e:
-            raise WorkerRefused(f"no hub runs in {self.home.root}") from e
-        return told["broker_host"], int(told["broker_port"])
 
     def _take_name(self) -> str:
         with self.hub.database.begin() as db:

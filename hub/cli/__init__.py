@@ -10,6 +10,7 @@ COMMANDS = {
     "init": "hub.cli.up:init",
     "up": "hub.cli.up:up",
     "worker": "hub.cli.worker:worker",
+    "relay": "hub.cli.relay:relay",
     "model": "hub.cli.model:group",
     "rollout": "hub.cli.rollout:group",
     "spoke": "hub.cli.spoke:group",

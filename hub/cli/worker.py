@@ -21,16 +21,7 @@ def worker(ctx: Context, broker: str | None) -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with HubWorker(HubHome(ctx.home), load_settings(ctx.home), broker=_address(broker)) as running:
+    with HubWorker(HubHome(ctx.home), load_settings(ctx.home), broker=broker) as running:
         emit(ctx, {"worker": running.name}, lambda _: out.print(f"{running.name} is at work. Stop with Ctrl-C."))
         stop.wait()
         talk.print("stopping")
-
-
-def _address(text: str | None) -> tuple[str, int] | None:
-    if text is None:
-        return None
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdigit():
-        raise click.BadParameter(f"{text!r} is not HOST:PORT", param_hint="--broker")
-    return host, int(port)
