@@ -54,7 +54,8 @@ class MosquittoHouse:
 
     def bus(self, name: str, tls: TlsFiles | None, **options: object) -> MqttBus:
         options = {"reconnect_s": (0.05, 0.5), **options}
-        bus = MqttBus("localhost", self.broker.port, name, tls, **options)  # type: ignore[arg-type]
+        port = options.pop("port", self.broker.port)
+        bus = MqttBus("localhost", port, name, tls, **options)  # type: ignore[arg-type]
         self.buses.append(bus)
         return bus
 

@@ -24,6 +24,7 @@ import httpx
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from hub.settings import HubSettings
 from model_formats.types import digest_of_file
 from provisioning.broker import Broker
 from provisioning.ca import DeviceCA
@@ -35,6 +36,7 @@ from sync.store import BLOCK_SIZE, BlobStore, MemoryStore
 from sync.tls import TlsFiles, client_context
 from sync.trust.keys import device_signer, save_signer
 from sync.types import SpokeId
+from tests.bench import steady
 
 MIB = 1 << 20
 CONTEXT = mp.get_context("spawn")
@@ -112,8 +114,9 @@ def spoke_end(
     *,
     progress: Any = None,
     in_memory: bool = False,
+    index: tuple[str, int] | None = None,
 ) -> None:
-    """Our spoke: receives one blob into a store of its own on disk."""
+    """Our spoke: receives one blob into a store of its own on disk, after a small one (`index`) when told."""
     digest, size = blob
     hashes = hashes_of(Path(folder), digest)
     store = MemoryStore() if in_memory else BlobStore(Path(folder) / "spokes" / me.site)
@@ -121,6 +124,8 @@ def spoke_end(
     bus.connect()
     before = rss_mib()
     start.wait()
+    if index is not None:
+        BlockReceiver(bus, "eu", me, store).receive(*index)
     begin = time.perf_counter()
     tell = None if progress is None else lambda held, size: setattr(progress, "value", held)
     received = BlockReceiver(bus, "eu", me, store).receive(digest, size, hashes, progress=tell)
@@ -138,11 +143,19 @@ def spoke_end(
 
 
 def many_spokes_end(
-    folder: str, port: int, files: list[tuple[SpokeId, TlsFiles]], blob: tuple[str, int], start: Any, told: Any
+    folder: str,
+    port: int,
+    files: list[tuple[SpokeId, TlsFiles]],
+    blob: tuple[str, int],
+    index: tuple[str, int],
+    start: Any,
+    told: Any,
 ) -> None:
     """Several spokes as threads of one process, with their stores in memory: one disk under fifty spokes is no fleet."""
     threads = [
-        threading.Thread(target=spoke_end, args=(folder, port, tls, me, blob, start, told), kwargs={"in_memory": True})
+        threading.Thread(
+            target=spoke_end, args=(folder, port, tls, me, blob, start, told), kwargs={"in_memory": True, "index": index}
+        )
         for me, tls in files
     ]
     for thread in threads:
@@ -251,7 +264,7 @@ def https_raw(folder: str, url: str, tls: TlsFiles, blob: tuple[str, int], name:
 
 
 @contextlib.contextmanager
-def hub_running(house: House, gather_s: float = 0.0) -> Iterator[dict[str, Any]]:
+def hub_running(house: House, gather_s: float = HubSettings().block_gather_s) -> Iterator[dict[str, Any]]:
     """Our hub in its process; what it tells at the end is in the dictionary afterwards."""
     ready, stop, told = CONTEXT.Event(), CONTEXT.Event(), CONTEXT.Queue()
     process = CONTEXT.Process(
@@ -299,12 +312,14 @@ def raw(house: House, blob: tuple[str, int]) -> dict[str, Any]:
 def fleet(house: House, blob: tuple[str, int], threads: int = 10) -> dict[str, Any]:
     """All spokes at once; several to a process, since a machine has but two cores."""
     port, folder = house.broker.port, str(house.folder)
-    with hub_running(house, gather_s=0.5) as hub:
+    index = house.hub_store.put(b"an index"), 8
+    with hub_running(house) as hub:
         start, told = CONTEXT.Event(), CONTEXT.Queue()
         groups = [house.names[i : i + threads] for i in range(0, len(house.names), threads)]
         processes = [
             CONTEXT.Process(
-                target=many_spokes_end, args=(folder, port, [(me, house.spoke_tls(me)) for me in group], blob, start, told)
+                target=many_spokes_end,
+                args=(folder, port, [(me, house.spoke_tls(me)) for me in group], blob, index, start, told),
             )
             for group in groups
         ]
@@ -318,7 +333,7 @@ def fleet(house: House, blob: tuple[str, int], threads: int = 10) -> dict[str, A
         for process in processes:
             process.join()
     assert all(spoke["received"] == blob[1] for spoke in spokes)
-    return {"seconds": seconds, "hub_bytes": hub["bytes"], "wants": hub["wants"], "copies": hub["bytes"] / blob[1]}
+    return {"seconds": seconds, "hub_bytes": hub["bytes"], "wants": hub["wants"], "copies": hub["bytes"] / (blob[1] + index[1])}
 
 
 def killed(house: House, blob: tuple[str, int]) -> dict[str, Any]:
@@ -423,7 +438,8 @@ def _measure(house: House, mib: int, rounds: int, large: int) -> dict[str, Any]:
         rows.append(_row(f"{large} MiB: time", spoke["seconds"], "s"))
         ratios["spoke_rss_growth_mib_for_1gib"] = spoke["rss_growth_mib"]
         ratios["hub_rss_growth_mib_for_1gib"] = hub["rss_growth_mib"]
-    return {"name": "transfer", "rows": rows, "ratios": ratios}
+    more_rows, figures = steady.measure(house.folder)
+    return {"name": "transfer", "rows": rows + more_rows, "ratios": ratios | figures}
 
 
 def _row(what: str, value: float, unit: str) -> dict[str, Any]:
