@@ -75,6 +75,7 @@ def infer(models: Models, exchange: Exchange, model: str, number: str | None) ->
     counts = models.counts.get(model)
     try:
         places, version = models.version(model, number)
+        version.lane.check_room()  # a request that is refused under load costs no parsing
         request = parse_request(exchange.body, _json_length(exchange))
         if places.challenger is not None and number is None:
             version = choose_version(places, version, request)

@@ -137,11 +137,16 @@ class Lane:
         """The most rows one run takes (a single larger request runs alone)."""
         return self._rows_a_batch
 
-    def submit(self, job: Job) -> None:
-        """Queue a job. Raises Overloaded when what waits already takes longer than anybody should wait."""
+    def check_room(self) -> float:
+        """Seconds of work that wait. Raises Overloaded when that is longer than anybody should wait."""
         wait = self.depth_rows * self.cost.row_s
         if len(self._queue) >= self._max_jobs or wait > self._max_wait_s:
             raise Overloaded(f"the queue is full ({len(self._queue)} requests, about {wait:.2f} s of work)")
+        return wait
+
+    def submit(self, job: Job) -> None:
+        """Queue a job. Raises Overloaded (see `check_room`), DeadlinePassed."""
+        wait = self.check_room()
         if self._loop.time() + wait > job.deadline:
             raise DeadlinePassed(f"about {wait * 1e3:.0f} ms of work wait before this request; its deadline is sooner")
         self.depth_rows += job.rows
