@@ -25,7 +25,8 @@ from spoke_agent.serve.models import Models
 from spoke_agent.serve.routes import Routes
 from spoke_agent.serve.settings import ServeSettings
 from spoke_agent.serve.slim import slim
-from spoke_agent.serve.transport import HttpServer, Limits
+from spoke_agent.serve.tracing import Tracing, find_tracing
+from spoke_agent.serve.transport import Exchange, HttpServer, Limits
 from sync.files import atomic_write
 from sync.store import BlobStore
 
@@ -69,8 +70,9 @@ class Server:
         self.models = Models(settings, BlobStore(self.home.store), watcher=watcher)
         token = _token(settings)
         local, guarded = Routes(self.models, self.capture), Routes(self.models, self.capture, token=token)
-        self._grpc = _grpc(settings, self.models, token) if settings.grpc_port is not None else None
-        seen = log_answer if settings.access_log else None
+        tracing = find_tracing()
+        self._grpc = _grpc(settings, self.models, token, tracing) if settings.grpc_port is not None else None
+        seen = _seen(settings, tracing)
         self._local = HttpServer(local.handle, settings.limits, on_fault=_fault, on_answer=seen)
         self._tcp = HttpServer(guarded.handle, settings.limits, on_fault=_fault, on_answer=seen)
         control = Control(self.models, self.capture, on_fault=_fault)
@@ -216,7 +218,21 @@ def _tls(settings: ServeSettings) -> ssl.SSLContext | None:
     return context
 
 
-def _grpc(settings: ServeSettings, models: Models, token: bytes | None) -> "GrpcServer":
+def _seen(settings: ServeSettings, tracing: Tracing | None) -> Callable[[Exchange, int, int], None] | None:
+    """Who is told of each answer; None costs nothing."""
+    if tracing is None:
+        return log_answer if settings.access_log else None
+    if not settings.access_log:
+        return tracing.http
+
+    def both(exchange: Exchange, status: int, size: int) -> None:
+        log_answer(exchange, status, size)
+        tracing.http(exchange, status, size)
+
+    return both
+
+
+def _grpc(settings: ServeSettings, models: Models, token: bytes | None, tracing: Tracing | None) -> "GrpcServer":
     """Late and only when asked for: the library takes 12 MB and starts threads."""
     try:
         from spoke_agent.serve.grpc.server import GrpcServer
@@ -225,7 +241,8 @@ def _grpc(settings: ServeSettings, models: Models, token: bytes | None) -> "Grpc
         if (e.name or "").partition(".")[0] not in ("grpc", "google"):
             raise
         raise GrpcMissing(f"--grpc-port: the library for gRPC is not installed ({e.name})") from e
-    return GrpcServer(Service(models), body_bytes=settings.limits.body_bytes, token=token)
+    seen = tracing.rpc if tracing is not None else None
+    return GrpcServer(Service(models), body_bytes=settings.limits.body_bytes, token=token, on_answer=seen)
 
 
 def _store_opener(home: Path) -> Callable[[], RowStore]:

@@ -48,7 +48,7 @@ class Version:
             slice_s=settings.slice_ms / 1e3,
             max_wait_s=settings.max_wait_s,
             prepare=self._in_contract,
-            done=self._done,
+            done=self.done,
         )
 
     def serving(self, *, adapted: bool) -> Serving:
@@ -99,6 +99,17 @@ class Version:
         """Answer what is queued, then let go."""
         self.lane.close()
 
+    @property
+    def quick(self) -> bool:
+        """Whether a request may run at once on its caller's thread: runs are short, and nothing waits before it."""
+        return self.lane.placement == "loop" and self.lane.idle
+
+    def run_alone(self, job: Job) -> Batch:
+        """On any thread: run one job that is in contract, outside the queue. Afterwards the loop calls `done` with the batch."""
+        batch = Batch([job], job.rows, job.inputs)
+        self.lane.execute(batch)
+        return batch
+
     def _run(self, inputs: Mapping[str, Array], adapter: HeadAdapter | None) -> Sequence[Array]:
         return self._session.run(inputs, self.names, adapter)
 
@@ -117,7 +128,8 @@ class Version:
             return False
         return True
 
-    def _done(self, batch: Batch) -> None:
+    def done(self, batch: Batch) -> None:
+        """On the loop, after a batch's callers have their answers: count, and show it to the watchers."""
         if batch.jobs[0].mirrored:
             return
         counts = self.counts

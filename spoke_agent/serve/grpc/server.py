@@ -6,7 +6,8 @@ a thread of its own, so that it answers while all others wait for a slow model.
 
 import asyncio
 import hmac
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,9 @@ CODES: Final[Mapping[int, grpc.StatusCode]] = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 """gRPC's word for the HTTP status of an error; anything else is INTERNAL."""
+OnAnswer = Callable[[str, str, int, float, Mapping[str, str]], None]
+"""Told after each call: service, method, gRPC's number of the status, when it started (monotonic), the caller's metadata."""
+Call = Callable[[bytes, Any], bytes]
 _THREADS: Final = 16
 _WAITING: Final = 1024
 """Calls at once, working or waiting for a thread; more are told RESOURCE_EXHAUSTED."""
@@ -39,8 +43,11 @@ _FOR_EVER_S: Final = 1e6
 class GrpcServer:
     """One listening address. `listen` and `stop` are called on the loop; the calls come on threads."""
 
-    def __init__(self, service: Service, *, body_bytes: int, token: bytes | None = None) -> None:
+    def __init__(
+        self, service: Service, *, body_bytes: int, token: bytes | None = None, on_answer: OnAnswer | None = None
+    ) -> None:
         self._token = token
+        self._on_answer = on_answer
         self._health = ThreadPoolExecutor(1, thread_name_prefix="grpc-health")
         self._server = grpc.server(
             ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"),
@@ -53,7 +60,7 @@ class GrpcServer:
             maximum_concurrent_rpcs=_WAITING,
         )
         handlers = {n: grpc.unary_unary_rpc_method_handler(self._behaviour(n, m)) for n, m in service.methods.items()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        self._server.add_registered_method_handlers(SERVICE, handlers)
 
     def listen(self, host: str, port: int, *, certificate: Path | None = None, key: Path | None = None) -> int:
         """Start; returns the port (port 0 takes a free one). Raises OSError."""
@@ -87,15 +94,28 @@ class GrpcServer:
                 context.abort(grpc.StatusCode.INTERNAL, f"the model failed: {type(e).__name__}")
             raise AssertionError("abort raises")
 
+        behaviour: Any = call if self._on_answer is None else _told(call, name, self._on_answer)
         if name in OPEN:
-            call.experimental_thread_pool = self._health  # type: ignore[attr-defined]
-        return call
+            behaviour.experimental_thread_pool = self._health
+        return behaviour
 
     def _check_token(self, context: Any) -> None:
         given = dict(context.invocation_metadata()).get("authorization", "")
         scheme, _, token = given.partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._token or b""):
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "this server asks for a bearer token (metadata authorization)")
+
+
+def _told(call: Call, name: str, on_answer: OnAnswer) -> Call:
+    def seen(data: bytes, context: Any) -> bytes:
+        started = time.monotonic()
+        try:
+            return call(data, context)
+        finally:
+            code = context.code() or grpc.StatusCode.OK
+            on_answer(SERVICE, name, code.value[0], started, dict(context.invocation_metadata()))
+
+    return seen
 
 
 def _waits_s(context: Any) -> float | None:

@@ -1,7 +1,8 @@
 """The methods of the service, from bytes to bytes, over the same models and lanes as HTTP.
 
-gRPC calls them on threads of its own. A method reads its request there, does what touches the models on the server's loop, and
-writes the answer on its thread again. It knows nothing of the gRPC library: errors are ours.
+gRPC calls them on threads of its own. A method reads its request and writes its answer there; in between the server's loop queues
+it, unless the model is quick and nothing waits: then it runs on that thread too, and the loop only counts it. Nothing here knows
+of the gRPC library: errors are ours.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from spoke_agent.serve.grpc.wire import MESSAGES, fill
 from spoke_agent.serve.infer import choose_adapter, choose_version, deadline_of, key_of
 from spoke_agent.serve.metrics import ModelCounts
 from spoke_agent.serve.models import Models
+from spoke_agent.serve.scheduler import Batch
 from spoke_agent.serve.version import Version
 
 __all__ = ["OPEN", "Method", "Service"]
@@ -42,6 +44,7 @@ class GrpcJob:
         "adapter",
         "adapter_name",
         "asked",
+        "batch",
         "counts",
         "deadline",
         "error",
@@ -49,6 +52,7 @@ class GrpcJob:
         "key",
         "outputs",
         "rows",
+        "seconds",
         "started",
         "version",
     )
@@ -65,6 +69,9 @@ class GrpcJob:
         self.outputs: Sequence[Array] = ()
         self.error: Exception | None = None
         self.counts: ModelCounts | None = None
+        self.batch: Batch | None = None
+        """Set when it ran on its own thread."""
+        self.seconds = 0.0
         self.version: Version
         self.rows = 0
         self.key: object = None
@@ -78,20 +85,39 @@ class GrpcJob:
         """For capture and labels; empty when the caller gave none."""
         return self.asked.request.id or ""
 
+    def run_here(self, models: Models) -> None:
+        """On the caller's thread: run at once when that is quick; else the loop queues or refuses it.
+
+        Two hand-overs between threads cost more than a short run does.
+        """
+        places = models.live.get(self.asked.model)
+        if places is None or places.challenger is not None:
+            return  # the lot between champion and challenger is drawn once, on the loop
+        try:
+            self._choose(models)
+        except SpokeshaveError:
+            return
+        version = self.version
+        if not version.quick or self.rows > version.lane.rows_a_batch or not version.signature.within(self.inputs):
+            return
+        self.batch = version.run_alone(self)
+        self.outputs, self.error = self.batch.outputs, self.batch.error
+        self.seconds = _now() - self.started
+        self._done.release()
+
+    def account(self, batch: Batch) -> None:
+        """On the loop, after `run_here`: what a lane does for those it runs."""
+        self._count()
+        self.version.counts.request_us.add(int(self.seconds * 1e6))
+        self.version.done(batch)
+
     def submit(self, models: Models) -> None:
         """On the loop: choose the version that answers now, check, queue."""
-        request = self.asked.request
         self.counts = models.counts.get(self.asked.model)
         try:
-            places, self.version = models.version(self.asked.model, self.asked.version)
-            if places.challenger is not None and self.asked.version is None:
-                self.version = choose_version(places, self.version, request)
-            self.rows = self.version.signature.rows(request)
-            self.adapter_name, self.adapter = choose_adapter(places, self.version, request)
-            self.key = key_of(self.version, request, self.adapter_name)
+            self._choose(models)
             self.counts = self.version.model_counts
-            self.counts.requests += 1
-            self.counts.last_request = self.started
+            self._count()
             self.version.lane.submit(self)
         except Exception as e:  # noqa: BLE001 - whatever it is, the thread that waits must be told
             self.fail(e)
@@ -121,6 +147,19 @@ class GrpcJob:
         version = self.version
         return render_infer(self.asked, version.model, str(version.number), version.names, self.outputs)
 
+    def _choose(self, models: Models) -> None:
+        request = self.asked.request
+        places, self.version = models.version(self.asked.model, self.asked.version)
+        if places.challenger is not None and self.asked.version is None:
+            self.version = choose_version(places, self.version, request)
+        self.rows = self.version.signature.rows(request)
+        self.adapter_name, self.adapter = choose_adapter(places, self.version, request)
+        self.key = key_of(self.version, request, self.adapter_name)
+
+    def _count(self) -> None:
+        self.version.model_counts.requests += 1
+        self.version.model_counts.last_request = self.started
+
 
 class Service:
     """`methods` are called on any thread; the loop is the one that `models` lives on."""
@@ -149,6 +188,7 @@ class Service:
     def infer(self, data: bytes, wait_s: float | None) -> bytes:
         """One infer request. Requests that arrive together wake the loop once."""
         job = GrpcJob(parse_infer(data), wait_s)
+        job.run_here(self._models)
         self._handed.append(job)
         if not self._woken:
             self._woken = True
@@ -159,7 +199,11 @@ class Service:
         handed, models = self._handed, self._models
         self._woken = False  # before looking: who comes later wakes the loop again
         while handed:
-            handed.popleft().submit(models)
+            job = handed.popleft()
+            if job.batch is not None:
+                job.account(job.batch)
+            else:
+                job.submit(models)
 
     def _server_ready(self, _: bytes, wait_s: float | None) -> bytes:
         return fill("ServerReadyResponse", {"ready": self._on_loop(lambda: self._models.ready, wait_s)})
