@@ -1,6 +1,7 @@
 """`make demo`: the main job of Spokeshave on real data, from nothing, each claim checked. See story.py."""
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path("build/demo"), help="where everything is written")
     parser.add_argument("--keep", action="store_true", help="leave hub and spokes running, and say how to talk to them")
     options = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     stage, start = Stage(options.folder.resolve()), time.monotonic()
     report = Report(stage.folder / "report.json")
     try:
@@ -23,6 +26,8 @@ def main() -> int:
     except (ClaimFailed, CommandFailed, TimeoutError) as e:
         console.print(f"\n[bold red]The story broke off:[/] {e}", markup=True, soft_wrap=True)
         console.print(f"Logs are in {stage.logs}")
+    except KeyboardInterrupt:
+        console.print("\nstopped")
     finally:
         if not (options.keep and report.ok):
             stage.close()
