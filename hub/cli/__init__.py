@@ -21,6 +21,8 @@ COMMANDS = {
     "audit": "hub.cli.audit:group",
     "token": "hub.cli.token:group",
     "simulate": "hub.cli.simulate:simulate",
+    "backup": "hub.cli.backup:backup",
+    "restore": "hub.cli.backup:restore",
     "doctor": "hub.cli.doctor:doctor",
 }
 

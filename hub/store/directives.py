@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, select, update
 
 from hub.store.tables import assignments, directives, spokes
 from hub.store.upsert import put
@@ -18,6 +18,7 @@ __all__ = [
     "due_directives",
     "find_assignment",
     "find_directive",
+    "lift_generations",
     "put_directive",
     "retained_directives",
     "rollout_assignments",
@@ -118,6 +119,11 @@ def retained_directives(connection: Connection) -> list[tuple[SpokeId, bytes]]:
     joined = directives.join(spokes, (directives.c.site == spokes.c.site) & (directives.c.spoke == spokes.c.spoke))
     query = select(directives.c.site, directives.c.spoke, directives.c.envelope, spokes.c.revoked).select_from(joined)
     return [(SpokeId(r.site, r.spoke), bytes(r.envelope) if r.revoked is None else b"") for r in connection.execute(query)]
+
+
+def lift_generations(connection: Connection, by: int) -> None:
+    """Count on from higher numbers; every directive has to be sealed anew after that."""
+    connection.execute(update(directives).values(generation=directives.c.generation + by, content="", issued=0, expires=0))
 
 
 def due_directives(connection: Connection, *, before: float) -> list[SpokeId]:

@@ -5,7 +5,7 @@ from sqlalchemy import Connection, insert, select, update
 from hub.store.tables import invites
 from provisioning.enrol import Invite
 
-__all__ = ["add_invite", "find_invite", "spend_invite"]
+__all__ = ["add_invite", "find_invite", "spend_invite", "void_invites"]
 
 
 def add_invite(connection: Connection, invite: Invite, *, now: float) -> None:
@@ -23,3 +23,9 @@ def find_invite(connection: Connection, number: str) -> tuple[Invite, str | None
 def spend_invite(connection: Connection, number: str, request: str, *, now: float) -> None:
     """Mark it used, by the request with this digest."""
     connection.execute(update(invites).where(invites.c.id == number).values(used=now, used_by=request))
+
+
+def void_invites(connection: Connection, *, now: float) -> int:
+    """End all codes that are not used; returns how many."""
+    open_ones = invites.c.used_by.is_(None)
+    return connection.execute(update(invites).where(open_ones).values(used=now, used_by="void")).rowcount

@@ -303,8 +303,15 @@ class Repository:
             young = self._now() - Freshness.of(held.signed).issued < max_age
             if young and self._weigh("timestamp", held.to_bytes()).complete:
                 return False
-        self._shelf.publish("timestamp", self._timestamp("online", None, grow=True))
+        self._shelf.publish("timestamp", self._timestamp("online", None, grow=1))
         return True
+
+    def lift_online(self, by: int) -> None:
+        """Sign snapshot and timestamp anew, `by` versions up: after a restore spokes may have seen later ones than are here."""
+        snapshot = self._shelf.load("snapshot", Snapshot).signed
+        lifted = Snapshot(version=snapshot.version + by, expires=self._until("snapshot"), meta=snapshot.meta)
+        self._shelf.publish("snapshot", self._sign_online("snapshot", lifted))
+        self._shelf.publish("timestamp", self._timestamp("online", None, grow=by))
 
     def files(self, lane: Lane = "online", site: str | None = None) -> dict[str, bytes]:
         """All current files by name, in the order to publish them. The timestamp of other lanes is signed now, for that lane
@@ -316,7 +323,7 @@ class Repository:
             if self._shelf.exists(role):
                 found[f"{role}.json"] = self._shelf.data(role)
         online = self._shelf.data("timestamp")
-        found["timestamp.json"] = online if lane == "online" else self._timestamp(lane, site, grow=False).to_bytes()
+        found["timestamp.json"] = online if lane == "online" else self._timestamp(lane, site, grow=0).to_bytes()
         return found
 
     # ---- inside ------------------------------------------------------------------------------------------------------------
@@ -461,12 +468,12 @@ class Repository:
         self._shelf.publish("snapshot", self._sign_online("snapshot", snapshot))
         return True
 
-    def _timestamp(self, lane: Lane, site: str | None, *, grow: bool) -> Metadata[Any]:
+    def _timestamp(self, lane: Lane, site: str | None, *, grow: int) -> Metadata[Any]:
         exists = self._shelf.exists("timestamp")
         version = self._shelf.load("timestamp", Timestamp).signed.version if exists else 0
         now = self._now()
         timestamp = Timestamp(
-            version=version + 1 if grow else version,
+            version=version + grow,
             expires=now + LIFETIME[lane],
             snapshot_meta=self._meta("snapshot"),
             unrecognized_fields=Freshness(issued=now, lane=lane, site=site).fields(),
