@@ -1,8 +1,9 @@
 """How a blob gets to a spoke, against bare paho and a bare GET on the same broker and server: `python -m tests.bench.transfer`.
 
 Every end is a process of its own; broker and HTTPS are Mosquitto and uvicorn with the TLS that the product uses. Roads and their
-peers take turns, so that a busy machine is unkind to both alike. Writes build/bench/transfer.json. Options: MiB per blob (64),
-rounds (3), spokes (50), MiB of the large blob (1024; 0 leaves it out).
+peers take turns, and the best of each counts, since whatever else a machine does only takes away. The raw GET writes the same
+file and syncs it at the end, in one stream, unchecked. Writes build/bench/transfer.json. Options: MiB per blob (64), rounds (5),
+spokes (50), MiB of the large blob (1024; 0 leaves it out).
 """
 
 import contextlib
@@ -10,7 +11,6 @@ import hashlib
 import json
 import multiprocessing as mp
 import os
-import statistics
 import sys
 import tempfile
 import threading
@@ -387,7 +387,7 @@ def https(house: House, blob: tuple[str, int], rounds: int) -> dict[str, list[fl
     return found
 
 
-def main(mib: int = 64, rounds: int = 3, spokes: int = 50, large: int = 1024) -> dict[str, Any]:
+def main(mib: int = 64, rounds: int = 5, spokes: int = 50, large: int = 1024) -> dict[str, Any]:
     """Measure, print, write."""
     with tempfile.TemporaryDirectory(prefix="spokeshave-bench-") as name:
         house = House(Path(name), spokes)
@@ -419,11 +419,11 @@ def _measure(house: House, mib: int, rounds: int, large: int) -> dict[str, Any]:
         "bare GET into a synced file": web["raw"],
         "bare GET into nowhere": web["nowhere"],
     }
-    median = {what: statistics.median(values) for what, values in speeds.items()}
-    rows = [_row(what, value, "MB/s") for what, value in median.items()]
+    best = {what: max(values) for what, values in speeds.items()}
+    rows = [_row(what, value, "MB/s") for what, value in best.items()]
     ratios = {
-        "single_spoke_mb_s_over_raw_pubsub": median["blocks over MQTT"] / median["bare paho"],
-        "https_mb_s_over_raw_get": median["ranges over HTTPS"] / median["bare GET into a synced file"],
+        "single_spoke_mb_s_over_raw_pubsub": best["blocks over MQTT"] / best["bare paho"],
+        "https_mb_s_over_raw_get": best["ranges over HTTPS"] / best["bare GET into a synced file"],
     }
     small = house.blob(20)
     many = fleet(house, small)
