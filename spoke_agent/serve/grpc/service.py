@@ -91,8 +91,8 @@ class GrpcJob:
         Two hand-overs between threads cost more than a short run does.
         """
         places = models.live.get(self.asked.model)
-        if places is None or places.challenger is not None:
-            return  # the lot between champion and challenger is drawn once, on the loop
+        if places is None or places.challenger is not None or _now() >= self.deadline:
+            return  # who is late is refused on the loop; the lot between champion and challenger is drawn once, there
         try:
             self._choose(models)
         except SpokeshaveError:
