@@ -58,7 +58,7 @@ class HubSettings(BaseSettings):
     """Largest request body of the API (blobs go through the registry, which has its own limit)."""
     block_bytes_per_s: Annotated[int, Field(ge=0)] = 0
     """Ceiling on blocks sent over MQTT, in bytes a second; 0 is none."""
-    block_gather_s: Annotated[float, Field(ge=0)] = 0.4
+    block_gather_s: Annotated[float, Field(ge=0)] = 1.0
     """How long a blob that several spokes may want waits for the last of them to listen, so that one copy serves them all."""
 
     alerts_every_s: Seconds = 60.0

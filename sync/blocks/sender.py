@@ -39,6 +39,8 @@ MAX_STREAMS = 256
 """Blobs (per zone) that are served at once; wants for more are dropped and asked again."""
 _INBOX = 20_000
 _IDLE = 5.0
+_SMALL = 16 * BLOCK_SIZE
+"""A blob of one window is not worth a pause."""
 _MANY = 64
 _LATELY = 60.0
 """So long after its last want a spoke counts as one of those that begin together."""
@@ -205,8 +207,9 @@ class BlobSender:
         if self._may is not None and not self._may(zone, digest):
             return None
         fd = os.open(self._blobs.path(digest), os.O_RDONLY | os.O_CLOEXEC)
-        begin = self._clock.monotonic() + self._gather_s
-        found = self._streams[zone, digest] = _Stream(zone, digest, fd, os.fstat(fd).st_size, not_before=begin)
+        size = os.fstat(fd).st_size
+        begin = self._clock.monotonic() + (self._gather_s if size > _SMALL else 0.0)
+        found = self._streams[zone, digest] = _Stream(zone, digest, fd, size, not_before=begin)
         return found
 
     def _send_one(self, stream: _Stream) -> None:
