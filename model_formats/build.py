@@ -120,6 +120,9 @@ def _tools() -> dict[str, str]:
 
 def _write(build: Workbench, spec: PackageSpec, evidence: Evidence, profile: ReferenceProfile) -> None:
     folder, contract = build.folder, build.options.contract
+    for asset in build.options.assets:
+        (folder / "assets").mkdir(exist_ok=True)
+        shutil.copyfile(asset, folder / "assets" / asset.name)
     for name, document in ((SPEC, spec), (CONTRACT, contract), (EVIDENCE, evidence), (PROFILE, profile)):
         (folder / name).write_bytes(document.canonical())
     (folder / CARD).write_text(card(spec, contract, evidence, profile))

@@ -46,6 +46,8 @@ class BuildOptions:
     golden_rows: int = 16
     anchors: int = 100
     allow_bf16: bool = False
+    assets: tuple[Path, ...] = ()
+    """What callers need beside the model (vocabulary, label map): copied into `assets/` and signed with the rest."""
     lineage: Lineage = field(default_factory=Lineage)
 
 

@@ -68,6 +68,7 @@ def build(ctx: Context, /, recipe: str, version: int, out: Path | None, **change
 @click.option("--label", default="label", show_default=True, help="Column of labels in .csv rows.")
 @click.option("--title", help="One line for people; default: the name.")
 @click.option("--licence", default="proprietary", show_default=True, help="SPDX identifier of the licence.")
+@click.option("--asset", "assets", multiple=True, type=_FILE, help="File for callers, signed with the rest: a vocabulary, ...")
 @click.option("--quantize", type=click.Choice(("auto", "static", "dynamic", "none")), default="auto", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to build into; default is in the hub's home.")
 @click.option("--max-drop", type=click.FloatRange(0, 1), help="Largest loss of accuracy from fp32 to INT8.")

@@ -34,6 +34,7 @@ RECIPES = {
     "digits": "hub.train.digits:RECIPE",
     "breast-cancer": "hub.train.breast_cancer:RECIPE",
     "digits-vit": "hub.train.vit:RECIPE",
+    "minilm-topics": "hub.train.minilm:RECIPE",
 }
 
 
