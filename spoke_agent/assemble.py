@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from zoneinfo import ZoneInfo
 
 from provisioning.identity import Identity
@@ -108,6 +109,12 @@ def _parts(
         directive = agent.updater.directive
         return directive.egress if directive else None
 
+    def problems() -> list[str]:
+        return [e.reason for e in journal.history(100) if clock.now() - e.time < timedelta(days=1)]
+
+    def staleness() -> timedelta:
+        return belief.released().staleness
+
     outbox = open_outbox(home.root, identity, clock, bus=bus, ceiling=ceiling)
     steps = Steps(
         zone=identity.zone,
@@ -153,7 +160,7 @@ def _parts(
         clock=clock,
         bus=bus,
         post=Post(bus, me, journal, server, trusted) if bus is not None else None,
-        upkeep=Upkeep(home, identity, store, data, outbox, clock, settings),
+        upkeep=Upkeep(home, identity, store, data, outbox, clock, settings, problems=problems, staleness=staleness),
     )
     return Parts(agent, identity, journal, belief, store, steps, server, outbox, data)
 

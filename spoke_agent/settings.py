@@ -60,6 +60,17 @@ class SpokeSettings(BaseModel):
     drift_tell_s: Seconds = 3600.0
     """How often an unchanged verdict is sent again."""
 
+    ops_every_s: Seconds = 3600.0
+    """How often the machine's own state (disk, memory, latency, problems) is offered to the outbox."""
+
+    # adapting
+    tune_every_hours: Annotated[float, Field(ge=0)] = 0.0
+    """How often heads are fitted anew to labelled rows that came since; 0 is never."""
+    tune_on_drift: bool = False
+    """Whether a drift alarm starts a fit at once, where enough new labels are here."""
+    tune_niceness: Annotated[int, Field(ge=0, le=19)] = 15
+    """Priority of that process: 19 yields to everything else."""
+
     # transfer
     transport: Literal["auto", "mqtt", "https"] = "auto"
     """Which road packages take here; `auto` leaves it to the directive, then tries MQTT and falls back to HTTPS."""

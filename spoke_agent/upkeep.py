@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from spoke_agent.drift.monitor import DriftMonitor, Watched
     from spoke_agent.outbox.outbox import Outbox
     from spoke_agent.tune.keeper import AdapterKeeper
+    from spoke_agent.tune.schedule import TuneSchedule
 
 __all__ = ["Upkeep", "open_outbox"]
 
@@ -73,28 +74,79 @@ class Upkeep:
         outbox: "Outbox",
         clock: Clock,
         settings: SpokeSettings | None = None,
+        *,
+        problems: Callable[[], Iterable[str]] = tuple,
+        staleness: Callable[[], timedelta] = timedelta,
     ) -> None:
+        """`problems`: reasons of what failed in the last day; `staleness`: how long ago releases were last known fresh."""
+        self._problems, self._staleness = problems, staleness
+        self._began, self._told_ops = clock.monotonic(), float("-inf")
         self._settings = settings or SpokeSettings()
         self._home, self._identity, self._store, self._clock = home, identity, store, clock
         self._outbox = outbox
         self._monitor = self._open_monitor(data)
         self._keeper = self._open_keeper(data)
+        self._data, self._schedule = data, self._open_schedule()
 
     def tick(self, *, connected: bool) -> None:
         """One round."""
+        alarmed: list[str] = []
         if self._monitor is not None:
             with _told("drift"):
                 self._monitor.tick()
+                alarmed = [w.model for w in self._watched() if self._alarms(w.model)]
         if self._keeper is not None:
             with _told("adapters"):
                 for words in self._keeper.look():
                     log.info("adapter.kept", extra={"what": words})
+        with _told("tuning"):
+            self._look_at_schedule(alarmed)
+        with _told("operations"):
+            self._offer_operations()
         if connected:
             with _told("outbox"):
                 self._outbox.flush()
             if self._identity.renewal_due(self._clock.now()):
                 with _told("renewal"):
                     renew_online(self._identity, self._clock)
+
+    def _alarms(self, model: str) -> bool:
+        state = self._monitor.state(model) if self._monitor else None
+        return state is not None and state.detector.level == "alarm"
+
+    def _look_at_schedule(self, alarmed: list[str]) -> None:
+        if self._schedule is None or self._data is None:
+            return
+        labels = {w.model: self._data.labelled_accuracy(w.model, w.index)[0] for w in self._watched()}
+        for words in self._schedule.look(labels, alarmed, self._clock.now()):
+            log.info("adapter.tuned", extra={"what": words})
+
+    def _offer_operations(self) -> None:
+        """Through the same door as everything else: the site's policy decides whether it leaves."""
+        now = self._clock.monotonic()
+        if now - self._told_ops < self._settings.ops_every_s:
+            return
+        from spoke_agent.outbox.operations import operations, read_metrics
+
+        said = operations(
+            self._home.root,
+            uptime=timedelta(seconds=now - self._began),
+            staleness=self._staleness(),
+            problems=self._problems(),
+            metrics=read_metrics(self._home.server_socket),
+        )
+        self._outbox.offer(said)
+        self._told_ops = now
+
+    def _open_schedule(self) -> "TuneSchedule | None":
+        settings = self._settings
+        if not settings.tune_every_hours and not settings.tune_on_drift:
+            return None
+        from spoke_agent.tune.schedule import TuneSchedule, start_process
+
+        every = timedelta(hours=settings.tune_every_hours) if settings.tune_every_hours else None
+        start = start_process(self._home.root, settings.tune_niceness)
+        return TuneSchedule(self._home.root / "drift" / "tuning", start, every=every, on_drift=settings.tune_on_drift)
 
     def _open_monitor(self, data: "DataStore | None") -> "DriftMonitor | None":
         if data is None:

@@ -14,6 +14,7 @@ from hub.train.datasets import digits
 from model_formats.package import open_package, pack
 from spoke_agent.data.store import open_data
 from spoke_agent.drift.monitor import DriftMonitor, Watched
+from spoke_agent.outbox.operations import latency_buckets, read_metrics
 from spoke_agent.outbox.outbox import Outbox
 from spoke_agent.serve.client import ControlClient
 from spoke_agent.serve.server import Server
@@ -78,6 +79,7 @@ def test_a_turned_scanner_is_noticed_learned_and_answered(
         assert http.post("/v2/models/digits/feedback", json=body).status_code == 200
     data, clock, signer = open_data(home), SystemClock(), device_signer()
     eventually(lambda: data.count("digits") == 400)
+    assert latency_buckets(read_metrics(home / "run" / "server.sock") or "")[-1] == 20  # 21 requests, in whole tens
     eventually(lambda: sum(b.rows for b in data.labelled("digits")) == 200)
 
     left: list[EgressRecord] = []

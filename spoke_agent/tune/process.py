@@ -1,0 +1,51 @@
+"""The fit as a process of its own that yields to everything else: `python -m spoke_agent.tune.process HOME MODEL ORIGIN NICE`.
+
+It ends with the exit status of the error family that stopped it (a gate that stays shut is one), 0 when an adapter serves.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from model_formats.errors import SpokeshaveError
+
+if TYPE_CHECKING:
+    from spoke_agent.tune.site import Origin
+
+__all__ = ["main"]
+
+
+def main(home: Path, model: str, origin: str, niceness: int) -> int:
+    """Tune once. Never raises for a refusal: it is told on standard error."""
+    os.nice(niceness)
+    try:
+        _tune(home, model, cast("Origin", origin))
+    except SpokeshaveError as e:
+        sys.stderr.write(f"{e.code}: {e.message}\n")
+        return e.exit
+    return 0
+
+
+def _tune(home: Path, model: str, origin: "Origin") -> None:
+    from provisioning.identity import Identity
+    from spoke_agent.data.store import open_data
+    from spoke_agent.home import SpokeHome
+    from spoke_agent.serve.client import ControlClient
+    from spoke_agent.tune.shelf import Shelf
+    from spoke_agent.tune.site import Tuner
+    from sync.clock import SystemClock
+    from sync.store import BlobStore
+
+    identity = Identity.load(home)
+    signer, data = identity.signer(), open_data(home, regime=identity.regime)
+    try:
+        shelf = Shelf(home / "adapters", signer=signer, key=signer.public_key)
+        server = ControlClient(SpokeHome(home).control_socket)
+        Tuner(home, blobs=BlobStore(home), data=data, shelf=shelf, clock=SystemClock(), server=server).tune(model, origin=origin)
+    finally:
+        data.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])))
