@@ -1,3 +1,3 @@
-from tests.hub.conftest import clock, house
+from tests.hub.conftest import clock, founded, house
 
-__all__ = ["clock", "house"]
+__all__ = ["clock", "founded", "house"]
