@@ -257,9 +257,18 @@ class Broker:
                 self._process.wait(timeout)
             return self._process.poll() is not None
         end = time.monotonic() + timeout
-        while self._ours(pid) and time.monotonic() < end:
+        while _lives(pid) and time.monotonic() < end:
             time.sleep(0.02)
-        return not self._ours(pid)
+        return not _lives(pid)
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process still runs. Its command line goes first and its sockets later, so only its state tells."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
 
 
 def _program() -> str:

@@ -13,7 +13,7 @@ from hub.fleet import rollouts as runner
 from hub.hub import Hub
 from hub.rules.access import Permission, Principal
 from hub.rules.plan import RolloutPlan
-from hub.rules.rollout import RingView, SpokeView, tally
+from hub.rules.rollout import RingState, RingView, RolloutState, SpokeView, tally
 from hub.store.rollouts import KeptRollout, approvers_of, list_rollouts
 from sync.messages import UpdateEvidence
 
@@ -170,9 +170,10 @@ def _summary(held: KeptRollout) -> RolloutSummary:
 
 def _ring(held: KeptRollout, number: int, view: RingView) -> RingReport:
     counts, kept = tally([view]), held.rings[number]
+    stopped = held.state is RolloutState.ABORTED and kept.state is RingState.RUNNING
     return RingReport(
         name=kept.name,
-        state=kept.state.value,
+        state="stopped" if stopped else kept.state.value,
         started=when(kept.started),
         finished=when(kept.finished),
         committed=counts.committed,

@@ -295,17 +295,24 @@ def _views(hub: Hub, db: Connection, held: KeptRollout) -> tuple[RingView, ...]:
     targets = _targets(held.plan, version, list(fleet.values()))
     told = latest_about(db, held.plan.spec.ref.name, held.index)
     given = {a.spoke: a for a in rollout_assignments(db, held.plan.name)}
-    heard = hub.now - hub.settings.silent_after_s
+    heard, aborted = hub.now - hub.settings.silent_after_s, held.state is RolloutState.ABORTED
     rings = []
     for ring, members in zip(held.rings, targets.rings, strict=True):
-        views = (_view(held.index, fleet[member], given.get(member), told.get(member), heard) for member in members)
+        views = (
+            _view(held.index, fleet[member], given.get(member), told.get(member), heard, aborted=aborted) for member in members
+        )
         rings.append(RingView(ring.state, tuple(views), ring.started, ring.ready))
     return tuple(rings)
 
 
-def _view(index: str, spoke: Spoke, given: Assignment | None, told: KeptReport | None, heard: float) -> SpokeView:
+def _view(
+    index: str, spoke: Spoke, given: Assignment | None, told: KeptReport | None, heard: float, *, aborted: bool
+) -> SpokeView:
+    """What is known of one spoke and one version. After an abort nothing is assigned any more, and the last word stands."""
     serving = any(s.index == index for s in spoke.serving)
     online = spoke.heard_since(heard)
+    if given is None and aborted and told is not None:
+        return SpokeView(spoke.id, online, told.received, told.state, told.reason, serving, told.evidence)
     if given is None:
         return SpokeView(spoke.id, online, serving=serving)
     fresh = told is not None and (told.generation >= given.generation or (serving and told.state is State.COMMITTED))
