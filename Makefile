@@ -7,7 +7,7 @@ WORKERS ?= 2
 TESTS   ?= tests
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
-TORCH   := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+TORCH   := $(shell sed -n '/^torch==/p' constraints.txt)
 PIP     := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help

@@ -36,7 +36,6 @@ class Cast:
     rows: Mapping[str, Rows]
     callers: dict[str, Caller] = field(default_factory=dict)
     address: dict[str, Any] = field(default_factory=dict)
-    clean_index: str = ""
 
     def images(self, site: str) -> np.ndarray[Any, Any]:
         """The site's own digits [n, 1, 8, 8], raw 0..16."""
@@ -117,7 +116,6 @@ def publish(cast: Cast, step: Step) -> None:
     step.claim(
         seen["publisher"], f"pulled back from the registry: {seen['files']} files checked, signed by {seen['publisher'][:40]}"
     )
-    cast.clean_index = done["index"]
     step.figure(files=seen["files"], bytes=seen["bytes"])
 
 
