@@ -19,7 +19,7 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from hub.fleet import rollouts
+from hub.fleet import advance
 from hub.fleet.ingest import Ingest
 from hub.fleet.profiles import known_package
 from hub.fleet.publisher import Publisher
@@ -84,7 +84,7 @@ def take_turn(hub: Hub, owner: str, publisher: Publisher, refreshed: float) -> t
     with hub.database.begin() as db:
         mine = take_lease(db, "turn", owner, now=hub.now, life_s=hub.settings.lease_s)
     if mine:
-        rollouts.tick(hub)
+        advance.tick(hub)
         if hub.now - refreshed >= min(hub.settings.metadata_refresh_s, hub.settings.directive_ttl_s / 4):
             publisher.refresh()
             refreshed = hub.now

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from hub.fleet.directives import SpokeUnknown, next_generation, refresh_directive
 from hub.fleet.ingest import Judge, take_egress, take_report
-from hub.fleet.rollouts import find_released, last_good
+from hub.fleet.standing import find_released, last_good
 from hub.hub import Hub
 from hub.rules.plan import PlanInvalid
 from hub.rules.targeting import Member, may_have

@@ -18,6 +18,7 @@ __all__ = [
     "find_rollout",
     "list_rollouts",
     "open_rollouts",
+    "settled_rollouts",
     "set_ring",
     "set_rollout",
 ]
@@ -85,6 +86,13 @@ def open_rollouts(connection: Connection, model: str | None = None) -> list[Kept
     query = select(rollouts).where(rollouts.c.state.not_in(ended)).order_by(rollouts.c.created)
     query = query if model is None else query.where(rollouts.c.model == model)
     return [_rollout(connection, row) for row in connection.execute(query).all()]
+
+
+def settled_rollouts(connection: Connection) -> list[KeptRollout]:
+    """Of each model, the newest that was completed: what its sites should have."""
+    query = select(rollouts).where(rollouts.c.state == RolloutState.COMPLETED.value).order_by(rollouts.c.created)
+    newest = {row.model: row for row in connection.execute(query)}
+    return [_rollout(connection, row) for row in newest.values()]
 
 
 def set_rollout(connection: Connection, name: str, state: RolloutState, reason: str, *, now: float) -> None:

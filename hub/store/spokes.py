@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, Connection, Row, and_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, exists, select, update
 
-from hub.store.tables import spokes
+from hub.store.tables import assignments, spokes
 from hub.store.upsert import put
 from sync.messages import Serving
 from sync.types import Regime, SpokeId
@@ -16,6 +16,7 @@ __all__ = [
     "enrolled_zones",
     "find_spoke",
     "list_spokes",
+    "newcomers",
     "renewed_certificate",
     "revoke_spoke",
     "saw_report",
@@ -80,6 +81,15 @@ def list_spokes(connection: Connection, *, revoked: bool = False) -> list[Spoke]
     """The fleet in order; with `revoked`, those too."""
     query = select(spokes).order_by(spokes.c.site, spokes.c.spoke)
     return [_spoke(row) for row in connection.execute(query if revoked else query.where(spokes.c.revoked.is_(None)))]
+
+
+def newcomers(connection: Connection, model: str, *, since: float) -> list[Spoke]:
+    """Spokes that enrolled since then and were never given anything of a model."""
+    given = exists().where(
+        assignments.c.site == spokes.c.site, assignments.c.spoke == spokes.c.spoke, assignments.c.model == model
+    )
+    query = select(spokes).where(spokes.c.revoked.is_(None), spokes.c.enrolled >= since, ~given)
+    return [_spoke(row) for row in connection.execute(query.order_by(spokes.c.site, spokes.c.spoke))]
 
 
 def enrolled_zones(connection: Connection) -> list[tuple[SpokeId, str]]:

@@ -1,6 +1,6 @@
 import pytest
 
-from hub.fleet import rollouts
+from hub.fleet import advance, rollouts
 from hub.fleet.enrolments import revoke
 from hub.fleet.publisher import Publisher
 from hub.fleet.shelf import Shelf
@@ -94,7 +94,7 @@ def test_a_rollout_reaches_the_retained_directive(house, broker, publisher, even
     spec = b"{model: digits@1, rings: [{name: a, sites: [dubai]}]}"
     plan = b"{apiVersion: spokeshave/v1, kind: Rollout, metadata: {name: r}, spec: " + spec + b"}"
     rollouts.apply(house.hub, RolloutPlan.parse(plan), "ann")
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     publisher.tick()
     got = heard(broker, dubai, topics.desired(dubai.spoke))
     eventually(lambda: got)

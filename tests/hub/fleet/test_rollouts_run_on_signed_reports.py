@@ -2,7 +2,7 @@
 
 import pytest
 
-from hub.fleet import rollouts
+from hub.fleet import advance, rollouts
 from hub.fleet.rollouts import RolloutConflict
 from hub.rules.plan import PlanInvalid, RolloutPlan
 from hub.rules.rollout import RolloutState
@@ -36,10 +36,14 @@ def fleet(house):
     return frankfurt, dubai
 
 
+def find(house, device):
+    with house.hub.database.read() as db:
+        return find_directive(db, device.spoke)
+
+
 def wanted(house, device):
     """What the signed directive says, opened with the key that the trust metadata names."""
-    with house.hub.database.read() as db:
-        held = find_directive(db, device.spoke)
+    held = find(house, device)
     directive = unseal(held.envelope, [house.hub.repository.director.public_key], Directive)
     return {m.model: m.version for m in directive.models}
 
@@ -50,7 +54,7 @@ def state(house, name="digits-1"):
 
 def roll(house, version=1, more="gate: {}"):
     rollouts.apply(house.hub, plan(version, more), "ann")
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
 
 
 def committed(house, devices, version, index):
@@ -58,7 +62,7 @@ def committed(house, devices, version, index):
     roll(house, version)
     for device in devices:
         device.commits(index, version)
-        rollouts.tick(house.hub)
+        advance.tick(house.hub)
     assert state(house, f"digits-{version}").state is RolloutState.COMPLETED
 
 
@@ -68,14 +72,14 @@ def test_ring_two_starts_only_on_the_evidence_of_ring_one(house, fleet):
     roll(house)
     assert (wanted(house, frankfurt), wanted(house, dubai)) == ({"digits": 1}, {})
     frankfurt.report(index, state=State.STAGING)
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     assert wanted(house, dubai) == {}
     frankfurt.commits(index)
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     assert wanted(house, dubai) == {"digits": 1}
     assert state(house).state is RolloutState.RUNNING
     dubai.commits(index)
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     assert state(house).state is RolloutState.COMPLETED
 
 
@@ -87,7 +91,7 @@ def test_a_failed_canary_aborts_and_the_next_ring_never_sees_it(house, fleet):
     roll(house, 2)
     assert wanted(house, frankfurt) == {"digits": 2}
     frankfurt.report(two, 2, State.ROLLED_BACK, Reason.ACCURACY_BELOW_CLAIM, rollback_ms=180)
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     ended = state(house, "digits-2")
     assert (ended.state, ended.reason.partition(":")[0]) == (RolloutState.ABORTED, "accuracy_below_claim")
     assert (wanted(house, frankfurt), wanted(house, dubai)) == ({"digits": 1}, {"digits": 1})
@@ -99,7 +103,7 @@ def test_a_spoke_that_says_committed_is_overruled_by_its_labels_and_sent_back(ho
     two = house.release(2, fallback=(1,))
     roll(house, 2)
     frankfurt.commits(two, 2, labelled=100, labelled_correct=60)
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     assert state(house, "digits-2").state is RolloutState.ABORTED
     assert wanted(house, frankfurt) == {"digits": 1}
 
@@ -109,7 +113,7 @@ def test_a_first_version_that_fails_is_retired(house, fleet):
     index = house.release(1)
     roll(house)
     frankfurt.report(index, state=State.FAILED, reason=Reason.GOLDEN_MISMATCH)
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     assert wanted(house, frankfurt) == {}
 
 
@@ -119,7 +123,7 @@ def test_hold_leaves_reached_spokes_as_they_are(house, fleet):
     two = house.release(2)
     roll(house, 2, "on_abort: hold")
     frankfurt.report(two, 2, State.FAILED, Reason.TIMEOUT)
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     assert state(house, "digits-2").state is RolloutState.ABORTED
     assert wanted(house, frankfurt) == {"digits": 2}
 
@@ -129,10 +133,10 @@ def test_an_old_failure_does_not_count_against_a_second_try(house, fleet):
     index = house.release(1)
     roll(house)
     frankfurt.report(index, state=State.FAILED, reason=Reason.TRANSFER_FAILED, generation=2)
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     assert state(house).state is RolloutState.ABORTED
     rollouts.apply(house.hub, RolloutPlan.parse(plan().canonical().replace(b'"digits-1"', b'"again"')), "ann")
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     assert state(house, "again").state is RolloutState.RUNNING
 
 
@@ -160,10 +164,10 @@ def test_soak_is_waited_for(house, fleet, clock):
     index = house.release(1)
     roll(house, more="gate: {soak_s: 60}")
     frankfurt.commits(index)
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     assert wanted(house, dubai) == {}
     clock.advance(61)
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     assert wanted(house, dubai) == {"digits": 1}
 
 
@@ -173,10 +177,10 @@ def test_pause_holds_the_next_ring_and_resume_opens_it(house, fleet):
     roll(house)
     rollouts.pause(house.hub, "digits-1", "ann")
     frankfurt.commits(index)
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     assert wanted(house, dubai) == {}
     rollouts.resume(house.hub, "digits-1", "ann")
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     assert wanted(house, dubai) == {"digits": 1}
 
 
@@ -195,12 +199,12 @@ def test_approvals_are_awaited_and_the_author_does_not_count(house, fleet):
     frankfurt, _ = fleet
     house.release(1)
     rollouts.apply(house.hub, plan(more="approvals: 1"), "ann")
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     assert wanted(house, frankfurt) == {}
     with pytest.raises(RolloutConflict, match="author"):
         rollouts.approve(house.hub, "digits-1", "ann")
     rollouts.approve(house.hub, "digits-1", "bob")
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     assert wanted(house, frankfurt) == {"digits": 1}
 
 
@@ -230,7 +234,7 @@ def test_plans_that_cannot_work_are_refused_and_nothing_is_changed(house, fleet)
     for message, bad in rows.items():
         with pytest.raises(PlanInvalid, match=message):
             rollouts.apply(house.hub, bad, "ann")
-    assert rollouts.tick(house.hub) == {}
+    assert advance.tick(house.hub) == {}
 
 
 def test_a_plan_without_a_way_back_is_refused(house, fleet):
@@ -249,6 +253,80 @@ def test_a_hub_that_is_opened_again_goes_on_where_it_was(house, fleet):
     frankfurt.commits(index)
     house.hub.close()
     house.hub = Hub.open(house.hub.home.root, house.hub.settings, house.clock)
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     assert wanted(house, dubai) == {"digits": 1}
     assert SpokeId("dubai") == dubai.spoke
+
+
+EVERYONE = """
+apiVersion: spokeshave/v1
+kind: Rollout
+metadata: {name: digits-1}
+spec:
+  model: digits@1
+  rings: [{name: all, sites: ["*"]}]
+  gate: {}
+"""
+
+
+def everywhere(house, devices, index):
+    """Version 1 at all sites there are."""
+    rollouts.apply(house.hub, RolloutPlan.parse(EVERYONE), "ann")
+    advance.tick(house.hub)
+    for device in devices:
+        device.commits(index)
+    advance.tick(house.hub)
+    assert state(house).state is RolloutState.COMPLETED
+
+
+def test_a_spoke_that_enrols_after_everyone_got_a_version_gets_it_too(house, fleet):
+    everywhere(house, fleet, house.release(1))
+    late = house.enrol("lyon", "eu", "gdpr")
+    advance.tick(house.hub)
+    assert wanted(house, late) == {"digits": 1}
+    before = find(house, late)
+    advance.tick(house.hub)
+    assert find(house, late) == before, "it is told once"
+    assert state(house).state is RolloutState.COMPLETED
+
+
+def test_a_newcomer_that_the_rollout_did_not_mean_gets_nothing(house, fleet):
+    committed(house, fleet, 1, house.release(1))
+    late = house.enrol("lyon", "eu", "gdpr")
+    advance.tick(house.hub)
+    assert wanted(house, late) == {}
+
+
+def test_a_newcomer_in_a_zone_that_the_package_may_not_enter_gets_nothing(house, fleet):
+    _, dubai = fleet
+    everywhere(house, [dubai], house.release(1, zones=("me",)))
+    late, allowed = house.enrol("lyon", "eu", "gdpr"), house.enrol("sharjah")
+    advance.tick(house.hub)
+    assert (wanted(house, late), wanted(house, allowed)) == ({}, {"digits": 1})
+
+
+def test_a_newcomer_gets_what_is_proven_while_the_next_version_is_on_trial(house, fleet):
+    frankfurt, _ = fleet
+    everywhere(house, fleet, house.release(1))
+    two = house.release(2, fallback=(1,))
+    roll(house, 2)
+    late = house.enrol("lyon", "eu", "gdpr")
+    advance.tick(house.hub)
+    assert wanted(house, late) == {"digits": 1}
+    frankfurt.commits(two, 2)
+    advance.tick(house.hub)
+    assert wanted(house, late) == {"digits": 1}, "no ring of the second rollout names it"
+
+
+def test_the_newest_completed_rollout_is_what_newcomers_get(house, fleet, clock):
+    everywhere(house, fleet, house.release(1))
+    clock.advance(10)
+    two = house.release(2, fallback=(1,))
+    rollouts.apply(house.hub, RolloutPlan.parse(EVERYONE.replace("digits-1", "digits-2").replace("digits@1", "digits@2")), "ann")
+    advance.tick(house.hub)
+    for device in fleet:
+        device.commits(two, 2)
+    advance.tick(house.hub)
+    late = house.enrol("lyon", "eu", "gdpr")
+    advance.tick(house.hub)
+    assert wanted(house, late) == {"digits": 2}

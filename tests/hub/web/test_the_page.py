@@ -4,7 +4,7 @@ import anyio
 import httpx
 import pytest
 
-from hub.fleet import rollouts
+from hub.fleet import advance, rollouts
 from hub.rules.access import Role
 from hub.rules.plan import RolloutPlan
 from hub.store.tokens import make_token
@@ -38,9 +38,9 @@ def test_fleet_and_rollouts_are_shown_and_names_are_escaped(get, house):
     dubai.status()
     index = house.release(1)
     rollouts.apply(house.hub, RolloutPlan.parse(PLAN), "ann")
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     dubai.commits(index)
-    rollouts.tick(house.hub)
+    advance.tick(house.hub)
     text = get().text
     for words in ("dubai/main", "digits@1 (onnx-int8)", 'class="completed"', "ann &lt;b&gt;"):
         assert words in text

@@ -1,0 +1,95 @@
+"""How a rollout stands: the plan, its rings, and what signed reports say of every member."""
+
+from sqlalchemy import Connection
+
+from hub.hub import Hub
+from hub.rules.plan import PlanInvalid, RolloutPlan
+from hub.rules.rollout import RingView, RolloutState, SpokeView
+from hub.rules.targeting import Member, Targets, resolve
+from hub.store.directives import Assignment, find_assignment, rollout_assignments
+from hub.store.reports import KeptReport, latest_about
+from hub.store.rollouts import KeptRollout, find_rollout
+from hub.store.spokes import Spoke, find_spoke, list_spokes
+from hub.store.versions import Version, find_version, list_versions
+from model_formats.errors import OperatorError
+from model_formats.types import ModelRef
+from sync.types import SpokeId, State
+
+__all__ = ["RolloutUnknown", "find_released", "last_good", "kept_rollout", "targets_of", "views_of"]
+
+
+class RolloutUnknown(OperatorError):
+    """No rollout of this name."""
+
+    code = "rollout_unknown"
+    http = 404
+    hint = "`hub rollout list` shows all."
+
+
+def kept_rollout(db: Connection, name: str) -> KeptRollout:
+    """A rollout by its name. Raises RolloutUnknown."""
+    found = find_rollout(db, name)
+    if found is None:
+        raise RolloutUnknown(f"there is no rollout {name}")
+    return found
+
+
+def find_released(db: Connection, ref: ModelRef) -> Version:
+    """A released version. Raises PlanInvalid that lists what there is."""
+    found = find_version(db, ref)
+    if found is None:
+        known = ", ".join(str(v.ref) for v in list_versions(db, ref.name)) or "none"
+        raise PlanInvalid(
+            f"spec.model: {ref} is not released (released: {known})", hint="`hub model publish` releases a version."
+        )
+    return found
+
+
+def targets_of(plan: RolloutPlan, version: Version, fleet: list[Spoke]) -> Targets:
+    """Which of these spokes are in which ring."""
+    members = [Member(spoke.id, spoke.zone, spoke.regime) for spoke in fleet]
+    return resolve(plan.spec.rings, members, version.zones, version.regimes)
+
+
+def views_of(hub: Hub, db: Connection, held: KeptRollout) -> tuple[RingView, ...]:
+    """What is known of every member, ring by ring."""
+    fleet = {spoke.id: spoke for spoke in list_spokes(db)}
+    version = find_released(db, held.plan.spec.ref)
+    targets = targets_of(held.plan, version, list(fleet.values()))
+    told = latest_about(db, held.plan.spec.ref.name, held.index)
+    given = {a.spoke: a for a in rollout_assignments(db, held.plan.name)}
+    heard, aborted = hub.now - hub.settings.silent_after_s, held.state is RolloutState.ABORTED
+    rings = []
+    for ring, members in zip(held.rings, targets.rings, strict=True):
+        views = (
+            _view(held.index, fleet[member], given.get(member), told.get(member), heard, aborted=aborted) for member in members
+        )
+        rings.append(RingView(ring.state, tuple(views), ring.started, ring.ready))
+    return tuple(rings)
+
+
+def _view(
+    index: str, spoke: Spoke, given: Assignment | None, told: KeptReport | None, heard: float, *, aborted: bool
+) -> SpokeView:
+    """What is known of one spoke and one version. After an abort nothing is assigned any more, and the last word stands."""
+    serving = any(s.index == index for s in spoke.serving)
+    online = spoke.heard_since(heard)
+    if given is None and aborted and told is not None:
+        return SpokeView(spoke.id, online, told.received, told.state, told.reason, serving, told.evidence)
+    if given is None:
+        return SpokeView(spoke.id, online, serving=serving)
+    fresh = told is not None and (told.generation >= given.generation or (serving and told.state is State.COMMITTED))
+    if told is None or not fresh:
+        return SpokeView(spoke.id, online, given.assigned, serving=serving)
+    return SpokeView(spoke.id, online, given.assigned, told.state, told.reason, serving, told.evidence)
+
+
+def last_good(db: Connection, spoke: SpokeId, ref: ModelRef) -> tuple[int, str] | None:
+    """What to go back to: what it serves by its signed word, else what it was told before."""
+    row = find_spoke(db, spoke)
+    others = (s for s in (row.serving if row else ()) if s.model == ref.name and s.version != ref.version)
+    serving = next(((s.version, s.index) for s in others), None)
+    before = find_assignment(db, spoke, ref.name)
+    if serving is not None or before is None:
+        return serving
+    return before.good if before.ref == ref else (before.ref.version, before.index)
