@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
 
+import numpy as np
+
 from model_formats.adapter import write_anchors
 from model_formats.card import card
 from model_formats.contract import FeatureContract
@@ -25,7 +27,7 @@ from model_formats.provenance import provenance
 from model_formats.reference import anchors_of, golden_rows, golden_vectors, profile_of
 from model_formats.scoring import METRICS, check_rows
 from model_formats.spec import ANCHORS, CARD, CONTRACT, EVIDENCE, GOLDEN, PROFILE, PROVENANCE, SPEC, PackageSpec, Residency
-from model_formats.types import digest_of_file
+from model_formats.types import ModelRef, digest_of_file
 from model_formats.variants import drop_slow, engines_of, export, measure, quantize, quantize_openvino, variant_spec
 from model_formats.workbench import FP32, IR, BuildOptions, Progress, Workbench
 
@@ -56,6 +58,7 @@ def _assemble(build: Workbench, source: ModelSource) -> BuildResult:
     build.say(f"export: {source.format}")
     export(build, source)
     reference = build.score(build.open(FP32))
+    _doubt(build, reference)
     gate = quantize(build, reference)
     if build.options.openvino_ir:
         quantize_openvino(build, reference)
@@ -66,6 +69,20 @@ def _assemble(build: Workbench, source: ModelSource) -> BuildResult:
     spec, evidence = _spec(build, measured, golden, now), _evidence(build, measured, gate, now, source.format)
     _write(build, spec, evidence, profile)
     return BuildResult(build.folder, spec, build.options.contract, evidence, profile, tuple(build.notes))
+
+
+def _doubt(build: Workbench, reference: float) -> None:
+    """Say so when a classifier is no better than naming the most frequent class: its classes may stand in another order."""
+    names = build.options.contract.classes
+    if build.options.contract.task != "classification" or not names:
+        return
+    counts = np.bincount(build.data.held_out.labels.astype(np.int64), minlength=len(names))
+    most = int(counts.argmax())
+    if reference <= (share := counts[most] / counts.sum()):
+        build.note(
+            f"held-out accuracy {reference:.4f} is no better than always saying {names[most]!r} ({share:.4f}): are the classes "
+            "in the order of the model's outputs?"
+        )
 
 
 def _references(build: Workbench, measured: list[VariantEvidence]) -> tuple[Golden, ReferenceProfile]:
@@ -131,13 +148,16 @@ def _write(build: Workbench, spec: PackageSpec, evidence: Evidence, profile: Ref
 
 
 def build_model_folder(
-    source: ModelSource, out: Path, data: BuildData, options: BuildOptions, progress: Progress = lambda _: None
+    source: ModelSource, out: Path | str, data: BuildData, options: BuildOptions, progress: Progress = lambda _: None
 ) -> BuildResult:
     """Write the model folder `out`, which must not exist.
 
-    Raises FolderExists, LabelsRefused, SourceRefused, ExportFailed, ParityFailed, QuantizeFailed, AccuracyDropRefused,
-    ProfileRefused; then nothing is left behind. Takes seconds for small models; `progress` gets a line a step.
+    Raises OperatorError for a name that is none, FolderExists, LabelsRefused, SourceRefused, ExportFailed, ParityFailed,
+    QuantizeFailed, AccuracyDropRefused, ProfileRefused; then nothing is left behind. Takes seconds for small models; `progress`
+    gets a line a step.
     """
+    out = Path(out)
+    ModelRef.parse(f"{options.model}@{options.version}")
     if out.exists():
         raise FolderExists(f"{out} already exists")
     check_rows(options.contract, data.train, "training rows")

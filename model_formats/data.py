@@ -72,8 +72,9 @@ def write_rows(path: Path, rows: Rows) -> None:
     )
 
 
-def read_rows(path: Path, *, max_bytes: int = 4 << 30) -> Rows:
+def read_rows(path: Path | str, *, max_bytes: int = 4 << 30) -> Rows:
     """Read what `write_rows` or `numpy.savez` wrote under those names. Raises ArraysRefused."""
+    path = Path(path)
     found = read_arrays(path, max_bytes=max_bytes)
     parts: dict[str, dict[str, Array]] = {"input": {}, "column": {}}
     for key, array in found.items():

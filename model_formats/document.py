@@ -6,6 +6,7 @@ Law (tested with hypothesis): for every document d, `type(d).parse(d.canonical()
 
 import json
 import os
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import rfc8785
@@ -72,6 +73,16 @@ class Document(Value):
             raise DocumentRefused(f"{name}: {where}: {first['msg']}") from e
         except (ValueError, RecursionError) as e:
             raise DocumentRefused(f"{name}: not JSON: {e}") from e
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Parse a file that a person named. Raises DocumentRefused that names the file, or says that it cannot be read."""
+        try:
+            return cls.parse(path.read_bytes())
+        except OSError as e:
+            raise DocumentRefused(f"{path} cannot be read: {e.strerror}", hint="Is it the right file?") from e
+        except DocumentRefused as e:
+            raise DocumentRefused(f"{path}: {e.message}", hint=f"Is it the right file, and whole? {e.hint}") from e
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

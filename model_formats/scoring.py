@@ -75,7 +75,10 @@ def check_rows(contract: FeatureContract, rows: Rows, what: str) -> None:
         ):
             raise LabelsRefused(f"{what}: input {tensor.name!r} has shape {array.shape}, the contract says {tensor.shape}")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise LabelsRefused(f"{what}: input {tensor.name!r} holds NaN or infinity")
+            bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
+            raise LabelsRefused(
+                f"{what}: input {tensor.name!r} holds NaN or infinity in {len(bad)} rows, first in row {bad[0] + 1}"
+            )
     if contract.task == "classification":
         _check_classes(contract, rows.labels, what)
 

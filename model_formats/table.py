@@ -31,9 +31,11 @@ def read_table(path: Path, *, label: str = "label", max_bytes: int = 1 << 30) ->
         if path.stat().st_size > max_bytes:
             raise ArraysRefused(f"{path.name}: larger than {max_bytes} bytes", hint="Give the rows as .npz.")
         with path.open(newline="", encoding="utf-8") as file:
-            header, *lines = list(csv.reader(file))
+            header, *lines = list(csv.reader(file)) or [[]]
     except (OSError, ValueError, csv.Error) as e:
         raise ArraysRefused(f"{path.name}: not a readable CSV file with a header: {e}") from e
+    if not header:
+        raise ArraysRefused(f"{path.name}: is empty", hint="Write a header and a line for each row.")
     if label not in header or len(set(header)) != len(header):
         told = f"has no column {label!r}" if label not in header else "has a column twice"
         raise ArraysRefused(f"{path.name}: the header {told}; it is {header[:20]}", hint="Name the labels' column by --label.")

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Collection
 from datetime import datetime
 from typing import Annotated
 
@@ -43,6 +44,8 @@ class VersionView(BaseModel):
     claims: dict[str, float]
     overridden_by: str | None
     published: datetime | None
+    denied: bool
+    """On the published deny list: no spoke takes it, whatever the release says."""
 
 
 class DeltaOrder(BaseModel):
@@ -108,8 +111,9 @@ class SignedMetadata(BaseModel):
 @router.get("/models")
 def models(hub: HubPart, _who: Reader, model: str | None = None) -> list[VersionView]:
     """All released versions (of one model)."""
+    denied = hub.repository.denied
     with hub.database.read() as db:
-        return [_view(version) for version in list_versions(db, model)]
+        return [_view(version, denied) for version in list_versions(db, model)]
 
 
 @router.get("/models/{name}/{version}")
@@ -119,7 +123,7 @@ def version(name: str, version: int, hub: HubPart, _who: Reader) -> VersionView:
         found = find_version(db, ModelRef(name, version))
     if found is None:
         raise NotFound(f"{name}@{version} is not released")
-    return _view(found)
+    return _view(found, hub.repository.denied)
 
 
 @router.get("/families")
@@ -157,7 +161,7 @@ def offer(name: Name, version: int, order: DeltaOrder, hub: HubPart, _who: Autho
         if found is None or not hub.registry.has(order.delta):
             raise NotFound(f"{name}@{version} is not released, or the delta was not pushed")
         add_delta(db, found.ref, DeltaOffer(base=order.base, target=order.target, delta=order.delta, size=order.size))
-    return _view(found)
+    return _view(found, hub.repository.denied)
 
 
 @router.post("/deny")
@@ -204,7 +208,7 @@ def _proposal(proposal: Proposal) -> ProposalView:
     )
 
 
-def _view(version: Version) -> VersionView:
+def _view(version: Version, denied: Collection[str]) -> VersionView:
     return VersionView(
         model=version.ref.name,
         version=version.ref.version,
@@ -218,4 +222,5 @@ def _view(version: Version) -> VersionView:
         claims=version.claims,
         overridden_by=version.overridden_by,
         published=when(version.published),
+        denied=version.index in denied,
     )

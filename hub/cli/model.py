@@ -8,6 +8,7 @@ import click
 from hub.client import HubClient
 from hub.home import HubHome
 from model_formats.console import Context, emit, out, pass_context, table, talk
+from model_formats.errors import OperatorError
 from model_formats.types import ModelRef
 
 if TYPE_CHECKING:
@@ -20,6 +21,13 @@ __all__ = ["group"]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 REGIMES = ("ae-pdpl", "ae-health", "ae-cbuae", "difc", "adgm", "gdpr", "none")
+
+
+class NotBuilt(OperatorError):
+    """A version without a model folder on this machine."""
+
+    code = "not_built"
+    hint = "`hub model build` or `hub model import` makes the folder; one that lies elsewhere is published by its path."
 
 
 @click.group("model")
@@ -105,6 +113,7 @@ def import_(
     from hub.train.bring import bring
     from model_formats.build import build_model_folder
 
+    ModelRef.parse(f"{words['name']}@{words['version']}")  # before anything is opened
     listed = tuple(c.strip() for c in classes.split(",")) if classes else ()
     brought = bring(source, train, held_out, contract=contract, task=task, classes=listed, label=label)
     options = _options(brought.contract, brought.lineage, **words)
@@ -175,6 +184,8 @@ def publish(
     if not folder.is_dir():
         ref = ModelRef.parse(what)
         folder = home.build(ref.name, ref.version)
+        if not folder.is_dir():
+            raise NotBuilt(f"{ref} was not built here: there is no {folder}")
     back = () if no_fallback else (fallback or None)
     signer, policy = _signer(**signing)
     with HubClient.local(ctx.home) as hub:
@@ -295,8 +306,6 @@ def _show_built(built: dict[str, Any]) -> None:
         (v["variant"], v["bytes"], f"{v['score']:.4f}", f"{v['latency_ms_batch1']:.3f}", v["recipe"]) for v in built["variants"]
     )
     table(("variant", "bytes", "score", "ms", "recipe"), rows)
-    for note in built["notes"]:
-        talk.print(note)
     out.print(f"{built['model']} is in {built['folder']}. Release it with [bold]hub model publish {built['model']}[/].")
 
 
@@ -316,7 +325,14 @@ def _show_proposals(proposals: list[dict[str, Any]]) -> None:
 
 def _show_versions(versions: list[dict[str, Any]]) -> None:
     rows = (
-        (f"{v['model']}@{v['version']}", v["title"], _claims(v), ", ".join(v["zones"]), v["published"][:19]) for v in versions
+        (
+            f"{v['model']}@{v['version']}{' (denied)' if v['denied'] else ''}",
+            v["title"],
+            _claims(v),
+            ", ".join(v["zones"]),
+            v["published"][:19],
+        )
+        for v in versions
     )
     table(("version", "title", "claims", "zones", "released"), rows)
 

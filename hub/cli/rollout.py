@@ -7,7 +7,7 @@ import click
 
 from hub.client import HubClient
 from hub.rules.plan import RolloutPlan
-from model_formats.console import Context, emit, out, pass_context, table
+from model_formats.console import Context, emit, out, pass_context, table, talk
 
 __all__ = ["group"]
 
@@ -99,6 +99,8 @@ def _show(rollout: dict[str, Any]) -> None:
         (m["spoke"], r["name"], _online(m), m["state"], m["reason"], _evidence(m)) for r in rollout["rings"] for m in r["members"]
     )
     table(("spoke", "ring", "", "state", "reason", "evidence"), rows)
+    if rollout["state"] == "pending":
+        talk.print(f"Somebody with the role approver, other than {rollout['author']}: `hub rollout approve {rollout['name']}`.")
 
 
 def _show_rings(preview: dict[str, Any]) -> None:
@@ -117,7 +119,7 @@ def _evidence(member: dict[str, Any]) -> str:
     if e["labelled"]:
         parts.append(f"{e['labelled_correct']} of {e['labelled']} labelled right")
     if e["bytes_total"]:
-        parts.append(f"{e['bytes_received']} of {e['bytes_total']} bytes{' (delta)' if e['used_delta'] else ''}")
+        parts.append(f"{e['bytes_received']:,} bytes for {e['bytes_total']:,}{' (delta)' if e['used_delta'] else ''}")
     if e["rollback_ms"] is not None:
         parts.append(f"rolled back in {e['rollback_ms']} ms")
     return ", ".join(parts)

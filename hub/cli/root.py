@@ -79,10 +79,14 @@ def rotate(
 
     Roles that were lost together are replaced together. For root, give --new and --remove.
     """
+    if roles != ("root",) and remove:
+        raise click.UsageError("--remove is for root alone; the keys of other roles are all replaced")
+    if roles == ("root",) and not (new or remove or threshold):
+        raise click.UsageError("for root, give --new, --remove or --threshold")
     added = [_public(p) for p in new]
     with _repository(ctx, keys) as repository:
         if roles == ("root",):
-            gone = [k for k in repository.root.roles["root"].keyids if any(k.startswith(r) for r in remove if r)]
+            gone = [_one_key(repository.root.roles["root"].keyids, start) for start in remove]
             repository.roll_root(add=added, remove=gone, threshold=threshold)
         else:
             repository.roll(*roles, keys=added, threshold=threshold)
@@ -150,6 +154,15 @@ def _repository(ctx: Context, keys: Path | None) -> Iterator[Repository]:
     with (home.metadata / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield Repository(home.metadata, keys=keys or home.keys)
+
+
+def _one_key(keyids: Sequence[str], start: str) -> str:
+    """The key that is meant. A key that somebody lost must not stay trusted because its id was mistyped."""
+    found = [keyid for keyid in keyids if start and keyid.startswith(start)]
+    if len(found) != 1:
+        held = ", ".join(keyid[:8] for keyid in keyids)
+        raise click.BadParameter(f"{start!r} begins {len(found)} of the root keys ({held})", param_hint="--remove")
+    return found[0]
 
 
 def _public(path: Path) -> Key:

@@ -28,7 +28,7 @@ from hub.rules.rollout import (
 from hub.store.audit import append_audit
 from hub.store.directives import Assignment, assign, rollout_assignments, unassign
 from hub.store.rollouts import KeptRollout, open_rollouts, set_ring, set_rollout, settled_rollouts
-from hub.store.spokes import newcomers
+from hub.store.spokes import find_spoke, newcomers
 from model_formats.types import ModelRef
 from sync.messages import DesiredModel
 from sync.trust.keys import Signer
@@ -160,5 +160,9 @@ def _revert(hub: Hub, db: Connection, assignment: Assignment, director: Signer) 
 
 
 def _redirect(hub: Hub, db: Connection, spoke: SpokeId, director: Signer) -> None:
+    """Tell a spoke; one that was revoked meanwhile is told nothing more, and must not hold up the others."""
+    known = find_spoke(db, spoke)
+    if known is None or known.revoked is not None:
+        return
     refresh_directive(db, director, spoke, now=hub.now, life_s=hub.settings.directive_ttl_s)
     hub.wake.set()

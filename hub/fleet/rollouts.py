@@ -1,5 +1,6 @@
 """What operators do with rollouts: look before, apply, approve, pause, resume, abort. `hub/fleet/advance.py` carries them out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -41,7 +42,7 @@ class Preview:
 def preview(hub: Hub, plan: RolloutPlan) -> Preview:
     """Check a plan against what is released and who is enrolled, and change nothing. Raises PlanInvalid that names the rule."""
     with hub.database.read() as db:
-        return _check(db, plan)
+        return _check(db, plan, hub.settings.zones)
 
 
 def apply(hub: Hub, plan: RolloutPlan, author: str) -> KeptRollout:
@@ -57,7 +58,7 @@ def apply(hub: Hub, plan: RolloutPlan, author: str) -> KeptRollout:
             raise RolloutConflict(
                 f"a rollout {plan.name} exists with another content", hint="Give the new one a name of its own."
             )
-        _check(db, plan)
+        _check(db, plan, hub.settings.zones)
         others = open_rollouts(db, plan.spec.ref.name)
         if others:
             raise RolloutConflict(
@@ -67,6 +68,7 @@ def apply(hub: Hub, plan: RolloutPlan, author: str) -> KeptRollout:
         state = RolloutState.PENDING if plan.spec.approvals else RolloutState.RUNNING
         version = find_released(db, plan.spec.ref)
         add_rollout(db, plan, version.index, author, state, now=hub.now)
+        set_rollout(db, plan.name, state, _approvals(plan.spec.approvals), now=hub.now)
         append_audit(
             db, author, "rollout.apply", plan.name, now=hub.now, details={"model": plan.spec.model, "state": state.value}
         )
@@ -123,14 +125,20 @@ def look(hub: Hub, name: str) -> tuple[KeptRollout, tuple[RingView, ...]]:
 # ---- checks ---------------------------------------------------------------------------------------------------------------
 
 
-def _check(db: Connection, plan: RolloutPlan) -> Preview:
-    """1. The version is released. 2. Every site named is known. 3. None is outside the package's zones and regimes. 4. No ring
-    asks for more commits than it has spokes. 5. Where an abort reverts, the way back is granted."""
+def _check(db: Connection, plan: RolloutPlan, zones: Sequence[str]) -> Preview:
+    """1. The version is released. 2. Sites and zones named are known. 3. None is outside the package's zones and regimes.
+    4. No ring asks for more commits than it has spokes. 5. Where an abort reverts, the way back is granted."""
     version = find_released(db, plan.spec.ref)  # 1
     fleet = list_spokes(db)
     targets = targets_of(plan, version, fleet)
     if targets.unknown:  # 2
         raise PlanInvalid(f"spec.rings: no spoke is enrolled at {', '.join(targets.unknown)}", hint="`hub spoke list` shows all.")
+    strange = sorted({zone for ring in plan.spec.rings for zone in ring.zones} - set(zones))
+    if strange:
+        raise PlanInvalid(
+            f"spec.rings: zone {strange[0]!r} is not among {', '.join(zones)}",
+            hint="Correct it, or add it to `zones` in hub.toml: a ring for an unknown zone would reach nobody.",
+        )
     if targets.forbidden:  # 3
         first = targets.forbidden[0]
         raise PlanInvalid(
@@ -179,4 +187,4 @@ def _move(hub: Hub, name: str, who: str, action: str, allowed: set[RolloutState]
 
 
 def _approvals(left: int) -> str:
-    return f"{left} approvals missing" if left else ""
+    return f"waits for {left} approval{'s' if left > 1 else ''}" if left else ""

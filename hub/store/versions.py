@@ -40,7 +40,8 @@ class Version:
 
 
 def add_version(connection: Connection, version: Version) -> None:
-    """Keep it; the same version again (another grant, other zones) replaces what was known."""
+    """Keep it; the same version again (another grant, other zones) replaces what was known, but not the day of its release."""
+    held = find_version(connection, version.ref)
     values = {
         "index_digest": version.index,
         "size": version.size,
@@ -51,7 +52,7 @@ def add_version(connection: Connection, version: Version) -> None:
         "fallback": json.dumps(version.fallback),
         "claims": json.dumps(version.claims),
         "overridden_by": version.overridden_by,
-        "published": version.published,
+        "published": held.published if held and held.index == version.index else version.published,
     }
     put(connection, versions, {"model": version.ref.name, "version": version.ref.version}, values)
 

@@ -77,11 +77,13 @@ def bring(
     """
     if ":" in source and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # `python -m` finds a module beside you; a console script does not
-    given = FeatureContract.parse(contract.read_bytes()) if contract else None
+    given = FeatureContract.read(contract) if contract else None
     tensor = given.inputs[0].name if given and given.inputs else "row"
     seen, unseen = _read(train, label, tensor), _read(held_out, label, tensor)
     if seen.columns != unseen.columns:
-        raise ContractUnclear(f"{train.name} and {held_out.name} have other columns", hint="Write both with the same header.")
+        raise ContractUnclear(
+            f"{train.name} and {held_out.name}: {_apart(seen.columns, unseen.columns)}", hint="Write both with the same header."
+        )
     opened = open_source(source, seen.inputs)
     if given is None and isinstance(opened, HfFolder) and not classes and task is None:
         given = opened.contract()
@@ -91,6 +93,15 @@ def bring(
     rows, others = _rows(seen, names, train), _rows(unseen, names, held_out)
     agreed = given or _contract(seen, unseen, task or "classification", names)
     return Brought(opened, BuildData(rows, others), agreed, Lineage(dataset=rows.digest, rows=len(rows)))
+
+
+def _apart(seen: Sequence[str], unseen: Sequence[str]) -> str:
+    """What tells two headers apart."""
+    missing, strange = sorted(set(seen) - set(unseen)), sorted(set(unseen) - set(seen))
+    told = [f"the second has no column {name!r}" for name in missing[:3]] + [
+        f"the first has no column {n!r}" for n in strange[:3]
+    ]
+    return ", ".join(told) or "the same columns in another order"
 
 
 def _read(path: Path, label: str, tensor: str) -> _File:
@@ -133,7 +144,10 @@ def _indexes(labels: Array, classes: Sequence[str], path: Path) -> Array:
     if unknown and (whole := _whole(labels)) is not None:
         return whole
     if unknown:
-        raise ContractUnclear(f"{path.name}: label {unknown[0]!r} is not among the classes {list(classes)[:20]}")
+        raise ContractUnclear(
+            f"{path.name}: label {unknown[0]!r} is not among the classes {', '.join(classes[:20])}",
+            hint="Give --classes as the labels are written, in the order of the model's outputs; or leave it out.",
+        )
     return np.array([place[str(name)] for name in labels], np.int64)
 
 

@@ -217,9 +217,13 @@ class Repository:
     def deny(self, *digests: str) -> Proposal:
         """Add digests to the deny list, which wins over every release and grant."""
         targets = self._next("targets", Targets)
-        held = DenyList.parse(self._shelf.kept(targets.targets[DENY].hashes["sha256"])).digests
-        self._set_target(targets, DENY, DenyList(digests=tuple(sorted({*held, *digests}))).canonical())
+        self._set_target(targets, DENY, DenyList(digests=tuple(sorted({*self._denied(targets), *digests}))).canonical())
         return self._propose("targets", targets)
+
+    @property
+    def denied(self) -> frozenset[str]:
+        """What the published deny list holds."""
+        return frozenset(self._denied(self._shelf.load("targets", Targets).signed))
 
     def renew(self, role: str) -> Proposal:
         """The same again, one version up, with a new expiry: `root`, `targets` or `model-<family>`, before it runs out."""
@@ -449,6 +453,9 @@ class Repository:
         published.version += 1
         published.expires = self._until("root" if role == "root" else "targets")
         return published
+
+    def _denied(self, targets: Targets) -> tuple[str, ...]:
+        return DenyList.parse(self._shelf.kept(targets.targets[DENY].hashes["sha256"])).digests
 
     def _set_target(self, targets: Targets, path: str, data: bytes) -> None:
         self._shelf.keep(data)

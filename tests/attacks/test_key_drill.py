@@ -75,6 +75,22 @@ def test_one_root_key_is_lost(drill: Drill, hub, tmp_path: Path) -> None:
     assert gone not in drill.repo.root.roles["root"].keyids
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["root", "--remove", "zz"], "'zz' begins 0 of the root keys"),
+        (["root", "--remove", ""], "'' begins 0 of the root keys"),
+        (["targets", "--remove", "ab"], "--remove is for root alone"),
+        (["root"], "give --new, --remove or --threshold"),
+    ],
+)
+def test_a_key_that_is_not_found_is_not_kept_in_silence(drill: Drill, capsys, words: list[str], told: str) -> None:
+    before = drill.repo.root.version
+    assert run(group, ["--home", str(drill.home), "root", "rotate", *words, "--keys", str(drill.safe), "--json"]) == 2
+    assert told in json.loads(capsys.readouterr().err)["message"]
+    assert drill.repo.root.version == before
+
+
 def test_looking_signs_nothing(drill: Drill, hub, tmp_path: Path) -> None:
     hub("root", "rotate", "timestamp", "--out", tmp_path / "carry")
     before = (tmp_path / "carry" / "root.json").read_bytes()

@@ -174,10 +174,12 @@ def _secret(file: str) -> bytes:
 
 
 def _read(name: str, file: str) -> str:
+    if not file:
+        raise SettingsInvalid(f"{name} is not given, and what it belongs to is")
     try:
         return Path(file).read_text().strip()
     except OSError as e:
-        raise SettingsInvalid(f"{name}: {file or 'not given'}: {e.strerror}") from e
+        raise SettingsInvalid(f"{name}: {file}: {e.strerror}") from e
 
 
 def _post(url: str, body: bytes, headers: dict[str, str], clock: Clock) -> None:

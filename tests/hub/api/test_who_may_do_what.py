@@ -6,6 +6,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
+from hub.fleet.releases import deny
 from hub.rules.access import Role
 from hub.store.tokens import make_token
 from provisioning.token import mint_token
@@ -184,3 +185,13 @@ def test_ready_and_metrics_tell_the_state(call, house):
     text = call("GET", "/metrics").text
     assert "spokeshave_hub_spokes_online 1" in text
     assert 'spokeshave_hub_serving_spokes{model="digits",version="1",variant="onnx-int8"} 1' in text
+
+
+def test_a_denied_version_is_shown_as_denied(call, house):
+    index = house.release(1)
+    (shown,) = call("GET", "/api/v1/models", roles=[Role.VIEWER]).json()
+    assert not shown["denied"]
+    assert house.sign(deny(house.hub, [index], "test"), "targets").complete
+    (shown,) = call("GET", "/api/v1/models", roles=[Role.VIEWER]).json()
+    assert shown["denied"]
+    assert call("GET", "/api/v1/models/digits/1", roles=[Role.VIEWER]).json()["denied"]

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,6 +18,7 @@ from model_formats.arrays import ArraysRefused
 from model_formats.console import run
 from model_formats.contract import FeatureContract
 from model_formats.data import write_rows
+from model_formats.document import DocumentRefused
 
 SHARES = breast_cancer()
 TERMS = ("--version", "3", "--zone", "eu", "--regime", "gdpr", "--quantize", "none")
@@ -129,7 +132,7 @@ def test_classes_that_are_not_the_models_outputs_are_refused_and_nothing_is_writ
         ("a,label\n1,0\n1\n", "line 3 has 1 values"),
         ("a,b\n1,0\n", "no column 'label'"),
         ("a,a,label\n1,1,0\n", "a column twice"),
-        ("", "not a readable CSV"),
+        ("", "is empty"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_refused_by_line_and_column(rows, line, told):
@@ -141,3 +144,65 @@ def test_a_table_that_cannot_be_read_is_refused_by_line_and_column(rows, line, t
 def test_labels_that_are_no_class_are_named(rows):
     with pytest.raises(ContractUnclear, match="'benign' is not among the classes"):
         bring(str(onnx_file(rows / "m.onnx")), rows / "train.csv", rows / "held.csv", label="diagnosis", classes=("malignant",))
+
+
+def test_a_name_that_is_none_is_refused_before_anything_is_read(rows, capfd):
+    files = ("--train", rows / "train.npz", "--held-out", rows / "held.npz")
+    status, _, error = command(capfd, rows / "hub", rows / "not-there.onnx", "--model", "My Cells", *files, *TERMS)
+    assert status == 2
+    assert "'My Cells@3' is not a model version" in error
+
+
+def test_classes_in_the_wrong_order_are_doubted_aloud(rows, capfd):
+    onnx_file(rows / "model.onnx")
+    files = ("--train", rows / "train.csv", "--held-out", rows / "held.csv", "--label", "diagnosis")
+    words = (rows / "hub", rows / "model.onnx", "--model", "cells", "--classes", "benign,malignant", *files, *TERMS)
+    status, built, error = command(capfd, *words)
+    assert status == 0, error
+    (doubt,) = [note for note in built["notes"] if "no better than always saying" in note]
+    assert "in the order of the model's outputs?" in doubt
+    assert error.count(doubt) == 1
+
+
+def test_a_label_outside_the_classes_leads_to_the_option_that_names_them(rows):
+    onnx_file(rows / "model.onnx")
+    with pytest.raises(ContractUnclear, match="not among the classes good, bad") as caught:
+        bring(str(rows / "model.onnx"), rows / "train.csv", rows / "held.csv", label="diagnosis", classes=("good", "bad"))
+    assert "--classes" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("header", "told"), [("b,a,label", "same columns in another order"), ("a,label", "the second has no column 'b'")]
+)
+def test_headers_that_differ_are_told_apart(rows, header, told):
+    (rows / "one.csv").write_text("a,b,label\n1,2,0\n")
+    (rows / "two.csv").write_text(f"{header}\n{'1,2,0' if header.count(',') == 2 else '1,0'}\n")
+    with pytest.raises(ContractUnclear, match=told):
+        bring("model.onnx", rows / "one.csv", rows / "two.csv")
+
+
+def test_a_contract_that_is_none_is_refused_with_the_name_of_its_file(rows):
+    (rows / "contract.json").write_text("inputs: []")
+    with pytest.raises(DocumentRefused, match=r"contract\.json: FeatureContract: not JSON"):
+        bring("model.onnx", rows / "train.npz", rows / "held.npz", contract=rows / "contract.json")
+
+
+def test_a_row_with_nan_is_named_by_its_number(rows, capfd):
+    bad = SHARES.held_out.inputs["cells"].copy()
+    bad[6, 2] = np.nan
+    write_rows(rows / "bad.npz", SHARES.held_out.with_inputs({"cells": bad}))
+    onnx_file(rows / "model.onnx")
+    files = ("--train", rows / "train.npz", "--held-out", rows / "bad.npz")
+    status, _, error = command(capfd, rows / "hub", rows / "model.onnx", "--model", "cells", *files, *TERMS)
+    assert status == 3
+    assert "in 1 rows, first in row 7" in error
+
+
+def test_the_notebook_call_of_the_page_builds_a_model_folder(rows, monkeypatch):
+    page = Path(__file__).parents[3] / "examples/models/README.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    onnx_file(rows / "model.onnx")
+    (rows / "held.npz").rename(rows / "held-out.npz")
+    monkeypatch.chdir(rows)
+    exec(code, {})
+    assert FeatureContract.read(rows / "build/fraud/contract.json").classes == ("good", "fraud")

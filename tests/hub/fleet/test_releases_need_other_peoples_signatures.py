@@ -77,6 +77,15 @@ def test_a_released_version_never_changes(house, pushed):
         propose_release(house.hub, request(house, other), "ann")
 
 
+def test_a_version_keeps_the_day_it_was_released_when_another_is(house):
+    house.release(1)
+    first = versions(house)[0].published
+    house.clock.advance(3600)
+    house.release(2)
+    published = {v.ref.version: v.published for v in versions(house)}
+    assert published == {1: first, 2: first + 3600}
+
+
 def test_a_denial_needs_the_targets_key(house, pushed):
     proposal = deny(house.hub, [pushed[0]], "ann")
     assert not proposal.complete

@@ -3,6 +3,7 @@
 import pytest
 
 from hub.fleet import advance, rollouts
+from hub.fleet.enrolments import revoke
 from hub.fleet.rollouts import RolloutConflict
 from hub.rules.plan import PlanInvalid, RolloutPlan
 from hub.rules.rollout import RolloutState
@@ -330,3 +331,27 @@ def test_the_newest_completed_rollout_is_what_newcomers_get(house, fleet, clock)
     late = house.enrol("lyon", "eu", "gdpr")
     advance.tick(house.hub)
     assert wanted(house, late) == {"digits": 2}
+
+
+def test_a_rollout_that_waits_says_for_how_many(house, fleet):
+    house.release()
+    assert rollouts.apply(house.hub, plan(more="approvals: 2"), "ann").reason == "waits for 2 approvals"
+    assert rollouts.approve(house.hub, "digits-1", "bob").reason == "waits for 1 approval"
+    assert rollouts.approve(house.hub, "digits-1", "cas").state is RolloutState.RUNNING
+
+
+def test_a_ring_for_a_zone_that_the_hub_does_not_serve_is_refused(house, fleet):
+    house.release()
+    moon = RolloutPlan.parse(PLAN.format(version=1, more="").replace("sites: [dubai]", 'sites: ["*"], zones: [moon]'))
+    with pytest.raises(PlanInvalid, match="zone 'moon' is not among me, eu"):
+        rollouts.preview(house.hub, moon)
+
+
+def test_a_spoke_that_was_revoked_on_the_way_does_not_keep_a_rollout_from_ending(house, fleet):
+    frankfurt, _dubai = fleet
+    house.release()
+    roll(house)
+    assert wanted(house, frankfurt) == {"digits": 1}
+    revoke(house.hub, frankfurt.spoke, "ann")
+    advance.tick(house.hub)
+    assert rollouts.abort(house.hub, "digits-1", "ann").state is RolloutState.ABORTED
