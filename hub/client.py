@@ -26,7 +26,7 @@ class HubAway(HubError):
     """Nothing answers at the hub's address."""
 
     code = "hub_away"
-    hint = "Start it with `hub up`, or give its address with HUB_URL and a token with HUB_TOKEN."
+    hint = "Start it with `hub up`, or name another: address in HUB_URL, its CA's file in HUB_CA, a token in HUB_TOKEN."
 
 
 class NotAuthenticated(OperatorError):
@@ -34,7 +34,7 @@ class NotAuthenticated(OperatorError):
 
     code = "not_authenticated"
     http = 401
-    hint = "Give a token in HUB_TOKEN; on the hub's own machine the operator's is used by itself."
+    hint = "Give a token in HUB_TOKEN; without one, the operator's is used on the hub's own machine."
 
 
 class NotAuthorised(OperatorError):
@@ -76,7 +76,7 @@ class HubClient:
 
     @classmethod
     def local(cls, home: Path) -> Self:
-        """The hub whose home this is, with the operator's token; or the one that HUB_URL, HUB_TOKEN and HUB_CA name.
+        """The hub whose home this is, or the one that HUB_URL and HUB_CA name; as HUB_TOKEN, or, at home, as its operator.
 
         Raises HubAway when it does not run.
         """
@@ -86,7 +86,7 @@ class HubClient:
         place = HubHome(home)
         try:
             address = json.loads(place.address.read_text())
-            token = place.token.read_text().strip()
+            token = os.environ.get("HUB_TOKEN") or place.token.read_text().strip()
         except FileNotFoundError as e:
             raise HubAway(f"no hub runs in {home}") from e
         return cls.at(address["url"], token, Path(address["ca"]))
@@ -112,6 +112,13 @@ class HubClient:
                     raise _error_of(answer)
                 with atomic_file(file, mode=0o600) as out:
                     return sum(out.write(chunk) for chunk in answer.iter_bytes(1 << 20))
+        except httpx.TransportError as e:
+            raise HubAway(f"the hub at {self.http.base_url} does not answer: {e}") from e
+
+    def ready(self) -> Any:
+        """What the hub says of itself at `/readyz`, ready or not. Raises HubAway."""
+        try:
+            return self.http.get("/readyz").json()
         except httpx.TransportError as e:
             raise HubAway(f"the hub at {self.http.base_url} does not answer: {e}") from e
 

@@ -120,7 +120,7 @@ def _offline_keys(home: HubHome) -> tuple[bool, str, str]:
 
 def _running(home: HubHome) -> tuple[bool, str, str]:
     with HubClient.local(home.root) as hub:
-        answer = hub.http.get("/readyz").json()
+        answer = hub.ready()
     bad = [f"{name}: {state}" for name, state in answer["checks"].items() if state != "ok"]
     return answer["ready"], "; ".join(bad) or f"answers at {hub.http.base_url}", "See the log of `hub up`."
 

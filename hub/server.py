@@ -8,13 +8,12 @@ All that has to last is in the database, so a turn may end anywhere: the next on
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -27,11 +26,12 @@ from hub.fleet.publisher import Publisher
 from hub.fleet.relays import allowed_relays
 from hub.home import HubHome
 from hub.hub import Hub, HubMissing
+from hub.lock import locked
 from hub.settings import HubSettings
 from hub.store.facts import get_fact, set_fact
 from hub.store.leases import release_leases
-from hub.worker import owner_name, serve_bus, take_turn
-from model_formats.errors import OperatorError, SpokeshaveError
+from hub.worker import owner_name, serve_bus, take_turn, turning
+from model_formats.errors import OperatorError
 from provisioning.broker import Broker
 from provisioning.enrol import HubAddress
 from sync.clock import Clock
@@ -40,16 +40,9 @@ from sync.mqtt import MqttBus
 from sync.tls import TlsFiles
 from sync.types import SpokeId
 
-__all__ = ["HubRunning", "HubServer", "PortTaken"]
+__all__ = ["HubServer", "PortTaken"]
 
 log = logging.getLogger(__name__)
-
-
-class HubRunning(OperatorError):
-    """Another process serves this folder."""
-
-    code = "hub_running"
-    hint = "Stop that one first. Several workers for one hub share a database and a broker (`hub worker`), never a folder."
 
 
 class PortTaken(OperatorError):
@@ -66,7 +59,6 @@ class HubServer:
         self.home, self.settings, self._clock = home, settings, clock
         self._owner = owner_name()
         self._stack = contextlib.ExitStack()
-        self._stopping = threading.Event()
         self._allowed: list[tuple[SpokeId, str]] = []
         self._relays: Mapping[str, tuple[tuple[SpokeId, str], ...]] = {}
         self._refreshed = float("-inf")
@@ -82,7 +74,6 @@ class HubServer:
 
     def stop(self) -> None:
         """Bring everything down, in order."""
-        self._stopping.set()
         self._stack.close()
 
     @property
@@ -103,7 +94,7 @@ class HubServer:
     def _start(self) -> None:
         if not self.home.metadata.exists():
             raise HubMissing(f"no hub in {self.home.root}")
-        self._stack.enter_context(_locked(self.home))
+        self._stack.enter_context(locked(self.home))
         self.hub = Hub.open(self.home.root, self.settings, self._clock)
         self._stack.callback(self.hub.close)
         self._stack.callback(self._release)
@@ -114,10 +105,7 @@ class HubServer:
         self._serve(listening, tls)
         self._tell_people()
         self.turn()
-        loop = threading.Thread(target=self._loop, name="turns", daemon=True)
-        loop.start()
-        self._stack.callback(loop.join, 30)
-        self._stack.callback(self._end_turns)
+        self._stack.enter_context(turning(self.hub, self.turn))
         self._announce()
 
     def _certificates(self) -> TlsFiles:
@@ -204,22 +192,6 @@ class HubServer:
         atomic_write(self.home.address, json.dumps(here, indent=2).encode())
         self._stack.callback(self.home.address.unlink, missing_ok=True)
 
-    def _loop(self) -> None:
-        while not self._stopping.is_set():
-            self.hub.wake.wait(self.settings.tick_s)
-            self.hub.wake.clear()
-            if self._stopping.is_set():
-                return
-            try:
-                self.turn()
-            except SpokeshaveError:
-                log.exception("turn.failed")  # the next turn tries again; nothing is half done
-                self._stopping.wait(self.settings.tick_s)
-
-    def _end_turns(self) -> None:
-        self._stopping.set()
-        self.hub.wake.set()
-
     def _release(self) -> None:
         with self.hub.database.begin() as db:
             release_leases(db, self._owner)
@@ -246,17 +218,6 @@ class _Server(uvicorn.Server):
     def end(self) -> None:
         """Finish what is under way, then stop."""
         self.should_exit = True
-
-
-@contextlib.contextmanager
-def _locked(home: HubHome) -> Iterator[None]:
-    """Hold the folder. The kernel gives it back whatever happens to this process."""
-    with home.lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            raise HubRunning(f"a hub already runs in {home.root}") from e
-        yield
 
 
 def _near(bind: str) -> str:

@@ -16,6 +16,7 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -36,7 +37,7 @@ from sync.bus import Bus
 from sync.clock import Clock
 from sync.mqtt import MqttBus
 
-__all__ = ["HubWorker", "WorkerRefused", "local_broker", "owner_name", "serve_bus", "take_turn"]
+__all__ = ["HubWorker", "WorkerRefused", "local_broker", "owner_name", "serve_bus", "take_turn", "turning"]
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,36 @@ def take_turn(hub: Hub, owner: str, publisher: Publisher, refreshed: float) -> t
     return mine, refreshed
 
 
+@contextlib.contextmanager
+def turning(hub: Hub, turn: Callable[[], None]) -> Iterator[None]:
+    """Take a turn every `tick_s`, or at once when the hub is woken, in a thread that ends with this context.
+
+    One that fails is told and left to the next: nothing is half done. It is not tried again before `tick_s`, woken or not.
+    """
+    stopping = threading.Event()
+
+    def loop() -> None:
+        while not stopping.is_set():
+            hub.wake.wait(hub.settings.tick_s)
+            hub.wake.clear()
+            if stopping.is_set():
+                return
+            try:
+                turn()
+            except SpokeshaveError:
+                log.exception("turn.failed")
+                stopping.wait(hub.settings.tick_s)
+
+    thread = threading.Thread(target=loop, name="turns", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        hub.wake.set()
+        thread.join(30)
+
+
 class HubWorker:
     """A running worker. Use as a context manager."""
 
@@ -98,7 +129,7 @@ class HubWorker:
         """`broker`: HOST:PORT; None takes those of the hub that runs in this folder."""
         self.home, self.settings, self._broker, self._clock = home, settings, broker, clock
         self.name, self._owner = "", owner_name()
-        self._stack, self._stopping, self._refreshed = contextlib.ExitStack(), threading.Event(), float("-inf")
+        self._stack, self._refreshed = contextlib.ExitStack(), float("-inf")
 
     def start(self) -> Self:
         """Join. Raises HubMissing, WorkerRefused, BusDown, DatabaseDown."""
@@ -111,9 +142,6 @@ class HubWorker:
 
     def stop(self) -> None:
         """Leave, and give up all leases at once."""
-        self._stopping.set()
-        if self._stack and hasattr(self, "hub"):
-            self.hub.wake.set()
         self._stack.close()
 
     def turn(self) -> None:
@@ -136,10 +164,8 @@ class HubWorker:
         self.hub.bus, self.publisher = bus, Publisher(self.hub, bus)
         self.ingest = serve_bus(self.hub, bus, self._stack)
         bus.connect(timeout=15)
-        loop = threading.Thread(target=self._loop, name="turns", daemon=True)
-        loop.start()
-        self._stack.callback(loop.join, 30)
-        self._stack.callback(self.hub.wake.set)
+        self.turn()
+        self._stack.enter_context(turning(self.hub, self.turn))
 
     def _take_name(self) -> str:
         with self.hub.database.begin() as db:
@@ -147,15 +173,6 @@ class HubWorker:
                 if take_lease(db, f"worker:{name}", self._owner, now=self.hub.now, life_s=self.settings.lease_s):
                     return name
         raise WorkerRefused(f"all of {', '.join(HUB_USERS[1:])} are at work")
-
-    def _loop(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self.turn()
-            except SpokeshaveError:
-                log.exception("turn.failed")  # the next turn tries again; nothing is half done
-            self.hub.wake.wait(self.settings.tick_s)
-            self.hub.wake.clear()
 
     def _release(self) -> None:
         with self.hub.database.begin() as db:

@@ -1,5 +1,6 @@
 """`/ca`, `/enrolments`: how a spoke gets its identity. The words are provisioning.enrol's."""
 
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -30,10 +31,12 @@ class InviteOrder(BaseModel):
 
 
 class InviteAnswer(BaseModel):
-    """The code, shown once."""
+    """The code, shown once, and what goes with it: the address to enrol at, and until when the code holds."""
 
     spoke: str
     code: str
+    hub: str
+    expires: datetime
 
 
 @router.get("/ca", response_class=Response)
@@ -46,8 +49,10 @@ def ca(hub: HubPart) -> Response:
 def invite(order: InviteOrder, hub: HubPart, who: Operator) -> InviteAnswer:
     """Make a one-time enrolment code."""
     spoke = SpokeId.parse(order.spoke)
-    code = invite_spoke(hub, spoke, order.zone, order.regime, who.name, life_s=order.life_s)
-    return InviteAnswer(spoke=str(spoke), code=code)
+    life_s = order.life_s or hub.settings.invite_ttl_s
+    code = invite_spoke(hub, spoke, order.zone, order.regime, who.name, life_s=life_s)
+    expires = hub.clock.now().replace(microsecond=0) + timedelta(seconds=life_s)
+    return InviteAnswer(spoke=str(spoke), code=code, hub=hub.address.url if hub.address else "", expires=expires)
 
 
 @router.post("/enrolments", response_class=Response)

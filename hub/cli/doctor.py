@@ -28,7 +28,10 @@ def doctor(ctx: Context) -> None:
 
 
 def _show(findings: list[dict[str, Any]]) -> None:
+    from rich.text import Text
+
     for f in findings:
-        out.print(f"{'[green]ok[/]  ' if f['ok'] else '[red]look[/]'} {f['check']}: {f['found']}")
+        mark = ("ok  ", "green") if f["ok"] else ("look", "red")
+        out.print(Text.assemble(mark, f" {f['check']}: {f['found']}"))
         if f["advice"]:
-            out.print(f"       {f['advice']}", style="dim")
+            out.print(Text(f"       {f['advice']}", style="dim"))

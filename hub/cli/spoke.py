@@ -33,7 +33,7 @@ def invite(ctx: Context, spoke: str, zone: str, regime: str, hours: float | None
     order = {"spoke": spoke, "zone": zone, "regime": regime, "life_s": hours * 3600 if hours else None}
     with HubClient.local(ctx.home) as hub:
         answer = hub.post("/invites", order)
-    emit(ctx, answer, lambda a: out.print(a["code"]))
+    emit(ctx, answer, _show_invite)
 
 
 @group.command()
@@ -42,7 +42,7 @@ def invite(ctx: Context, spoke: str, zone: str, regime: str, hours: float | None
 @pass_context
 def admit(ctx: Context, request: Path, grant: Path) -> None:
     """Enrol a spoke without a network: read its REQUEST file, write the GRANT file to carry back."""
-    asked = EnrolmentRequest.parse(request.read_bytes())
+    asked = EnrolmentRequest.read(request)
     with HubClient.local(ctx.home) as hub:
         answer = EnrolmentGrant.parse(hub.send("POST", "/enrolments", asked.canonical()).content)
     atomic_write(grant, answer.canonical())
@@ -83,6 +83,13 @@ def revoke(ctx: Context, spoke: str, *, yes: bool) -> None:
     emit(ctx, answer, lambda a: talk.print(f"{a['spoke']} is revoked"))
 
 
+def _show_invite(answer: dict[str, Any]) -> None:
+    out.print(answer["code"])
+    talk.print(
+        f"Once, until {answer['expires'][:16].replace('T', ' ')} UTC: spoke enrol --hub {answer['hub']} --code {answer['code']}"
+    )
+
+
 def _path(spoke: str) -> str:
     me = SpokeId.parse(spoke)
     return f"/spokes/{me.site}/{me.spoke}"
@@ -101,7 +108,8 @@ def _show_all(spokes: list[dict[str, Any]]) -> None:
 
 def _show_one(spoke: dict[str, Any]) -> None:
     _show_all([spoke])
-    out.print(f"directive generation {spoke['generation']}, enrolled {spoke['enrolled']}, last seen {spoke['last_seen']}")
+    seen = spoke["last_seen"][:19] if spoke["last_seen"] else "never"
+    out.print(f"directive generation {spoke['generation']}, enrolled {spoke['enrolled'][:19]}, last seen {seen} (UTC)")
     table(("should serve", "by rollout"), ((f"{w['model']}@{w['version']}", w["rollout"]) for w in spoke["wanted"]))
-    rows = ((r["received"], f"{r['model']}@{r['version']}", r["state"], r["reason"]) for r in spoke["reports"])
+    rows = ((r["received"][:19], f"{r['model']}@{r['version']}", r["state"], r["reason"]) for r in spoke["reports"])
     table(("report", "version", "state", "reason"), rows)

@@ -1,15 +1,18 @@
 """`hub init` and `hub up`: make a hub, run it."""
 
+import logging
 import signal
 import threading
+from typing import TYPE_CHECKING
 
 import click
 
 from hub.home import HubHome
-from hub.hub import found
-from hub.server import HubServer
-from hub.settings import load_settings
 from model_formats.console import Context, emit, out, pass_context, talk
+from model_formats.logs import log_to_stderr
+
+if TYPE_CHECKING:
+    from hub.server import HubServer
 
 __all__ = ["init", "up"]
 
@@ -20,6 +23,9 @@ __all__ = ["init", "up"]
 @pass_context
 def init(ctx: Context, host: str | None, zones: tuple[str, ...]) -> None:
     """Make a hub: keys (root 2 of 3, targets, snapshot, timestamp, director), device CA, database, operator token."""
+    from hub.hub import found
+    from hub.settings import load_settings
+
     home = HubHome(ctx.home)
     settings = load_settings(ctx.home, host=host, zones=zones or None)
     found(ctx.home, settings)
@@ -38,11 +44,19 @@ def init(ctx: Context, host: str | None, zones: tuple[str, ...]) -> None:
 @pass_context
 def up(ctx: Context, host: str | None, bind: str | None, https_port: int | None, mqtt_port: int | None) -> None:
     """Run the hub until it is told to stop: Mosquitto, API and registry over HTTPS, rollouts."""
+    from hub.lock import require_free
+    from hub.settings import load_settings
+
+    home = HubHome(ctx.home)
     settings = load_settings(ctx.home, host=host, bind=bind, https_port=https_port, mqtt_port=mqtt_port)
+    require_free(home)
+    from hub.server import HubServer  # the whole server: only where it is going to run
+
+    log_to_stderr(logging.WARNING)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with HubServer(HubHome(ctx.home), settings) as server:
+    with HubServer(home, settings) as server:
         emit(ctx, server.address.model_dump(), lambda _: _tell_up(server))
         stop.wait()
         talk.print("stopping")
@@ -53,7 +67,7 @@ def _tell_made(home: HubHome) -> None:
     out.print(f"Keep the offline keys (root-*, targets, model-*) in {home.keys} somewhere else once you are set up.")
 
 
-def _tell_up(server: HubServer) -> None:
+def _tell_up(server: "HubServer") -> None:
     address = server.address
     out.print(f"API and registry  {address.url}")
     out.print(f"broker            {address.broker_host}:{address.broker_port} (MQTT 5, client certificates)")

@@ -1,14 +1,14 @@
 """`hub worker`: one more process for a hub that runs."""
 
+import logging
 import signal
 import threading
 
 import click
 
 from hub.home import HubHome
-from hub.settings import load_settings
-from hub.worker import HubWorker
 from model_formats.console import Context, emit, out, pass_context, talk
+from model_formats.logs import log_to_stderr
 
 __all__ = ["worker"]
 
@@ -18,6 +18,10 @@ __all__ = ["worker"]
 @pass_context
 def worker(ctx: Context, broker: str | None) -> None:
     """Share the work of a running hub: what spokes send, rollouts, blocks. Shares its database, folder and broker; no HTTPS."""
+    from hub.settings import load_settings
+    from hub.worker import HubWorker
+
+    log_to_stderr(logging.WARNING)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

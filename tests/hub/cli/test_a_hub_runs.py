@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hub.server import HubRunning, HubServer, PortTaken
+from hub.lock import HubRunning
+from hub.server import HubServer, PortTaken
 from hub.settings import HubSettings
 from provisioning.enrol import begin, finish
 from provisioning.online import enrol_online
