@@ -40,7 +40,11 @@ def import_everything() -> None:
 
 def commands() -> str:
     """Every command of both programs with its help."""
-    text = HEAD + "# Commands\n\nEvery command takes `--json`; data goes to stdout, talk to stderr.\n"
+    text = (
+        HEAD + "# Commands\n\nEvery command takes `--json`; data goes to stdout, talk to stderr. With it an error is one line\n"
+        'of JSON on stderr, `{"error": CODE, "message": ..., "hint": ...}` (CODE is `usage` where the command itself is\n'
+        "wrong), and stdout stays empty.\n"
+    )
     for name, module in (("hub", "hub.cli"), ("spoke", "spoke_agent.cli")):
         root = importlib.import_module(module).group
         text += f"\n## {name}\n"

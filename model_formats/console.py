@@ -34,11 +34,16 @@ def __getattr__(name: str) -> "Console":
         raise AttributeError(name)
     from rich.console import Console
 
-    console = Console(stderr=name == "talk", soft_wrap=True, highlight=False)
+    console = Console(stderr=name == "talk", soft_wrap=True, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _NO_EDGE
     return globals().setdefault(name, console)  # type: ignore[no-any-return]
 
 
 T = TypeVar("T")
+
+_NO_EDGE = 10_000
+"""Columns of a file or a pipe: as many as it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +104,15 @@ def emit(ctx: Context, value: object, show: Callable[[Any], None] | None = None)
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """A plain table on stdout."""
+    """A plain table on stdout. A terminal gets cells folded to its width; a file or a pipe, which has none, whole lines."""
     from rich.table import Table
+    from rich.text import Text
 
     view = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        view.add_column(column)
+        view.add_column(column, overflow="fold")
     for row in rows:
-        view.add_row(*("" if cell is None else str(cell) for cell in row))
+        view.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     _console("out").print(view)
 
 
@@ -117,12 +123,13 @@ def run(group: click.Group, argv: list[str] | None = None) -> int:
     if as_json:
         args = ["--json", *(a for a in args if a != "--json")]
     try:
-        code = group.main(args=args, standalone_mode=False)  # a status where a command ended with `ctx.exit`
+        code = group.main(
+            args=args, prog_name=group.name, standalone_mode=False
+        )  # a status where a command ended with `ctx.exit`
     except SpokeshaveError as e:
         return _tell(e, as_json=as_json)
     except click.ClickException as e:
-        e.show()
-        return 2
+        return _tell_usage(e, as_json=as_json)
     except (click.Abort, KeyboardInterrupt):
         _console("talk").print("stopped")
         return 130
@@ -131,12 +138,27 @@ def run(group: click.Group, argv: list[str] | None = None) -> int:
 
 def _tell(error: SpokeshaveError, *, as_json: bool) -> int:
     if as_json:
-        click.echo(json.dumps({"error": error.code, "message": error.message, "hint": error.hint}), err=True)
+        _tell_json(error.code, error.message, error.hint)
     else:
+        from rich.text import Text
+
         talk = _console("talk")
-        talk.print(f"[bold red]{error.code}[/]: {error.message}", markup=True)
-        talk.print(f"  {error.hint}", style="dim")
+        talk.print(Text.assemble((error.code, "bold red"), f": {error.message}"))
+        talk.print(Text(f"  {error.hint}", style="dim"))
     return error.exit
+
+
+def _tell_usage(error: click.ClickException, *, as_json: bool) -> int:
+    if as_json:
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "the command"
+        _tell_json("usage", error.format_message(), f"`{where} --help` tells what it takes.")
+    else:
+        error.show()
+    return 2
+
+
+def _tell_json(code: str, message: str, hint: str) -> None:
+    click.echo(json.dumps({"error": code, "message": message, "hint": hint}), err=True)
 
 
 def _console(name: str) -> "Console":

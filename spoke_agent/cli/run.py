@@ -1,12 +1,12 @@
 """`spoke run` (agent and server together) and `spoke agent` (the agent alone)."""
 
-import logging
 import signal
 import sys
 
 import click
 
 from model_formats.console import Context, pass_context, talk
+from model_formats.logs import log_to_stderr
 
 __all__ = ["agent", "run"]
 
@@ -31,7 +31,7 @@ def run(ctx: Context, *, host: str | None, port: int | None, offline: bool) -> N
     identity = Identity.load(ctx.home)
     refuse_second_agent(home)
     settings = load_settings(home, serve_host=host, serve_port=port)
-    _log()
+    log_to_stderr()
     talk.print(f"spoke {identity.spoke} starts; stop it with Ctrl-C")
     serve = ["--host", settings.serve_host, "--port", str(settings.serve_port)]
     children = commands(ctx.home, agent=["--offline"] if offline else [], serve=serve)
@@ -49,7 +49,7 @@ def agent(ctx: Context, *, offline: bool) -> None:
     from spoke_agent.ops import ops_of
     from spoke_agent.settings import load_settings
 
-    _log()
+    log_to_stderr()
     home = SpokeHome(ctx.home)
     settings = load_settings(home)
     with assemble(home, settings, offline=offline) as parts:
@@ -62,7 +62,3 @@ def agent(ctx: Context, *, offline: bool) -> None:
             parts.agent.run()
         finally:
             door.close()
-
-
-def _log() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")

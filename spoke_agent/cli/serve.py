@@ -1,12 +1,12 @@
 """`spoke serve`: the serving process, alone."""
 
-import logging
 import os
 from pathlib import Path
 
 import click
 
 from model_formats.console import Context, pass_context
+from model_formats.logs import log_to_stderr
 from spoke_agent.home import SpokeHome
 
 __all__ = ["serve"]
@@ -50,7 +50,7 @@ def serve(
     from spoke_agent.serve.settings import ServeSettings
     from spoke_agent.settings import load_settings
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    log_to_stderr()
     given = {"serve_host": host, "serve_port": port, "serve_grpc_port": grpc_port, "serve_access_log": access_log or None}
     told = load_settings(SpokeHome(ctx.home), **given)
     settings = ServeSettings(
