@@ -23,7 +23,7 @@ from model_formats.document import Document
 from model_formats.errors import OperatorError, RefusedError
 from model_formats.types import Name
 from provisioning.ca import DeviceCA, pin_of
-from provisioning.identity import HubAddress, Identity, IdentityDocument, device_csr, device_key, store
+from provisioning.identity import HubAddress, Identity, IdentityDocument, device_csr, device_key, enrolled_as, store
 from sync.files import atomic_write
 from sync.trust.keys import key_of_certificate
 from sync.types import Regime, SpokeId
@@ -256,6 +256,7 @@ def finish(home: Path, grant: EnrolmentGrant) -> Identity:
     1. It is proved with the key of our code: it comes from the hub that gave the code, unchanged.
     2. Its CA has the fingerprint that the code carries.
     3. Its certificate is for our key (checked in `identity.store`).
+    4. A home that is a spoke stays that spoke: its rows, adapters and log are that site's. Enrolling it again is allowed.
     """
     path = _pending_path(home)
     if not path.exists():
@@ -268,6 +269,13 @@ def finish(home: Path, grant: EnrolmentGrant) -> Identity:
     # 2.
     if pin_of(grant.ca.encode()) != pending.pin:
         raise GrantRefused("the grant comes with another device CA than the code names")
+    # 4.
+    held, granted = enrolled_as(home), SpokeId(grant.site, grant.spoke)
+    if held not in (None, granted):
+        raise GrantRefused(
+            f"this home is {held}; the code is for {granted}",
+            hint="One home is one spoke: give the other a folder of its own (`--home`), and ask for a new code.",
+        )
     # 3.
     document = IdentityDocument(site=grant.site, spoke=grant.spoke, zone=grant.zone, regime=grant.regime, hub=grant.hub)
     identity = store(

@@ -17,7 +17,17 @@ from sync.tls import TlsFiles
 from sync.trust.keys import device_signer, key_of_certificate, load_signer, pem_of, save_signer
 from sync.types import Regime, SpokeId
 
-__all__ = ["HubAddress", "Identity", "IdentityDocument", "NotEnrolled", "WrongCertificate", "device_csr", "device_key", "store"]
+__all__ = [
+    "HubAddress",
+    "Identity",
+    "IdentityDocument",
+    "NotEnrolled",
+    "WrongCertificate",
+    "device_csr",
+    "device_key",
+    "enrolled_as",
+    "store",
+]
 
 
 class NotEnrolled(OperatorError):
@@ -132,6 +142,15 @@ def device_csr(signer: CryptoSigner) -> bytes:
     """A certificate request (PEM) for the device key. It names nobody: the hub decides on the name."""
     key = _private(signer)
     return x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, SHA256()).public_bytes(Encoding.PEM)
+
+
+def enrolled_as(home: Path) -> SpokeId | None:
+    """Which spoke this home is; None where it is none yet. Raises DocumentRefused."""
+    path = home / "identity" / "identity.json"
+    if not path.exists():
+        return None
+    document = IdentityDocument.read(path)
+    return SpokeId(document.site, document.spoke)
 
 
 def store(home: Path, document: IdentityDocument, *, certificate: bytes, ca: bytes, tuf_root: bytes) -> Identity:

@@ -23,6 +23,9 @@ from sync.tls import client_context
 __all__ = ["HubUnreachable", "enrol_online", "hub_client", "renew_online"]
 
 _LARGEST = 2 << 20
+_NOT_NOW = (9, 10)
+"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
+_CLOCK = "Is the clock of this machine right (`date -u`)? The hub's certificate is not valid at the time that it shows."
 _TIMEOUT = httpx.Timeout(10.0)
 
 D = TypeVar("D", bound=Document)
@@ -86,12 +89,22 @@ def _post(client: httpx.Client, url: str, body: Document, answer_type: type[D]) 
     try:
         answer = client.post(url, content=body.canonical(), headers={"content-type": "application/json"})
     except httpx.HTTPError as e:
-        raise HubUnreachable(f"{url}: {e}") from e
+        raise HubUnreachable(f"{url}: {e}", hint=_CLOCK if _out_of_time(e) else None) from e
     if answer.status_code >= 500 or len(answer.content) > _LARGEST:
         raise HubUnreachable(f"{url} answers {answer.status_code}")
     if answer.status_code >= 400:
         raise CodeRefused(_detail(answer))
     return answer_type.parse(answer.content)
+
+
+def _out_of_time(error: BaseException) -> bool:
+    """Whether a certificate was not yet, or no longer, valid by the clock of this machine."""
+    while not isinstance(error, ssl.SSLCertVerificationError):
+        following = error.__cause__ or error.__context__
+        if following is None:
+            return False
+        error = following
+    return error.verify_code in _NOT_NOW
 
 
 def _detail(answer: httpx.Response) -> str:

@@ -101,6 +101,11 @@ class Agent:
         """Whether the hub can be reached over the bus."""
         return self._bus is not None and self._bus.connected
 
+    @property
+    def offline(self) -> bool:
+        """Whether it was started without a bus, to live on sideloaded bundles."""
+        return self._bus is None
+
     # ---- from other threads
 
     def wake(self) -> None:

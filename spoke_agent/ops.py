@@ -35,6 +35,7 @@ def _state(parts: Parts) -> dict[str, object]:
     models = sorted(parts.journal.updates())
     return {
         "connected": parts.agent.connected,
+        "offline": parts.agent.offline,
         "last_refusal": parts.agent.last_refusal,
         "waiting": {model: why for model in models if (why := updater.waiting_for(model))},
     }

@@ -363,6 +363,10 @@ def _split(small: dict[str, bytes], first: _Member | None) -> _Head:
     return _Head(small.pop(HEAD), small, first)
 
 
+def _minute(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M} UTC"
+
+
 def _verify_bundle(head: _Head, released: Released, me: SpokeId, zone: str) -> Bundle:
     bundle = unseal(head.inventory, released.director_keys, Bundle, released.director_threshold, reason=Reason.PACKAGE_TAMPERED)
     if (bundle.site, bundle.spoke, bundle.zone) != (me.site, me.spoke, zone):
@@ -372,7 +376,7 @@ def _verify_bundle(head: _Head, released: Released, me: SpokeId, zone: str) -> B
         )
     if released.now >= bundle.expires:
         raise BundleRefused(
-            Reason.DIRECTIVE_EXPIRED, f"the bundle expired on {bundle.expires:%Y-%m-%d}; trusted time is {released.now:%Y-%m-%d}"
+            Reason.DIRECTIVE_EXPIRED, f"the bundle expired at {_minute(bundle.expires)}; trusted time is {_minute(released.now)}"
         )
     listed = {item.name: item for item in bundle.items}
     if len(listed) != len(bundle.items):

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from model_formats.console import Context, emit, out, pass_context, table, talk
+from model_formats.console import Context, emit, out, pass_context, table
 
 __all__ = ["group"]
 
@@ -37,7 +37,10 @@ def list_(ctx: Context) -> None:
 @click.option("--dry-run", is_flag=True, help="Only check the files.")
 @pass_context
 def import_(ctx: Context, *, path: Path, model: str, dry_run: bool) -> None:
-    """Bring in rows (and labels) from CSV, npz, Parquet or a folder of them. The champion answers them first."""
+    """Bring in rows (and labels) from CSV, npz, Parquet or a folder of them. The champion answers them first.
+
+    A table has the contract's column names, or INPUT.0, INPUT.1, ...; an npz has one array per input. Labels are under `label`.
+    """
     from spoke_agent.data.bring import bring_in
 
     value = bring_in(ctx.home, model, path, batch_name=secrets.token_hex(6), now=datetime.now(UTC), dry_run=dry_run)
@@ -50,7 +53,7 @@ def import_(ctx: Context, *, path: Path, model: str, dry_run: bool) -> None:
 @click.option("--subject", "subjects", multiple=True, help="A request id; may be given again.")
 @click.option("--before", type=click.DateTime(), help="Everything older than this (UTC).")
 @click.option("--all", "everything", is_flag=True, help="Everything.")
-@click.option("--dry-run", is_flag=True, help="Only say what is kept now.")
+@click.option("--dry-run", is_flag=True, help="Only say how many rows would go.")
 @pass_context
 def erase(ctx: Context, *, subjects: tuple[str, ...], before: datetime | None, everything: bool, dry_run: bool) -> None:
     """Erase rows and all that was made from them (adapters, sums), with a signed record."""
@@ -60,8 +63,6 @@ def erase(ctx: Context, *, subjects: tuple[str, ...], before: datetime | None, e
 
     moment = before.replace(tzinfo=UTC) if before else None
     record = erase_at(ctx.home, subjects, moment, everything=everything, dry_run=dry_run)
-    if dry_run:
-        talk.print("nothing was erased")
     emit(ctx, record, _show_erased)
 
 
@@ -89,5 +90,8 @@ def _day(seconds: float) -> str:
 
 
 def _show_erased(record: dict[str, Any]) -> None:
+    if record.get("dry_run"):
+        out.print(f"{record['rows']} rows would be erased, and every adapter that was fitted on one of them")
+        return
     adapters = f", and the adapters {', '.join(record['adapters'])}" if record["adapters"] else ""
-    out.print(f"{record['rows']} rows{adapters}")
+    out.print(f"{record['rows']} rows erased{adapters}; the signed record is in erasures/")

@@ -148,7 +148,10 @@ def policy(ctx: Context) -> None:
 @click.argument("position", type=click.Choice(["normal", "verdict_only", "sealed"]))
 @pass_context
 def switch(ctx: Context, *, position: str) -> None:
-    """The site's own switch: let policy decide, only verdicts, or nothing at all. It holds at once."""
+    """The site's own switch for the outbox: let policy decide, only verdicts, or nothing. It holds at once.
+
+    Signed reports on updates are not of the outbox and go on; docs/residency.md says what they tell.
+    """
     from spoke_agent.outbox.policy import turn_switch
 
     site, regime = _who(ctx.home)

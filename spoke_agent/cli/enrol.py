@@ -50,8 +50,10 @@ def enrol(ctx: Context, *, hub_url: str | None, code: str | None, request_out: P
     from sync.files import atomic_write
 
     if grant is not None and not (hub_url or code or request_out):
-        _show(ctx, finish(ctx.home, EnrolmentGrant.parse(grant.read_bytes())))
+        _show(ctx, finish(ctx.home, EnrolmentGrant.read(grant)))
     elif code and hub_url and request_out is None:
+        if not hub_url.startswith("https://"):
+            raise EnrolUsage(f"--hub {hub_url}: that is no HTTPS address", hint="Write it as the hub says it: https://HOST:PORT.")
         _show(ctx, enrol_online(ctx.home, hub_url, code))
     elif code and request_out is not None and not hub_url:
         request = begin(ctx.home, code)

@@ -26,7 +26,15 @@ def infer(ctx: Context, *, model: str, source: Path, output: Path, adapter: str 
     """Run a file of rows through the version that answers callers, at low priority. Stopped, it goes on where it was."""
     from spoke_agent.serve.batch import BatchResult, infer_file
 
-    with Progress("rows", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=talk, transient=True) as bar:
+    with Progress(
+        "rows",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=talk,
+        transient=True,
+        disable=not talk.is_terminal,
+    ) as bar:
         task = bar.add_task("rows", total=None)
         done = infer_file(
             ctx.home, model, source, output, adapter=adapter, progress=lambda n, rows: bar.update(task, completed=n, total=rows)

@@ -62,9 +62,12 @@ def receipts(ctx: Context, *, file: Path) -> None:
         journal.close()
     kinds = [message.kind for message in written.messages]
     summary = {"file": str(file), "number": written.number, "messages": {k: kinds.count(k) for k in sorted(set(kinds))}}
-    emit(
-        ctx, summary, lambda s: out.print(f"receipts {s['number']} in [bold]{s['file']}[/]: {s['messages'] or 'nothing to say'}")
-    )
+    emit(ctx, summary, _show_receipts)
+
+
+def _show_receipts(summary: Mapping[str, Any]) -> None:
+    held = ", ".join(f"{count} {kind}" for kind, count in summary["messages"].items())
+    out.print(f"receipts {summary['number']} in [bold]{summary['file']}[/]: {held or 'nothing to say'}")
 
 
 def _by_agent(home: "SpokeHome", file: Path) -> dict[str, Any]:

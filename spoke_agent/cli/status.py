@@ -1,7 +1,8 @@
 """`spoke status` and `spoke doctor`: how this spoke is, and what to do about it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,7 +25,8 @@ def status(ctx: Context, *, lines: int) -> None:
 
     home = SpokeHome(ctx.home)
     found = read_status(home, lines=lines)
-    emit(ctx, {**asdict(found), **ask_agent(home)}, lambda _: _show(found))
+    agent = ask_agent(home)
+    emit(ctx, {**asdict(found), **agent}, lambda _: _show(found, agent))
 
 
 @click.command()
@@ -40,24 +42,36 @@ def doctor(ctx: Context) -> None:
         raise click.exceptions.Exit(6)
 
 
-def _show(found: "SpokeStatus") -> None:
-    here = f"agent {'runs' if found.agent else 'is down'}, server {'runs' if found.server else 'is down'}"
+def _show(found: "SpokeStatus", agent: Mapping[str, Any]) -> None:
+    here = f"agent {'runs' if found.agent else 'is down'}, server {'runs' if found.server else 'is down'}{_link(agent)}"
     out.print(f"[bold]{found.spoke}[/] in zone {found.zone} ({found.regime}); {here}; directive {found.generation}")
     table(
         ["model", "serving", "last good", "wanted", "state", "reason", "adapter", "engine"],
         [(m.model, m.serving, m.last_good, m.wanted, m.state, _unless_none(m.reason), m.adapter, m.engine) for m in found.models],
     )
+    for model, why in agent.get("waiting", {}).items():
+        out.print(f"  {model} waits: {why}", markup=False)
+    if agent.get("last_refusal"):
+        out.print(f"  last refused: {agent['last_refusal']}", markup=False)
     for entry in found.history:
         why = _unless_none(entry.reason)
         out.print(f"  {entry.time:%Y-%m-%d %H:%M:%S}  {entry.model}@{entry.version}  {entry.previous} -> {entry.state}  {why}")
 
 
+def _link(agent: Mapping[str, Any]) -> str:
+    if not agent:
+        return ""
+    return ", offline" if agent.get("offline") else ", connected" if agent.get("connected") else ", no connection to the hub"
+
+
 def _tell(findings: "list[Finding]") -> None:
+    from rich.text import Text
+
     if not findings:
         out.print("nothing ails this spoke")
     for finding in findings:
-        out.print(f"[bold]{finding.ailment}[/]: {finding.issue}")
-        out.print(f"  {finding.remedy}")
+        out.print(Text.assemble((finding.ailment, "bold"), f": {finding.issue}"))
+        out.print(Text(f"  {finding.remedy}"))
 
 
 def _unless_none(reason: str) -> str:

@@ -75,7 +75,8 @@ def erase_at(home: Path, subjects: Sequence[str], before: datetime | None, *, ev
     signer, server = identity.signer(), ControlClient(SpokeHome(home).control_socket)
     try:
         if dry_run:
-            return {"rows": sum(int(r["rows"]) for r in data.summary()), "adapters": [], "dry_run": True}
+            rows = data.would_erase(before=before, request_ids=subjects, everything=everything)
+            return {"rows": rows, "adapters": [], "dry_run": True}
         shelf = Shelf(home / "adapters", signer=signer, key=signer.public_key)
         tuner = Tuner(home, blobs=BlobStore(home), data=data, shelf=shelf, clock=clock, server=server)
         scope = Scope(tuple(subjects), before, everything)

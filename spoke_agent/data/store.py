@@ -39,6 +39,14 @@ class Limits:
     max_pending_labels: int = 10_000
 
 
+class _TakenBack(Exception):
+    """Nothing went wrong: it ends a transaction that shall leave no trace."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(rows)
+        self.rows = rows
+
+
 class DataStore:
     """Thread-safe. Labels are whole numbers for classifiers (position of the class), any number for regression."""
 
@@ -192,14 +200,20 @@ class DataStore:
 
     def erase(self, *, before: datetime | float | None = None, request_ids: Sequence[str] = (), everything: bool = False) -> int:
         """Remove rows for good: content overwritten, write-ahead log emptied. What was made from them is `erase.py`'s matter."""
-        moment = None if everything else _seconds(before)
         with self._transaction():
-            gone = sum(self._erase_rows(number, before=moment) for number in self._starting_before(moment))
-            gone += sum(self._erase_request(self._key.handle(request_id)) for request_id in request_ids)
-            if everything:
-                self._connection.execute("DELETE FROM pending")
+            gone = self._remove(before, request_ids, everything=everything)
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return gone
+
+    def would_erase(
+        self, *, before: datetime | float | None = None, request_ids: Sequence[str] = (), everything: bool = False
+    ) -> int:
+        """How many rows `erase` with the same words would remove: it is done, counted and taken back."""
+        try:
+            with self._transaction():
+                raise _TakenBack(self._remove(before, request_ids, everything=everything))
+        except _TakenBack as e:
+            return e.rows
 
     def touched(
         self, *, before: datetime | float | None = None, request_ids: Sequence[str] = (), everything: bool = False
@@ -215,6 +229,14 @@ class DataStore:
         """Close the file."""
         with self._lock:
             self._connection.close()
+
+    def _remove(self, before: datetime | float | None, request_ids: Sequence[str], *, everything: bool) -> int:
+        moment = None if everything else _seconds(before)
+        gone = sum(self._erase_rows(number, before=moment) for number in self._starting_before(moment))
+        gone += sum(self._erase_request(self._key.handle(request_id)) for request_id in request_ids)
+        if everything:
+            self._connection.execute("DELETE FROM pending")
+        return gone
 
     # ---- inside -----------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from model_formats.errors import SpokeshaveError
 from spoke_agent.doctor.finding import Finding
 from spoke_agent.home import SpokeHome
+from spoke_agent.settings import SpokeSettingsInvalid
 
 __all__ = ["Finding", "examine"]
 
@@ -17,11 +18,13 @@ def examine(home: SpokeHome) -> list[Finding]:
     for name, check in _checks():
         try:
             finding = check(home)
+        except SpokeSettingsInvalid as e:
+            finding = Finding("settings", e.message, e.hint)
         except SpokeshaveError as e:
             finding = Finding(name, e.message, e.hint)
         except OSError as e:
             finding = Finding(name, str(e), "Check the disk and the rights of the home folder.")
-        if finding:
+        if finding and finding not in found:
             found.append(finding)
             if name == "identity":
                 break
@@ -29,7 +32,7 @@ def examine(home: SpokeHome) -> list[Finding]:
 
 
 def _checks() -> list[tuple[str, Check]]:
-    from spoke_agent.doctor import certificate, clock, disk, files, identity, journal, processes, trust, updates
+    from spoke_agent.doctor import certificate, clock, disk, egress, files, identity, journal, link, processes, trust, updates
 
-    modules = (identity, certificate, files, disk, journal, processes, clock, trust, updates)
+    modules = (identity, certificate, files, disk, journal, processes, link, clock, trust, updates, egress)
     return [(module.__name__.rpartition(".")[2], module.check) for module in modules]

@@ -19,5 +19,7 @@ def check(home: SpokeHome) -> Finding | None:
     if behind <= SLACK:
         return None
     return Finding(
-        "clock", f"the wall clock is at least {behind} behind", "Set the clock (NTP). Trust goes on with its own time."
+        "clock",
+        f"the wall clock is at least {str(behind).partition('.')[0]} behind",
+        "Set the clock (NTP). Trust goes on with its own time.",
     )

@@ -32,6 +32,7 @@ CAPS = {"root": 512_000, "timestamp": 16_384, "snapshot": 2_000_000, "targets": 
 """Largest size in bytes of each kind of file."""
 MAX_ROOTS = 256
 MAX_FAMILIES = 1024
+_ELSEWHERE = "It was exported for another site: `hub bundle export --site SITE` makes the one for this."
 _SIDELOAD = "sideload.timestamp.json"
 
 
@@ -163,7 +164,9 @@ def _check_lane(trusted: TrustedMetadataSet, data: bytes, lane: Lane, site: str 
     if fresh.lane not in lanes_allowed(lane):
         raise MetadataRefused(Reason.METADATA_INVALID, f"timestamp.json: made for the {fresh.lane} lane, came over {lane}")
     if fresh.site is not None and fresh.site != site:
-        raise MetadataRefused(Reason.WRONG_RECIPIENT, f"timestamp.json: made for site {fresh.site}")
+        raise MetadataRefused(
+            Reason.WRONG_RECIPIENT, f"timestamp.json: made for site {fresh.site}, this is {site}", hint=_ELSEWHERE
+        )
 
 
 def _snapshot(trusted: TrustedMetadataSet, held: Mapping[str, bytes], fetch: Fetch) -> bytes:

@@ -167,6 +167,18 @@ def test_enrolling_again_with_a_new_code_keeps_the_key(tmp_path: Path, ca: Devic
     assert len(keys) == 1
 
 
+def test_a_home_that_is_a_spoke_does_not_become_another(
+    tmp_path: Path, ca: DeviceCA, code_and_record: tuple[str, Invite]
+) -> None:
+    code, record = code_and_record
+    finish(tmp_path / "home", answer(begin(tmp_path / "home", code), record, ca))
+    code, record = invite(SpokeId("dubai"), zone="me", regime="ae-health", ca=ca, now=NOW)
+    with pytest.raises(GrantRefused, match=r"this home is frankfurt/main; the code is for dubai/main"):
+        finish(tmp_path / "home", answer(begin(tmp_path / "home", code), record, ca))
+    held = Identity.load(tmp_path / "home")
+    assert (held.spoke, held.regime) == (FRANKFURT, "gdpr")
+
+
 def test_a_certificate_is_renewed_after_two_thirds_of_its_life(
     tmp_path: Path, ca: DeviceCA, code_and_record: tuple[str, Invite]
 ) -> None:

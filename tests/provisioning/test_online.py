@@ -5,7 +5,7 @@ import json
 import ssl
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -27,13 +27,13 @@ class MiniHub(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, folder: Path, ca: DeviceCA, names: list[str]) -> None:
+    def __init__(self, folder: Path, ca: DeviceCA, names: list[str], *, age: timedelta = timedelta(0)) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.ca = ca
         self.invites: dict[str, Invite] = {}
         self.used: set[str] = set()
         self.certificates: dict[SpokeId, bytes] = {}
-        tls = ca.issue_server(folder, names, now=datetime.now(UTC))
+        tls = ca.issue_server(folder, names, now=datetime.now(UTC) - age)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(tls.certificate, tls.key)
         self.socket = context.wrap_socket(self.socket, server_side=True)
@@ -143,6 +143,17 @@ def test_a_server_that_shows_the_true_ca_but_has_no_certificate_of_it_is_not_bel
     for server in served(middle):
         with pytest.raises(HubUnreachable, match="CERTIFICATE_VERIFY_FAILED"):
             enrol_online(tmp_path / "home", server.url, hub.code())
+
+
+@pytest.mark.parametrize("days", [1000, -1000])
+def test_a_wrong_clock_is_the_first_thing_to_look_at(
+    tmp_path: Path, session_ca: DeviceCA, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    monkeypatch.setattr("provisioning.online._post.retry.sleep", lambda seconds: None)
+    for server in served(MiniHub(tmp_path / "tls", session_ca, ["127.0.0.1"], age=timedelta(days=days))):
+        with pytest.raises(HubUnreachable) as caught:
+            enrol_online(tmp_path / "home", server.url, server.code())
+        assert "clock of this machine" in caught.value.hint
 
 
 def test_nobody_there_is_said_so(tmp_path: Path, free_port: int, hub: MiniHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,20 @@ def test_every_command_of_the_table_can_be_imported():
         assert group.get_command(None, name) is not None
 
 
+def test_settings_that_cannot_be_read_are_found_once_under_their_own_name(field, monkeypatch):
+    monkeypatch.setenv("SPOKE_TICK_S", "often")
+    found = ailments(field)
+    assert "tick_s" in found["settings"].issue
+    assert "disk" not in found
+
+
+def test_a_policy_that_closes_the_door_by_mistake_is_found(field):
+    (field.home.root / "egress.yaml").write_text("allow: [\n")
+    found = ailments(field)["egress"]
+    assert "not a policy" in found.issue
+    assert "Nothing leaves meanwhile" in found.remedy
+
+
 @pytest.mark.parametrize("text", ["tick_s = -1", "nonsense = 1", "download_hours = 'noon'", "= broken"])
 def test_bad_settings_are_named(tmp_path, text):
     (tmp_path / "spoke.toml").write_text(text)

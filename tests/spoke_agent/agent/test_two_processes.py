@@ -108,6 +108,17 @@ def test_either_process_may_be_killed_and_the_other_goes_on(running):
 
     status = json.loads(running.spoke("status").stdout)
     assert (status["agent"], status["server"], status["models"][0]["serving"]) == (True, True, 2)
+    assert not status["offline"]
+    assert json.loads(running.spoke("doctor").stdout)["ok"]
+
+    running.house.broker.stop()
+
+    def unlinked():
+        found = {f["ailment"]: f["issue"] for f in json.loads(running.spoke("doctor").stdout)["findings"]}
+        return "no connection" in found.get("link", "")
+
+    running.until(unlinked)
+    assert running.infer() == "2"
     assert status["connected"] is True
     again = running.spoke("run")
     assert (again.returncode, json.loads(again.stderr)["error"]) == (2, "agent_running")

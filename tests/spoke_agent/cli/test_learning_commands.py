@@ -152,3 +152,15 @@ def test_a_lost_site_key_is_told_and_can_be_given_up(home: Path, tmp_path: Path,
 def test_commands_speak_to_people_too(home: Path, capsys: pytest.CaptureFixture[str], words: list[str]):
     assert run(group, ["--home", str(home), *words]) == 0
     assert capsys.readouterr().out
+
+
+def test_a_dry_run_of_erasing_counts_the_rows_that_would_go_and_keeps_them(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    spoke(home, capsys, "data", "import", str(turned_csv(tmp_path / "rows.csv")), "--model", "digits")
+    kept = spoke(home, capsys, "data", "list")
+    for words, rows in (("--subject nobody", 0), ("--before 2020-01-01", 0), ("--all", 200)):
+        assert spoke(home, capsys, "data", "erase", *words.split(), "--dry-run")["rows"] == rows
+    assert spoke(home, capsys, "data", "list") == kept
+    assert run(group, ["--home", str(home), "data", "erase", "--all", "--dry-run"]) == 0
+    assert "200 rows would be erased" in capsys.readouterr().out

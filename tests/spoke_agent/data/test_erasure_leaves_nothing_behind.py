@@ -51,6 +51,18 @@ def test_one_subject_goes_and_the_others_keep_their_labels(tmp_path: Path):
     assert left.labels.tolist() == [0.0, 1.0]
 
 
+def test_what_would_be_erased_is_counted_and_stays(tmp_path: Path):
+    data = store(tmp_path)
+    data.append(rows(["a", "b", "b", "c"]))
+    data.append(rows(["d"], at=2000.0))
+    data.label("b", 0)
+    assert data.would_erase(request_ids=["b", "nobody"]) == 2
+    assert data.would_erase(before=1500.0) == 4
+    assert data.would_erase(everything=True) == 5
+    assert data.count("digits") == 5
+    assert data.erase(request_ids=["b"]) == 2
+
+
 def test_a_subject_whose_row_outlived_its_batch_goes_too(tmp_path: Path):
     data = store(tmp_path, max_rows=3)
     data.append(rows(["a", "b", "c"]))

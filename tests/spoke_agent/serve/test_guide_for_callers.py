@@ -45,6 +45,13 @@ def test_the_till_tells_what_is_wrong(shared):
     assert "3 values" in done.stderr
 
 
+def test_the_till_says_how_it_is_called():
+    done = subprocess.run([sys.executable, ROOT / "examples/callers/till.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "till.py PORT" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_every_metric_is_in_the_guide(shared):
     page = shared.http.get("/metrics").text
     names = re.findall(r"^# TYPE (\S+)", page, re.M)

@@ -136,6 +136,7 @@ def test_a_bundle_for_somebody_else_is_refused(world: World, me: SpokeId, zone: 
     with pytest.raises((BundleRefused, MetadataRefused)) as e:
         apply(world, path, me=me, zone=zone, trust=trust)
     assert e.value.reason is reason
+    assert "hub bundle export" in e.value.hint
     assert not BlobStore(world.folder / "home").digests()
 
 
@@ -145,6 +146,14 @@ def test_a_bundle_does_not_last_for_ever(world: World) -> None:
     with pytest.raises(MetadataRefused) as e:
         apply(world, path)
     assert e.value.reason is Reason.METADATA_EXPIRED
+
+
+def test_a_bundle_that_expired_this_day_says_at_which_minute(world: World) -> None:
+    path = export(world, expires=world.clock.now() + timedelta(minutes=5))
+    world.clock.advance(600)
+    with pytest.raises(BundleRefused, match=r"expired at .* \d\d:\d5 UTC; trusted time is .* \d\d:\d0 UTC") as e:
+        apply(world, path)
+    assert e.value.reason is Reason.DIRECTIVE_EXPIRED
 
 
 def test_an_older_directive_than_the_last_is_a_replay(world: World) -> None:
