@@ -52,6 +52,8 @@ class Spoke:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        raise SystemExit(__doc__)
     spoke = Spoke(int(sys.argv[1]), "digits", "image", (1, 8, 8))
     request_id, found, confidence = spoke.ask([float(x) for x in sys.argv[2].split()])
     print(f"{found} ({confidence:.0%})")
