@@ -109,4 +109,8 @@ def _tell(line: object, chain: list[str]) -> None:
 def _show(result: Mapping[str, Any]) -> None:
     out.print(f"directive {result['generation']}: {', '.join(result['wanted'])}; {result['new_bytes']:,} new bytes")
     for model in result["models"]:
-        out.print(f"  {model['model']}: serving version {model['serving'] or '-'}, last good {model['last_good'] or '-'}")
+        if model["serving"] is None and model["champion"] is not None:
+            now = f"version {model['champion']} is in place; `spoke run` serves it"
+        else:
+            now = f"serving version {model['serving'] or '-'}"
+        out.print(f"  {model['model']}: {now}, last good {model['last_good'] or '-'}")

@@ -1,6 +1,7 @@
 """A spoke in an empty network namespace: enrolled by files, models by bundle, receipts back. Only unix sockets are opened."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,10 @@ class Clinic:
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout)
 
+    def words(self, *args):
+        line = ["unshare", "-n", sys.executable, "-m", "spoke_agent", "--home", str(self.home.root), *map(str, args)]
+        return subprocess.run(line, capture_output=True, text=True, timeout=120, check=True).stdout
+
     def champion(self):
         found = read_slots(self.home.slots).models.get("digits")
         return found.champion.version if found and found.champion else None
@@ -107,6 +112,9 @@ def test_a_stick_brings_a_version_and_receipts_go_back(clinic):
     served = reports[-1].serving[0]
     files = {d.digest for d in open_package(clinic.hub.layout, served.index).files.values()}
     assert served.file in files
+
+    assert "version 1 is in place; `spoke run` serves it" in clinic.words("sideload", "apply", clinic.folder / "stick-1.tar")
+    assert re.search(r": \d+ report$", clinic.words("sideload", "receipts", clinic.folder / "more.json").strip())
 
     again = clinic.spoke("sideload", "apply", clinic.stick(2))
     assert (again["chain"][-1], clinic.champion()) == ("committed", 2)
