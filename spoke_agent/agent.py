@@ -136,6 +136,7 @@ class Agent:
         clean = self._journal.mark_running()
         self._update_trust()
         self.updater.recover(clean=clean)
+        self.updater.tidy()
         if self._bus is not None and self._post is not None:
             self._bus.on_connect(self._on_connect)
             self._bus.connect(will=self._post.will(), timeout=None)

@@ -76,6 +76,7 @@ def follow_through(parts: Parts, applied: Applied, clock: Clock, tell: Callable[
         parts.agent.updater.tick()
         seen = tell_new(parts.journal, seen, tell)
     tell_new(parts.journal, seen, tell)
+    parts.agent.updater.tidy()
     parts.journal.mark_stopped()
 
 

@@ -33,7 +33,7 @@ from sync.messages import DesiredModel
 from sync.store import DiskFailed, DiskFull, Store, disk_errors
 from sync.types import Reason, Regime, State
 
-__all__ = ["Outcome", "Steps", "Try"]
+__all__ = ["RESUMABLE", "Outcome", "Steps", "Try"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Try:
 
 
 _Seen = Outcome | Try | None
-_RESUMABLE = frozenset({Reason.TRANSFER_FAILED, Reason.TIMEOUT, Reason.BUDGET_EXHAUSTED})
+RESUMABLE = frozenset({Reason.TRANSFER_FAILED, Reason.TIMEOUT, Reason.BUDGET_EXHAUSTED})
 """What has arrived stays for the next try; the next update that ends well tidies up."""
 _START_SLACK_S = 2.0
 """The two processes' clocks are read a moment apart."""
@@ -253,7 +253,7 @@ class Steps:
 
     def _drop(self, update: Update) -> dict[str, object]:
         self._edit(update.model, lambda m: m.model_copy(update={"candidate": None}))
-        if update.reason not in _RESUMABLE:
+        if update.reason not in RESUMABLE:
             self.collect()
         self._server.reconcile()
         return {}
@@ -298,7 +298,8 @@ class Steps:
             keep.add(index)
             with contextlib.suppress(PackageIncomplete, PackageInvalid, PackageTampered):  # the server says what is wrong with it
                 keep.update(d.digest for d in closure(self._store, index))
-        return self._store.gc(keep)
+        with disk_errors(self._slots):
+            return self._store.gc(keep)
 
     # ---- inside
 

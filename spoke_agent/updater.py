@@ -4,6 +4,7 @@ The order is always the same: the transition is saved with the draft of its repo
 report is signed with what is served *then*. Whatever is interrupted is done again from the saved state.
 """
 
+import contextlib
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from spoke_agent.ports import Server, Trust
 from spoke_agent.serve.errors import ServerUnreachable
 from spoke_agent.settings import SpokeSettings
 from spoke_agent.slots import ModelSlots, edit_slots, read_slots
-from spoke_agent.steps import Outcome, Steps, Try
+from spoke_agent.steps import RESUMABLE, Outcome, Steps, Try
 from spoke_agent.update import Timer, Update, fresh
 from sync.messages import DesiredModel, Directive, Report, Serving, UpdateEvidence
 from sync.store import DiskFailed, DiskFull
@@ -104,6 +105,16 @@ class Updater:
             update = self._journal.update(model)
             if places.probation and not (isinstance(update, Update) and update.state in _SWITCHED):
                 self._to_last_good(model)
+
+    def tidy(self) -> None:
+        """Remove blobs that nothing needs: a power cut brings files back whose removal had not reached the disk.
+
+        Not while an update is under way, or one has ended that the next may go on from.
+        """
+        found = self._journal.updates().values()
+        if all(isinstance(u, Update) and u.state not in ACTIVE and u.reason not in RESUMABLE for u in found):
+            with contextlib.suppress(DiskFailed):  # as before; the next update that ends well tries again
+                self._steps.collect()
 
     def remark(self, reason: Reason) -> None:
         """Report that something was turned away (a directive, metadata), by the side of the first model's present state."""

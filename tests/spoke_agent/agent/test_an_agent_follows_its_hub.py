@@ -62,6 +62,16 @@ def test_a_directive_that_came_while_the_spoke_was_away_is_followed_at_the_next_
     field.settled()
 
 
+def test_an_agent_tidies_up_when_it_starts(field):
+    index = field.package(1)
+    parts = field.start()
+    field.hub.want(ME, index, 1)
+    field.settled()
+    stray = parts.store.put(b"a removal that a power cut undid")
+    field.stop()
+    assert not field.start().store.has(stray)
+
+
 def test_the_broker_may_restart_in_the_middle(field):
     index = field.package(1)
     field.start()

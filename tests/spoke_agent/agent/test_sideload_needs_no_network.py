@@ -129,6 +129,14 @@ def test_a_spoiled_stick_is_refused_and_changes_nothing(clinic):
     assert clinic.champion() == 1
 
 
+def test_the_same_stick_twice_leaves_nothing_behind(clinic):
+    stick = clinic.stick(1)
+    clinic.spoke("sideload", "apply", stick)
+    once = sorted(p.name for p in (clinic.home.root / "blobs" / "sha256").iterdir())
+    clinic.spoke("sideload", "apply", stick)
+    assert sorted(p.name for p in (clinic.home.root / "blobs" / "sha256").iterdir()) == once
+
+
 def test_trust_moves_on_with_every_stick(clinic):
     clinic.spoke("sideload", "apply", clinic.stick(1))
     trust = TrustStore(clinic.home.trust, clinic.hub.clock, clinic.hub.repository.anchor, site="clinic")
