@@ -37,6 +37,7 @@ def _state(parts: Parts) -> dict[str, object]:
         "connected": parts.agent.connected,
         "last_refusal": parts.agent.last_refusal,
         "waiting": {model: why for model in models if (why := updater.waiting_for(model))},
+        "arriving": {model: {"bytes": held, "of": size} for model, (held, size) in dict(parts.steps.arriving).items()},
     }
 
 

@@ -87,6 +87,8 @@ class Steps:
         self._store, self._trust, self._transport, self._server = store, trust, transport, server
         self._labels, self._clock, self._capacity, self._timer = labels, clock, capacity, timer
         self._fetching: list[str] = []
+        self.arriving: dict[str, tuple[int, int]] = {}
+        """Of the file that is on its way for a model: bytes here, and bytes in all."""
         self._shortcuts: set[str] = set()
         self._entries: dict[State, Callable[[Update], dict[str, object]]] = {
             State.PROBATION: self._switch,
@@ -329,7 +331,16 @@ class Steps:
                 self._shortcuts.add(desired.index)
                 return received
         hashes = block_hashes(self._store, desired.index, blob.digest)
-        return self._transport.fetch(desired, blob, hashes, self._store, cancel=cancel)
+        try:
+            return self._transport.fetch(desired, blob, hashes, self._store, cancel=cancel, progress=self._teller(desired.model))
+        finally:
+            self.arriving.pop(desired.model, None)
+
+    def _teller(self, model: str) -> Callable[[int, int], None]:
+        def tell(held: int, size: int) -> None:
+            self.arriving[model] = (held, size)
+
+        return tell
 
     def _edit(self, model: str, change: Callable[[ModelSlots], ModelSlots]) -> None:
         with disk_errors(self._slots):

@@ -1,7 +1,8 @@
 """`spoke status` and `spoke doctor`: how this spoke is, and what to do about it."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,8 +24,8 @@ def status(ctx: Context, *, lines: int) -> None:
     from spoke_agent.state_of import ask_agent, read_status
 
     home = SpokeHome(ctx.home)
-    found = read_status(home, lines=lines)
-    emit(ctx, {**asdict(found), **ask_agent(home)}, lambda _: _show(found))
+    found, asked = read_status(home, lines=lines), ask_agent(home)
+    emit(ctx, {**asdict(found), **asked}, lambda _: _show(found, asked))
 
 
 @click.command()
@@ -40,13 +41,15 @@ def doctor(ctx: Context) -> None:
         raise click.exceptions.Exit(6)
 
 
-def _show(found: "SpokeStatus") -> None:
+def _show(found: "SpokeStatus", asked: Mapping[str, Any]) -> None:
     here = f"agent {'runs' if found.agent else 'is down'}, server {'runs' if found.server else 'is down'}"
     out.print(f"[bold]{found.spoke}[/] in zone {found.zone} ({found.regime}); {here}; directive {found.generation}")
     table(
         ["model", "serving", "last good", "wanted", "state", "reason", "adapter", "engine"],
         [(m.model, m.serving, m.last_good, m.wanted, m.state, _unless_none(m.reason), m.adapter, m.engine) for m in found.models],
     )
+    for model, file in asked.get("arriving", {}).items():
+        out.print(f"  {model}: {file['bytes']:,} of {file['of']:,} bytes of the file that is on its way are here")
     for entry in found.history:
         why = _unless_none(entry.reason)
         out.print(f"  {entry.time:%Y-%m-%d %H:%M:%S}  {entry.model}@{entry.version}  {entry.previous} -> {entry.state}  {why}")
