@@ -27,6 +27,7 @@ from sync.bus import Bus, Message
 from sync.clock import Clock
 from sync.messages import Directive
 from sync.trust.errors import MetadataIncomplete, MetadataRefused
+from sync.trust.released import Released
 from sync.trust.verifier import verify_directive
 from sync.types import Reason, SpokeId
 
@@ -91,6 +92,7 @@ class Agent:
         self._reconnected = threading.Event()
         self._desired: bytes | None = None
         self._refused: set[bytes] = set()
+        self._bad_families: set[str] = set()
         self._dirty = True
         self._doubt: tuple[float, MetadataRefused] | None = None
         self._upkeep_at = 0.0
@@ -231,7 +233,14 @@ class Agent:
             return
         self._doubt = None
         self._refused.clear()
+        self._tell_refused_families(released)
         self.updater.deny(released.denied)
+
+    def _tell_refused_families(self, released: Released) -> None:
+        """A family whose own signatures are wrong is left out of the set; the others go on."""
+        for role in released.refused.keys() - self._bad_families:
+            self._refuse(released.refused[role], role.encode())
+        self._bad_families = set(released.refused)
 
     def _follow(self, data: bytes) -> None:
         """Follow a directive if it is the hub's, for us, and not old. A refused one is looked at again next turn."""
