@@ -165,7 +165,7 @@ class Agent:
             if self._dirty:
                 self._update_trust()
             if self._doubt and self._clock.monotonic() >= self._doubt[0]:
-                self._refuse(self._doubt[1], b"metadata:" + (self._mirror.get("timestamp.json") or b""))
+                self.refuse(self._doubt[1], b"metadata:" + (self._mirror.get("timestamp.json") or b""))
                 self._doubt = None
             if self._desired is not None:
                 self._follow(self._desired)
@@ -239,7 +239,7 @@ class Agent:
     def _tell_refused_families(self, released: Released) -> None:
         """A family whose own signatures are wrong is left out of the set; the others go on."""
         for role in released.refused.keys() - self._bad_families:
-            self._refuse(released.refused[role], role.encode())
+            self.refuse(released.refused[role], role.encode())
         self._bad_families = set(released.refused)
 
     def _follow(self, data: bytes) -> None:
@@ -258,7 +258,7 @@ class Agent:
         except MetadataIncomplete:
             return
         except RefusedError as e:
-            self._refuse(e, data)
+            self.refuse(e, data)
             return
         self._desired = None
         self.follow(directive)
@@ -269,8 +269,8 @@ class Agent:
             self._belief.store.witness(directive.issued)
             self.updater.follow(directive)
 
-    def _refuse(self, error: RefusedError, data: bytes) -> None:
-        """Tell of a refusal once; last-good is served on."""
+    def refuse(self, error: RefusedError, data: bytes) -> None:
+        """Tell of a refusal once (`data`: of what); last-good is served on."""
         if data in self._refused:
             return
         self._refused.add(data)

@@ -42,7 +42,7 @@ def _state(parts: Parts) -> dict[str, object]:
 
 
 def _sideload(parts: Parts, path: Path, tell: Tell) -> dict[str, object]:
-    applied = take_in(parts, path, progress=lambda done, total: tell({"bytes": done, "of": total}))
+    applied = take_in(parts, path, progress=lambda done, total: tell({"bytes": done, "of": total}), on_loop=parts.agent.ask)
     found: TakenIn = taken_in(applied)
 
     def begin() -> int:

@@ -21,10 +21,16 @@ from sync.bundle import Applied, Progress, apply_bundle
 from sync.clock import Clock
 from sync.messages import Serving
 from sync.receipts import Receipt, Receipts, write_receipts
+from sync.trust.errors import TrustRefused
 
 __all__ = ["SideloadUnfinished", "TakenIn", "follow_through", "make_receipts", "take_in"]
 
 PATIENCE_S = 3600.0
+OnLoop = Callable[[Callable[[], None]], object]
+
+
+def _at_once(call: Callable[[], None]) -> None:
+    call()
 
 
 class SideloadUnfinished(DeviceError):
@@ -45,21 +51,29 @@ class TakenIn:
     merged: bool
 
 
-def take_in(parts: Parts, path: Path, *, progress: Progress | None = None) -> Applied:
-    """Check a bundle and put its files into the store. Nothing is followed yet."""
-    accepted = parts.agent.updater.directive
-    with parts.steps.fetching(f"bundle:{path.name}"), parts.belief.lock:
-        return apply_bundle(
-            path,
-            me=parts.identity.spoke,
-            zone=parts.identity.zone,
-            store=parts.store,
-            trust=parts.belief.store,
-            last_generation=accepted.generation if accepted else 0,
-            last_digest=accepted.digest if accepted else None,
-            private=_private(parts.identity),
-            progress=progress,
-        )
+def take_in(parts: Parts, path: Path, *, progress: Progress | None = None, on_loop: OnLoop = _at_once) -> Applied:
+    """Check a bundle and put its files into the store. Nothing is followed yet. What is refused is reported, too.
+
+    `on_loop`: how to call something on the agent's own thread, where one runs.
+    """
+    accepted, what = parts.agent.updater.directive, f"bundle:{path.name}"
+    try:
+        with parts.steps.fetching(what), parts.belief.lock:
+            return apply_bundle(
+                path,
+                me=parts.identity.spoke,
+                zone=parts.identity.zone,
+                store=parts.store,
+                trust=parts.belief.store,
+                last_generation=accepted.generation if accepted else 0,
+                last_digest=accepted.digest if accepted else None,
+                private=_private(parts.identity),
+                progress=progress,
+            )
+    except TrustRefused as e:
+        refusal = e
+        on_loop(lambda: parts.agent.refuse(refusal, what.encode()))
+        raise
 
 
 def follow_through(parts: Parts, applied: Applied, clock: Clock, tell: Callable[[Entry], None], tick_s: float) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from model_formats.package import open_package
 from spoke_agent.home import SpokeHome
+from spoke_agent.journal import Journal
 from spoke_agent.slots import read_slots
 from sync.bundle import contents_of, read_receipts, write_bundle
 from sync.memory import MemoryBroker
@@ -34,13 +35,15 @@ class Clinic:
         self.home = SpokeHome(folder / "s")
         self.hub.enrol(self.home.root, "clinic")
         (self.home.root / "spoke.toml").write_text("tick_s = 0.02\n")
+        self.index = {}
 
-    def stick(self, version, *, spoil=None, generation=None):
+    def stick(self, version, *, spoil=None, generation=None, encrypt=False):
         site = Site(self.hub.folder / f"site-{version}")
         index = site.publish(version).index
         for blob in (site.home / "blobs" / "sha256").iterdir():
             self.hub.layout.put(blob.read_bytes())
         self.hub.release(index, version)
+        self.index[version] = index
         target = self.hub.layout
         signature = self._signature(index)
         model = DesiredModel(model="digits", version=version, index=index, probation=ProbationTerms(soak_s=0))
@@ -56,6 +59,7 @@ class Clinic:
             director=self.hub.repository.director,
             created=now,
             expires=now + timedelta(days=30),
+            recipient=key_of_pem(self.hub.identities[ME].public_key) if encrypt else None,
         )
         if spoil is not None:
             data = bytearray(out.read_bytes())
@@ -68,8 +72,9 @@ class Clinic:
         found = next(t for t in family.values() if f"sha256:{t['hashes']['sha256']}" == index)
         return found["custom"]["signature"]["digest"]
 
-    def spoke(self, *args, fails=None):
-        line = ["unshare", "-n", sys.executable, "-m", "spoke_agent", "--json", "--home", str(self.home.root), *map(str, args)]
+    def spoke(self, *args, fails=None, home=None):
+        root = str((home or self.home).root)
+        line = ["unshare", "-n", sys.executable, "-m", "spoke_agent", "--json", "--home", root, *map(str, args)]
         done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
         if fails is not None:
             assert done.returncode == fails, done.stdout + done.stderr
@@ -135,6 +140,27 @@ def test_the_same_stick_twice_leaves_nothing_behind(clinic):
     once = sorted(p.name for p in (clinic.home.root / "blobs" / "sha256").iterdir())
     clinic.spoke("sideload", "apply", stick)
     assert sorted(p.name for p in (clinic.home.root / "blobs" / "sha256").iterdir()) == once
+
+
+def test_an_older_stick_with_what_was_denied_since_is_refused_and_that_is_reported(clinic):
+    clinic.spoke("sideload", "apply", clinic.stick(1))
+    older = clinic.stick(2, generation=9)
+    clinic.hub.repository.deny(clinic.index[2])
+    clinic.spoke("sideload", "apply", clinic.stick(3, generation=8))
+    assert clinic.spoke("sideload", "apply", older, fails=4)["error"] == "bundle_refused"
+    assert clinic.champion() == 3
+    journal = Journal(clinic.home.journal)
+    assert [str(draft.reason) for draft in journal.drafts()] == ["denied"]
+    journal.close()
+
+
+def test_an_encrypted_stick_opens_at_its_site_alone(clinic, tmp_path):
+    sealed = clinic.stick(1, encrypt=True)
+    assert open_package(clinic.hub.layout, clinic.index[1]).path("README.md").read_bytes() not in sealed.read_bytes()
+    stranger = SpokeHome(tmp_path / "stranger")
+    clinic.hub.enrol(stranger.root, "dubai")
+    assert clinic.spoke("sideload", "apply", sealed, home=stranger, fails=4)["error"] == "seal_broken"
+    assert clinic.spoke("sideload", "apply", sealed)["chain"][-1] == "committed"
 
 
 def test_trust_moves_on_with_every_stick(clinic):
