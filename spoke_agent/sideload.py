@@ -20,7 +20,7 @@ from spoke_agent.serve.errors import ServerUnreachable
 from sync.bundle import Applied, Progress, apply_bundle
 from sync.clock import Clock
 from sync.messages import Serving
-from sync.receipts import Receipt, Receipts, write_receipts
+from sync.receipts import MAX_LINKS, Receipt, Receipts, write_receipts
 from sync.trust.errors import TrustRefused
 
 __all__ = ["SideloadUnfinished", "TakenIn", "follow_through", "make_receipts", "take_in"]
@@ -129,6 +129,7 @@ def make_receipts(out: Path, identity: Identity, journal: Journal, server: Serve
         generation=journal.generation,
         serving=_serving(server),
         messages=(*reports, *allowed),
+        egress_chain=outbox.log.links(MAX_LINKS),
     )
     write_receipts(out, receipts, identity.signer())
     outbox.mark_carried()

@@ -11,6 +11,7 @@ import pytest
 from model_formats.package import open_package
 from spoke_agent.home import SpokeHome
 from spoke_agent.journal import Journal
+from spoke_agent.outbox.log import EgressLog
 from spoke_agent.slots import read_slots
 from sync.bundle import contents_of, read_receipts, write_bundle
 from sync.memory import MemoryBroker
@@ -109,6 +110,9 @@ def test_a_stick_brings_a_version_and_receipts_go_back(clinic):
         verify_report(m.text.encode(), key, ME, 0, clinic.hub.clock.now()) for m in receipts.messages if m.kind == "report"
     ]
     assert [str(r.state) for r in reports][-1] == "committed"
+    log = EgressLog(clinic.home.egress)
+    assert receipts.egress_chain == log.links(1000)
+    log.close()
     served = reports[-1].serving[0]
     files = {d.digest for d in open_package(clinic.hub.layout, served.index).files.values()}
     assert served.file in files
