@@ -27,16 +27,24 @@ DELTA = ("staging", "verified")
 _running: Cases
 
 
-def sweep(folder: Path, flow: Flow, *, sample: int | None = None, workers: int = 1) -> dict[str, Any]:
+def sweep(folder: Path, flow: Flow, *, sample: int | None = None, seed: int = 0, workers: int = 1) -> dict[str, Any]:
     """Run the cases of one flow; returns the figures. Failures are listed, not raised."""
     global _running
     began = time.monotonic()
     _running = cases = Cases(folder / flow, flow)
     points = cases.count()
     todo = list(cases_of(flow, points))
-    chosen = todo if sample is None else _sample(todo, points, sample)
+    chosen = todo if sample is None else _sample(todo, points, sample, seed)
+    ended: Counter[str] = Counter()
+    failures = []
     with multiprocessing.get_context("fork").Pool(workers) as pool:
-        found = list(pool.imap_unordered(_try, chosen, chunksize=4))
+        for number, (case, end, why) in enumerate(pool.imap_unordered(_try, chosen, chunksize=4), start=1):
+            ended[end] += 1
+            if why:
+                failures.append(f"{case}: {points[case.at]}: {why}")
+                print(f"FAILED {failures[-1]}", file=sys.stderr, flush=True)
+            if number % 500 == 0:
+                print(f"  {flow}: {number} of {len(chosen)} after {time.monotonic() - began:.0f} s", flush=True)
     return {
         "points": len(points),
         "kernel_writes": int(cases.written),
@@ -45,8 +53,8 @@ def sweep(folder: Path, flow: Flow, *, sample: int | None = None, workers: int =
         "of": len(todo),
         "by_fault": dict(Counter(f"{c.fault} twice" if c.again is not None else c.fault for c in chosen)),
         "by_state": dict(Counter(points[c.at].split()[0] for c in chosen)),
-        "ended": dict(Counter(ended for _, ended, _ in found)),
-        "failures": [f"{case}: {points[case.at]}: {why}" for case, _, why in found if why],
+        "ended": dict(ended),
+        "failures": failures,
         "seconds": round(time.monotonic() - began, 1),
     }
 
@@ -61,10 +69,10 @@ def cases_of(flow: Flow, points: list[str]) -> Iterator[Case]:
             yield from (Case(flow, at, "kill", again) for again in Random(at).sample(AGAIN, 3))
 
 
-def _sample(todo: list[Case], points: list[str], size: int) -> list[Case]:
+def _sample(todo: list[Case], points: list[str], size: int, seed: int) -> list[Case]:
     """The same share of every state, as far as there are so many."""
     by_state: dict[str, list[Case]] = {}
-    for case in Random(0).sample(todo, len(todo)):
+    for case in Random(seed).sample(todo, len(todo)):
         by_state.setdefault(points[case.at].split()[0], []).append(case)
     rounds = (case for turn in zip(*map(_endless, by_state.values()), strict=False) for case in turn if case is not None)
     return [case for case, _ in zip(rounds, range(min(size, len(todo))), strict=False)]
@@ -87,6 +95,7 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sample", type=int, metavar="N", help="so many cases of each flow")
+    parser.add_argument("--seed", type=int, default=0, help="another sample of that size")
     parser.add_argument("--flow", choices=FLOWS, action="append", help="only this one")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that work side by side")
     parser.add_argument("--out", type=Path, default=Path("build/sweep.json"), help="where the figures are written")
@@ -94,7 +103,7 @@ def main() -> int:
     memory, found = Path("/dev/shm"), {}
     with tempfile.TemporaryDirectory(prefix="sweep-", dir=memory if memory.is_dir() else None) as folder:
         for flow in asked.flow or FLOWS:
-            found[flow] = sweep(Path(folder), flow, sample=asked.sample, workers=asked.workers)
+            found[flow] = sweep(Path(folder), flow, sample=asked.sample, seed=asked.seed, workers=asked.workers)
             _tell(flow, found[flow])
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(found, indent=2))
@@ -108,8 +117,6 @@ def _tell(flow: str, found: dict[str, Any]) -> None:
     print(f"{flow}: {found['points']} points, {found['cases']} cases in {found['seconds']} s", flush=True)
     for name in ("by_fault", "by_state", "ended"):
         print("  " + ", ".join(f"{count} {what}" for what, count in sorted(found[name].items())), flush=True)
-    for line in found["failures"]:
-        print(f"FAILED {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
