@@ -21,17 +21,17 @@ from spoke_agent.slots import ModelSlots, read_slots
 from spoke_agent.update import Update
 from sync.store import BlobStore
 from sync.types import Reason, State
-from tests.crash.ground import HEAD, ME, Ground, another_boot
+from tests.crash.ground import HEAD, ME, DoesNotEnd, Ground, another_boot
 from tests.crash.points import Points
 
 Flow = Literal["blocks", "delta", "sideload"]
 FLOWS: tuple[Flow, ...] = ("blocks", "delta", "sideload")
 """How version 2 comes: as blocks over the bus, one of its files as a delta, or on a stick."""
 
-WENT_ON, FELL, KILLED = 0, 3, -signal.SIGKILL
+WENT_ON, FELL, HUNG, KILLED = 0, 3, 4, -signal.SIGKILL
 LONGEST_S = 120
 """Seconds after which a process is taken to hang, and is ended."""
-ENDS = {WENT_ON: "went on", FELL: "fell", KILLED: "killed", -signal.SIGALRM: "hung"}
+ENDS = {WENT_ON: "went on", FELL: "fell", KILLED: "killed", HUNG: "hung", -signal.SIGALRM: "hung"}
 """What became of a process: a fault did not stop it, an error ended it (its supervisor starts it again), or it was killed."""
 DONE = (2, State.COMMITTED, Reason.NONE)
 FULL = (1, State.FAILED, Reason.DISK_FULL)
@@ -83,6 +83,7 @@ class Cases:
         try:
             first, second = Points(home.root, case.at, case.fault), Points(home.root, case.again)
             ended = ENDS[_process(lambda: _with_points(first, lambda p: self._update(home, p)))]
+            assert ended != "hung", "the first process hangs"
             power = case.fault in ("lost", "mixed")
             twice = (
                 case.again is not None and _process(lambda: _with_points(second, lambda p: self._start(home, power))) == KILLED
@@ -158,6 +159,7 @@ class Cases:
 
     def _must(self, what: str, act: Callable[[], None]) -> None:
         said = self.folder / f"{os.getpid()}.error"
+        said.unlink(missing_ok=True)
         if _process(act, said) != WENT_ON:
             raise AssertionError(f"{what}: {said.read_text().strip() if said.exists() else 'killed'}")
 
@@ -173,6 +175,7 @@ def _process(act: Callable[[], None], said: Path | None = None) -> int:
             act()
             status = WENT_ON
         except BaseException as e:
+            status = HUNG if isinstance(e, DoesNotEnd) else FELL
             if os.environ.get("SWEEP_VERBOSE"):
                 traceback.print_exc(file=sys.stderr)
             if said is not None:

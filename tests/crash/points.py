@@ -208,7 +208,7 @@ class Points:
         return path.startswith(self._home + os.sep) or path == self._home
 
     def _kind(self, path: str) -> str:
-        return re.sub(r"[0-9a-f]{8,}", "*", path.removeprefix(self._home + os.sep))
+        return re.sub(r"[0-9a-f]{8,}", "*", path.removeprefix(self._home).lstrip(os.sep)) or "."
 
 
 class _File:
