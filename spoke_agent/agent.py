@@ -243,7 +243,8 @@ class Agent:
         self._bad_families = set(released.refused)
 
     def _follow(self, data: bytes) -> None:
-        """Follow a directive if it is the hub's, for us, and not old. A refused one is looked at again next turn."""
+        """Follow a directive if it is the hub's, for us, and not old. One that is refused, or that the disk would not take, is
+        looked at again next turn."""
         accepted = self._journal.directive()
         try:
             directive = verify_directive(
@@ -260,8 +261,8 @@ class Agent:
         except RefusedError as e:
             self.refuse(e, data)
             return
-        self._desired = None
         self.follow(directive)
+        self._desired = None
 
     def follow(self, directive: Directive) -> None:
         """Follow a directive that was verified."""

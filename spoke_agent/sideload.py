@@ -79,8 +79,9 @@ def take_in(parts: Parts, path: Path, *, progress: Progress | None = None, on_lo
 def follow_through(parts: Parts, applied: Applied, clock: Clock, tell: Callable[[Entry], None], tick_s: float) -> None:
     """Follow the bundle's directive to its end, in this thread. Raises SideloadUnfinished."""
     seen = _newest(parts.journal)
-    parts.agent.updater.recover(clean=parts.journal.mark_running())
-    parts.agent.follow(applied.directive)
+    with parts.steps.fetching("bundle"):  # what was taken in belongs to no update before this one is followed
+        parts.agent.updater.recover(clean=parts.journal.mark_running())
+        parts.agent.follow(applied.directive)
     deadline = clock.monotonic() + PATIENCE_S
     while not parts.agent.updater.idle():
         if clock.monotonic() > deadline:

@@ -87,6 +87,8 @@ class Steps:
         self._store, self._trust, self._transport, self._server = store, trust, transport, server
         self._labels, self._clock, self._capacity, self._timer = labels, clock, capacity, timer
         self._fetching: list[str] = []
+        self.others_arrive: Callable[[str | None], bool] = lambda _model: False
+        """Whether blobs of another model than this are on their way: the updater says so, who has the journal."""
         self.arriving: dict[str, tuple[int, int]] = {}
         """Of the file that is on its way for a model: bytes here, and bytes in all."""
         self._shortcuts: set[str] = set()
@@ -239,7 +241,7 @@ class Steps:
             return m.model_copy(update={"probation": False, "candidate": None})
 
         self._edit(update.model, committed)
-        self.collect()
+        self.collect(update.model)
         self._server.reconcile()
         return {}
 
@@ -250,13 +252,13 @@ class Steps:
         self._edit(update.model, back)
         self._server.reconcile()
         took = update.fault_at.elapsed(self._timer()) if update.fault_at else 0.0
-        self.collect()
+        self.collect(update.model)
         return {} if update.evidence.rollback_ms is not None else {"rollback_ms": round(took * 1000)}
 
     def _drop(self, update: Update) -> dict[str, object]:
         self._edit(update.model, lambda m: m.model_copy(update={"candidate": None}))
         if update.reason not in RESUMABLE:
-            self.collect()
+            self.collect(update.model)
         self._server.reconcile()
         return {}
 
@@ -265,7 +267,7 @@ class Steps:
             self._server.reconcile()
             return {}
         self._edit(update.model, lambda _m: ModelSlots())
-        self.collect()
+        self.collect(update.model)
         self._server.reconcile()
         return {}
 
@@ -291,9 +293,10 @@ class Steps:
         finally:
             self._fetching.remove(what)
 
-    def collect(self) -> int:
-        """Remove every blob that no slot needs; returns the bytes freed. Does nothing while another update fetches."""
-        if self._fetching:
+    def collect(self, model: str | None = None) -> int:
+        """Remove every blob that no slot needs; returns the bytes freed. Does nothing while another model's update is on its way:
+        no slot names what has arrived of it."""
+        if self._fetching or self.others_arrive(model):
             return 0
         slots, keep = read_slots(self._slots), set[str]()
         for index in slots.pinned():

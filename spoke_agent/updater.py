@@ -33,6 +33,8 @@ Sealer = Callable[[Report], bytes]
 
 _SWITCHED = frozenset({State.PROBATION, State.COMMITTED, State.ROLLED_BACK})
 """States in which `slots.json` may still say probation, since their first act is to change it."""
+_ARRIVING = frozenset({State.ADMITTED, State.STAGING, State.VERIFIED, State.SHADOW})
+"""States of a version that no slot may name yet."""
 ENTER_PATIENCE_S = 60.0
 """How long a report waits for a server that is away before it is sent without `serving`."""
 
@@ -78,6 +80,7 @@ class Updater:
         self._now = now or (lambda: timer().wall)
         self._directive = journal.directive()
         self._courses: dict[str, _Course] = {}
+        steps.others_arrive = self._others_arrive
 
     # ---- from outside
 
@@ -358,6 +361,10 @@ class Updater:
 
     def _places(self, model: str) -> ModelSlots:
         return read_slots(self._slots).models.get(model, ModelSlots())
+
+    def _others_arrive(self, model: str | None) -> bool:
+        found = self._journal.updates().values()
+        return any(isinstance(u, Update) and u.model != model and u.state in _ARRIVING for u in found)
 
     def _course(self, model: str) -> _Course:
         return self._courses.setdefault(model, _Course())

@@ -24,6 +24,7 @@ def swept(flow: str, out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("flow", SAMPLE)
 def test_whatever_goes_wrong_a_verified_version_serves_and_the_update_ends(flow: str, tmp_path: Path) -> None:
     found = swept(flow, tmp_path / "sweep.json")

@@ -9,19 +9,24 @@ from datetime import timedelta
 import pytest
 
 from model_formats.package import open_package
+from spoke_agent.assemble import assemble
 from spoke_agent.home import SpokeHome
 from spoke_agent.journal import Journal
 from spoke_agent.outbox.log import EgressLog
+from spoke_agent.settings import SpokeSettings
+from spoke_agent.sideload import follow_through, take_in
 from spoke_agent.slots import read_slots
 from sync.bundle import contents_of, read_receipts, write_bundle
+from sync.clock import ManualClock, SystemClock
 from sync.memory import MemoryBroker
 from sync.messages import DesiredModel, ProbationTerms
 from sync.trust.client import TrustStore
 from sync.trust.keys import key_of_pem
 from sync.trust.verifier import verify_report
-from sync.types import SpokeId
+from sync.types import SpokeId, State
 from tests.spoke_agent.agent.smallhub import SmallHub
 from tests.spoke_agent.serve.sites import Site
+from tests.spoke_agent.twins import TwinServer
 
 ME = SpokeId("clinic")
 
@@ -165,6 +170,30 @@ def test_an_encrypted_stick_opens_at_its_site_alone(clinic, tmp_path):
     clinic.hub.enrol(stranger.root, "dubai")
     assert clinic.spoke("sideload", "apply", sealed, home=stranger, fails=4)["error"] == "seal_broken"
     assert clinic.spoke("sideload", "apply", sealed)["chain"][-1] == "committed"
+
+
+class PowerCut(BaseException):
+    """The plug is pulled."""
+
+
+def test_a_cut_at_the_end_of_one_stick_takes_nothing_from_the_next(clinic):
+    """The next start ends what was cut, and tidies up: by then the files of the next stick are here, and no slot names them."""
+    settings, server = SpokeSettings(tick_s=0.02), TwinServer(clinic.home.slots, ManualClock())
+
+    def apply(stick, cut=()):
+        with assemble(clinic.home, settings, offline=True, inline=True, server=server) as parts:
+            enter = parts.steps.enter
+            parts.steps.enter = lambda update: _cut() if update.state in cut else enter(update)
+            follow_through(parts, take_in(parts, stick), SystemClock(), lambda entry: None, 0.02)
+
+    with pytest.raises(PowerCut):
+        apply(clinic.stick(1), cut=[State.COMMITTED])
+    apply(clinic.stick(2))
+    assert clinic.champion() == 2
+
+
+def _cut():
+    raise PowerCut
 
 
 def test_trust_moves_on_with_every_stick(clinic):
