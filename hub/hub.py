@@ -18,6 +18,7 @@ from hub.store.tokens import make_token
 from model_formats.errors import OperatorError
 from provisioning.ca import DeviceCA
 from provisioning.enrol import HubAddress
+from sync.blocks.sender import SenderStats
 from sync.bus import Bus
 from sync.clock import Clock, SystemClock
 from sync.files import atomic_write
@@ -48,6 +49,8 @@ class Hub:
     """Where spokes reach it; known once the server listens."""
     bus: Bus | None = None
     """The hub's own connection to the broker, while the server runs."""
+    sent: SenderStats = field(default_factory=SenderStats)
+    """What this process has sent as blocks."""
     wake: threading.Event = field(default_factory=threading.Event)
 
     @classmethod

@@ -74,6 +74,7 @@ def serve_bus(hub: Hub, bus: Bus, stack: contextlib.ExitStack) -> Ingest:
     pace = float(settings.block_bytes_per_s) or None
     sender = BlobSender(bus, shelf, may=shelf.may, bytes_per_second=pace, gather_s=settings.block_gather_s, clock=hub.clock)
     ingest = Ingest(hub, bus, judge(lambda index: known_package(hub, index)))
+    hub.sent = sender.stats
     for part in (ingest, sender):
         part.start()
         stack.callback(part.stop)

@@ -27,6 +27,7 @@ from sync.bus import Bus, Message
 from sync.clock import Clock
 from sync.messages import Directive
 from sync.trust.errors import MetadataIncomplete, MetadataRefused
+from sync.trust.released import Released
 from sync.trust.verifier import verify_directive
 from sync.types import Reason, SpokeId
 
@@ -91,6 +92,7 @@ class Agent:
         self._reconnected = threading.Event()
         self._desired: bytes | None = None
         self._refused: set[bytes] = set()
+        self._bad_families: set[str] = set()
         self._dirty = True
         self._doubt: tuple[float, MetadataRefused] | None = None
         self._upkeep_at = 0.0
@@ -141,6 +143,7 @@ class Agent:
         clean = self._journal.mark_running()
         self._update_trust()
         self.updater.recover(clean=clean)
+        self.updater.tidy()
         if self._bus is not None and self._post is not None:
             self._bus.on_connect(self._on_connect)
             self._bus.connect(will=self._post.will(), timeout=None)
@@ -167,7 +170,7 @@ class Agent:
             if self._dirty:
                 self._update_trust()
             if self._doubt and self._clock.monotonic() >= self._doubt[0]:
-                self._refuse(self._doubt[1], b"metadata:" + (self._mirror.get("timestamp.json") or b""))
+                self.refuse(self._doubt[1], b"metadata:" + (self._mirror.get("timestamp.json") or b""))
                 self._doubt = None
             if self._desired is not None:
                 self._follow(self._desired)
@@ -235,10 +238,18 @@ class Agent:
             return
         self._doubt = None
         self._refused.clear()
+        self._tell_refused_families(released)
         self.updater.deny(released.denied)
 
+    def _tell_refused_families(self, released: Released) -> None:
+        """A family whose own signatures are wrong is left out of the set; the others go on."""
+        for role in released.refused.keys() - self._bad_families:
+            self.refuse(released.refused[role], role.encode())
+        self._bad_families = set(released.refused)
+
     def _follow(self, data: bytes) -> None:
-        """Follow a directive if it is the hub's, for us, and not old. A refused one is looked at again next turn."""
+        """Follow a directive if it is the hub's, for us, and not old. One that is refused, or that the disk would not take, is
+        looked at again next turn."""
         accepted = self._journal.directive()
         try:
             directive = verify_directive(
@@ -253,10 +264,10 @@ class Agent:
         except MetadataIncomplete:
             return
         except RefusedError as e:
-            self._refuse(e, data)
+            self.refuse(e, data)
             return
-        self._desired = None
         self.follow(directive)
+        self._desired = None
 
     def follow(self, directive: Directive) -> None:
         """Follow a directive that was verified."""
@@ -264,8 +275,8 @@ class Agent:
             self._belief.store.witness(directive.issued)
             self.updater.follow(directive)
 
-    def _refuse(self, error: RefusedError, data: bytes) -> None:
-        """Tell of a refusal once; last-good is served on."""
+    def refuse(self, error: RefusedError, data: bytes) -> None:
+        """Tell of a refusal once (`data`: of what); last-good is served on."""
         if data in self._refused:
             return
         self._refused.add(data)

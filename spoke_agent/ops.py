@@ -10,7 +10,8 @@ from typing import Any
 from spoke_agent.assemble import Parts
 from spoke_agent.door import Op, Tell
 from spoke_agent.journal import as_line
-from spoke_agent.sideload import SideloadUnfinished, TakenIn, take_in, taken_in, tell_new
+from spoke_agent.sideload import SideloadUnfinished, take_in, taken_in, tell_new
+from sync.bundle import Applied
 
 __all__ = ["ops_of"]
 
@@ -38,14 +39,12 @@ def _state(parts: Parts) -> dict[str, object]:
         "offline": parts.agent.offline,
         "last_refusal": parts.agent.last_refusal,
         "waiting": {model: why for model in models if (why := updater.waiting_for(model))},
+        "arriving": {model: {"bytes": held, "of": size} for model, (held, size) in dict(parts.steps.arriving).items()},
     }
 
 
 def _sideload(parts: Parts, path: Path, tell: Tell) -> dict[str, object]:
-    applied = take_in(parts, path, progress=lambda done, total: tell({"bytes": done, "of": total}))
-    found: TakenIn = taken_in(applied)
-
-    def begin() -> int:
+    def begin(applied: Applied) -> int:
         seen = max((entry.id for entry in parts.journal.history(1)), default=0)
         parts.agent.follow(applied.directive)
         return seen
@@ -53,11 +52,16 @@ def _sideload(parts: Parts, path: Path, tell: Tell) -> dict[str, object]:
     def look(seen: int) -> tuple[int, bool]:
         return tell_new(parts.journal, seen, lambda entry: tell(as_line(entry))), parts.agent.updater.idle()
 
-    seen, idle = parts.agent.ask(begin), False
+    def progress(done: int, total: int) -> None:
+        tell({"bytes": done, "of": total})
+
+    with parts.steps.fetching("bundle"):  # what was taken in belongs to no update before it is followed
+        applied = take_in(parts, path, progress=progress, on_loop=parts.agent.ask)
+        seen, idle = parts.agent.ask(lambda: begin(applied)), False
     deadline = time.monotonic() + LIMIT_S
     while not idle:
         if time.monotonic() > deadline:
             raise SideloadUnfinished("the update is still under way")
         time.sleep(LOOK_S)
         seen, idle = parts.agent.ask(partial(look, seen))
-    return asdict(found)
+    return asdict(taken_in(applied))

@@ -20,11 +20,17 @@ from spoke_agent.serve.errors import ServerUnreachable
 from sync.bundle import Applied, Progress, apply_bundle
 from sync.clock import Clock
 from sync.messages import Serving
-from sync.receipts import Receipt, Receipts, write_receipts
+from sync.receipts import MAX_LINKS, Receipt, Receipts, write_receipts
+from sync.trust.errors import TrustRefused
 
 __all__ = ["SideloadUnfinished", "TakenIn", "follow_through", "make_receipts", "take_in"]
 
 PATIENCE_S = 3600.0
+OnLoop = Callable[[Callable[[], None]], object]
+
+
+def _at_once(call: Callable[[], None]) -> None:
+    call()
 
 
 class SideloadUnfinished(DeviceError):
@@ -45,28 +51,37 @@ class TakenIn:
     merged: bool
 
 
-def take_in(parts: Parts, path: Path, *, progress: Progress | None = None) -> Applied:
-    """Check a bundle and put its files into the store. Nothing is followed yet."""
-    accepted = parts.agent.updater.directive
-    with parts.steps.fetching(f"bundle:{path.name}"), parts.belief.lock:
-        return apply_bundle(
-            path,
-            me=parts.identity.spoke,
-            zone=parts.identity.zone,
-            store=parts.store,
-            trust=parts.belief.store,
-            last_generation=accepted.generation if accepted else 0,
-            last_digest=accepted.digest if accepted else None,
-            private=_private(parts.identity),
-            progress=progress,
-        )
+def take_in(parts: Parts, path: Path, *, progress: Progress | None = None, on_loop: OnLoop = _at_once) -> Applied:
+    """Check a bundle and put its files into the store. Nothing is followed yet. What is refused is reported, too.
+
+    `on_loop`: how to call something on the agent's own thread, where one runs.
+    """
+    accepted, what = parts.agent.updater.directive, f"bundle:{path.name}"
+    try:
+        with parts.steps.fetching(what), parts.belief.lock:
+            return apply_bundle(
+                path,
+                me=parts.identity.spoke,
+                zone=parts.identity.zone,
+                store=parts.store,
+                trust=parts.belief.store,
+                last_generation=accepted.generation if accepted else 0,
+                last_digest=accepted.digest if accepted else None,
+                private=_private(parts.identity),
+                progress=progress,
+            )
+    except TrustRefused as e:
+        refusal = e
+        on_loop(lambda: parts.agent.refuse(refusal, what.encode()))
+        raise
 
 
 def follow_through(parts: Parts, applied: Applied, clock: Clock, tell: Callable[[Entry], None], tick_s: float) -> None:
     """Follow the bundle's directive to its end, in this thread. Raises SideloadUnfinished."""
     seen = _newest(parts.journal)
-    parts.agent.updater.recover(clean=parts.journal.mark_running())
-    parts.agent.follow(applied.directive)
+    with parts.steps.fetching("bundle"):  # what was taken in belongs to no update before this one is followed
+        parts.agent.updater.recover(clean=parts.journal.mark_running())
+        parts.agent.follow(applied.directive)
     deadline = clock.monotonic() + PATIENCE_S
     while not parts.agent.updater.idle():
         if clock.monotonic() > deadline:
@@ -76,6 +91,7 @@ def follow_through(parts: Parts, applied: Applied, clock: Clock, tell: Callable[
         parts.agent.updater.tick()
         seen = tell_new(parts.journal, seen, tell)
     tell_new(parts.journal, seen, tell)
+    parts.agent.updater.tidy()
     parts.journal.mark_stopped()
 
 
@@ -114,6 +130,7 @@ def make_receipts(out: Path, identity: Identity, journal: Journal, server: Serve
         generation=journal.generation,
         serving=_serving(server),
         messages=(*reports, *allowed),
+        egress_chain=outbox.log.links(MAX_LINKS),
     )
     write_receipts(out, receipts, identity.signer())
     outbox.mark_carried()

@@ -33,7 +33,7 @@ from sync.messages import DesiredModel
 from sync.store import DiskFailed, DiskFull, Store, disk_errors
 from sync.types import Reason, Regime, State
 
-__all__ = ["Outcome", "Steps", "Try"]
+__all__ = ["RESUMABLE", "Outcome", "Steps", "Try"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Try:
 
 
 _Seen = Outcome | Try | None
-_RESUMABLE = frozenset({Reason.TRANSFER_FAILED, Reason.TIMEOUT, Reason.BUDGET_EXHAUSTED})
+RESUMABLE = frozenset({Reason.TRANSFER_FAILED, Reason.TIMEOUT, Reason.BUDGET_EXHAUSTED})
 """What has arrived stays for the next try; the next update that ends well tidies up."""
 _START_SLACK_S = 2.0
 """The two processes' clocks are read a moment apart."""
@@ -87,6 +87,10 @@ class Steps:
         self._store, self._trust, self._transport, self._server = store, trust, transport, server
         self._labels, self._clock, self._capacity, self._timer = labels, clock, capacity, timer
         self._fetching: list[str] = []
+        self.others_arrive: Callable[[str | None], bool] = lambda _model: False
+        """Whether blobs of another model than this are on their way: the updater says so, who has the journal."""
+        self.arriving: dict[str, tuple[int, int]] = {}
+        """Of the file that is on its way for a model: bytes here, and bytes in all."""
         self._shortcuts: set[str] = set()
         self._entries: dict[State, Callable[[Update], dict[str, object]]] = {
             State.PROBATION: self._switch,
@@ -237,7 +241,7 @@ class Steps:
             return m.model_copy(update={"probation": False, "candidate": None})
 
         self._edit(update.model, committed)
-        self.collect()
+        self.collect(update.model)
         self._server.reconcile()
         return {}
 
@@ -248,13 +252,13 @@ class Steps:
         self._edit(update.model, back)
         self._server.reconcile()
         took = update.fault_at.elapsed(self._timer()) if update.fault_at else 0.0
-        self.collect()
+        self.collect(update.model)
         return {} if update.evidence.rollback_ms is not None else {"rollback_ms": round(took * 1000)}
 
     def _drop(self, update: Update) -> dict[str, object]:
         self._edit(update.model, lambda m: m.model_copy(update={"candidate": None}))
-        if update.reason not in _RESUMABLE:
-            self.collect()
+        if update.reason not in RESUMABLE:
+            self.collect(update.model)
         self._server.reconcile()
         return {}
 
@@ -263,7 +267,7 @@ class Steps:
             self._server.reconcile()
             return {}
         self._edit(update.model, lambda _m: ModelSlots())
-        self.collect()
+        self.collect(update.model)
         self._server.reconcile()
         return {}
 
@@ -289,16 +293,18 @@ class Steps:
         finally:
             self._fetching.remove(what)
 
-    def collect(self) -> int:
-        """Remove every blob that no slot needs; returns the bytes freed. Does nothing while another update fetches."""
-        if self._fetching:
+    def collect(self, model: str | None = None) -> int:
+        """Remove every blob that no slot needs; returns the bytes freed. Does nothing while another model's update is on its way:
+        no slot names what has arrived of it."""
+        if self._fetching or self.others_arrive(model):
             return 0
         slots, keep = read_slots(self._slots), set[str]()
         for index in slots.pinned():
             keep.add(index)
             with contextlib.suppress(PackageIncomplete, PackageInvalid, PackageTampered):  # the server says what is wrong with it
                 keep.update(d.digest for d in closure(self._store, index))
-        return self._store.gc(keep)
+        with disk_errors(self._slots):
+            return self._store.gc(keep)
 
     # ---- inside
 
@@ -328,7 +334,16 @@ class Steps:
                 self._shortcuts.add(desired.index)
                 return received
         hashes = block_hashes(self._store, desired.index, blob.digest)
-        return self._transport.fetch(desired, blob, hashes, self._store, cancel=cancel)
+        try:
+            return self._transport.fetch(desired, blob, hashes, self._store, cancel=cancel, progress=self._teller(desired.model))
+        finally:
+            self.arriving.pop(desired.model, None)
+
+    def _teller(self, model: str) -> Callable[[int, int], None]:
+        def tell(held: int, size: int) -> None:
+            self.arriving[model] = (held, size)
+
+        return tell
 
     def _edit(self, model: str, change: Callable[[ModelSlots], ModelSlots]) -> None:
         with disk_errors(self._slots):

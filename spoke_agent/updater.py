@@ -4,6 +4,7 @@ The order is always the same: the transition is saved with the draft of its repo
 report is signed with what is served *then*. Whatever is interrupted is done again from the saved state.
 """
 
+import contextlib
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from spoke_agent.ports import Server, Trust
 from spoke_agent.serve.errors import ServerUnreachable
 from spoke_agent.settings import SpokeSettings
 from spoke_agent.slots import ModelSlots, edit_slots, read_slots
-from spoke_agent.steps import Outcome, Steps, Try
+from spoke_agent.steps import RESUMABLE, Outcome, Steps, Try
 from spoke_agent.update import Timer, Update, fresh
 from sync.messages import DesiredModel, Directive, Report, Serving, UpdateEvidence
 from sync.store import DiskFailed, DiskFull
@@ -32,6 +33,8 @@ Sealer = Callable[[Report], bytes]
 
 _SWITCHED = frozenset({State.PROBATION, State.COMMITTED, State.ROLLED_BACK})
 """States in which `slots.json` may still say probation, since their first act is to change it."""
+_ARRIVING = frozenset({State.ADMITTED, State.STAGING, State.VERIFIED, State.SHADOW})
+"""States of a version that no slot may name yet."""
 ENTER_PATIENCE_S = 60.0
 """How long a report waits for a server that is away before it is sent without `serving`."""
 
@@ -77,6 +80,7 @@ class Updater:
         self._now = now or (lambda: timer().wall)
         self._directive = journal.directive()
         self._courses: dict[str, _Course] = {}
+        steps.others_arrive = self._others_arrive
 
     # ---- from outside
 
@@ -104,6 +108,16 @@ class Updater:
             update = self._journal.update(model)
             if places.probation and not (isinstance(update, Update) and update.state in _SWITCHED):
                 self._to_last_good(model)
+
+    def tidy(self) -> None:
+        """Remove blobs that nothing needs: a power cut brings files back whose removal had not reached the disk.
+
+        Not while an update is under way, or one has ended that the next may go on from.
+        """
+        found = self._journal.updates().values()
+        if all(isinstance(u, Update) and u.state not in ACTIVE and u.reason not in RESUMABLE for u in found):
+            with contextlib.suppress(DiskFailed):  # as before; the next update that ends well tries again
+                self._steps.collect()
 
     def remark(self, reason: Reason) -> None:
         """Report that something was turned away (a directive, metadata), by the side of the first model's present state."""
@@ -347,6 +361,10 @@ class Updater:
 
     def _places(self, model: str) -> ModelSlots:
         return read_slots(self._slots).models.get(model, ModelSlots())
+
+    def _others_arrive(self, model: str | None) -> bool:
+        found = self._journal.updates().values()
+        return any(isinstance(u, Update) and u.model != model and u.state in _ARRIVING for u in found)
 
     def _course(self, model: str) -> _Course:
         return self._courses.setdefault(model, _Course())

@@ -17,7 +17,16 @@ from sync.trust.errors import TrustRefused
 from sync.trust.keys import Key, Signer
 from sync.types import Reason, SpokeId
 
-__all__ = ["Receipt", "Receipts", "ReceiptsKnown", "ReceiptsRefused", "claimed_spoke", "read_receipts", "write_receipts"]
+__all__ = [
+    "Receipt",
+    "Receipts",
+    "ReceiptsKnown",
+    "ReceiptsRefused",
+    "check_egress_chain",
+    "claimed_spoke",
+    "read_receipts",
+    "write_receipts",
+]
 
 
 class ReceiptsRefused(TrustRefused):
@@ -42,6 +51,10 @@ class Receipt(Value):
     """The message as it would have been published: JSON."""
 
 
+MAX_LINKS = 1000
+Link = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,11} sha256:[0-9a-f]{64}$")]
+
+
 class Receipts(Document):
     """What a spoke without a network has to say, in one signed file. It holds nothing that the outbox would not let out."""
 
@@ -57,8 +70,9 @@ class Receipts(Document):
     generation: Annotated[int, Field(ge=0)]
     serving: tuple[Serving, ...] = ()
     messages: tuple[Receipt, ...] = ()
-    egress_chain: tuple[str, ...] = ()
-    """Lines of the hash-chained egress log since the last receipts."""
+    egress_chain: Annotated[tuple[Link, ...], Field(max_length=MAX_LINKS)] = ()
+    """The last links of the site's egress log: number and digest of each entry, so that it cannot be rewritten unseen. What the
+    entries say stays at the site."""
 
 
 def write_receipts(out: Path, receipts: Receipts, signer: Signer) -> bytes:
@@ -76,6 +90,19 @@ def claimed_spoke(data: bytes) -> SpokeId:
         return SpokeId.parse(f"{payload['site']}/{payload['spoke']}")
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise ReceiptsRefused(Reason.REPORT_UNTRUSTED, "this is not a file of receipts") from e
+
+
+def check_egress_chain(earlier: Receipts, later: Receipts) -> None:
+    """The later receipts go on from the earlier ones' egress log: no entry was changed, and its end was not cut off.
+
+    Raises ReceiptsRefused, reason REPORT_CONTRADICTS.
+    """
+    before, now = (dict(link.split() for link in r.egress_chain) for r in (earlier, later))
+    changed = sorted(int(number) for number in before.keys() & now.keys() if before[number] != now[number])
+    if changed:
+        raise ReceiptsRefused(Reason.REPORT_CONTRADICTS, f"entry {changed[0]} of the egress log is not the one carried before")
+    if max(map(int, before), default=0) > max(map(int, now), default=0):
+        raise ReceiptsRefused(Reason.REPORT_CONTRADICTS, "the egress log is shorter than it was when it was carried before")
 
 
 def read_receipts(data: bytes, device_key: Key, spoke: SpokeId, *, imported: Collection[int] = ()) -> Receipts:

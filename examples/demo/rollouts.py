@@ -1,4 +1,4 @@
-"""The two rollout documents of the story, as an operator would write them."""
+"""The rollout documents of the story, as an operator would write them."""
 
 GOOD = """\
 apiVersion: spokeshave/v1
@@ -29,4 +29,17 @@ spec:
   shadow: {min_rows: 60, max_wait_s: 30, max_disagreement: 0.6}
   # ... labelled rows do.
   probation: {soak_s: 20, min_labelled: 120, max_wait_s: 60, accuracy_slack: 0.02}
+"""
+
+PICTURES = """\
+apiVersion: spokeshave/v1
+kind: Rollout
+metadata: {{name: {name}}}
+spec:
+  model: digits@3
+  transport: mqtt
+  rings:
+    - {{name: all, sites: [{site}]}}
+  gate: {{min_committed: {spokes}, wilson_lower: 0.2, soak_s: 0}}
+  probation: {{soak_s: 1}}
 """

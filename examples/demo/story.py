@@ -19,6 +19,7 @@ from examples.demo.report import Report, Step, console
 from examples.demo.rollouts import BAD, GOOD
 from examples.demo.search import planted_rows, readings, search
 from examples.demo.stage import Stage
+from examples.demo.transfer import BLOCK, LINE, carry, kill_on_the_way, picture_book
 from hub.train.datasets import digits
 from model_formats.data import Rows
 from model_formats.types import digest_of_file
@@ -52,7 +53,7 @@ class Cast:
 
 
 def tell(stage: Stage, report: Report) -> None:
-    """All eleven steps; the first that fails ends the story."""
+    """All twelve steps; the first that fails ends the story."""
     cast = Cast(stage, digits().sites)
     console.print("[bold]Spokeshave[/]: one hub, three sites, real digits. Nothing is mocked.")
     for name, title, act in STEPS:
@@ -63,6 +64,7 @@ def tell(stage: Stage, report: Report) -> None:
 def hub_up(cast: Cast, step: Step) -> None:
     stage = cast.stage
     stage.hub("init")
+    (stage.home("hub") / "hub.toml").write_text(LINE)
     keys = {path.stem for path in stage.home("hub").rglob("*.pem")}
     wanted = {"root-1", "root-2", "root-3", "targets", "snapshot", "timestamp", "director"}
     step.claim(wanted <= keys, f"keys: {', '.join(sorted(wanted))}; and a device CA")
@@ -292,17 +294,15 @@ def bad_release(cast: Cast, step: Step) -> None:
         evidence["shadow_rows"] > 0,
         f"in shadow it differed from the champion on {evidence['shadow_disagreements']} of {evidence['shadow_rows']} rows",
     )
-    step.claim(
-        evidence["used_delta"] and evidence["bytes_received"] < evidence["bytes_total"],
-        f"it came as a delta: {evidence['bytes_received']:,} bytes instead of {evidence['bytes_total']:,}",
-    )
+    received, total = evidence["bytes_received"], evidence["bytes_total"]
+    step.claim(evidence["used_delta"] and received < total, f"it came as a delta: {received:,} bytes instead of {total:,}")
     step.claim(cast.serving("dubai") == 1, "the canary is back on v1")
     never = not [r for r in stage.hub("spoke", "show", "frankfurt")["reports"] if r["version"] == 2]
     step.claim(never, "ring two never saw it")
     step.claim(shop.failed == 0, f"{shop.sent} requests during switch and way back, {shop.failed} failed {shop.last_error}")
     step.claim(evidence["rollback_ms"] is not None, f"from detection to last-good: {evidence['rollback_ms']} ms")
     step.figure(
-        rollback_ms=evidence["rollback_ms"], requests=shop.sent, failed=shop.failed, delta_bytes=evidence["bytes_received"]
+        rollback_ms=evidence["rollback_ms"], requests=shop.sent, failed=shop.failed, delta_bytes=received, full_bytes=total
     )
 
 
@@ -310,6 +310,42 @@ def ended(stage: Stage, name: str) -> Any:
     """The rollout, once it has ended."""
     shown = stage.hub("rollout", "show", name)
     return shown if shown["state"] in ("completed", "aborted", "paused") else None
+
+
+def transfer(cast: Cast, step: Step) -> None:
+    stage = cast.stage
+    builds, held = stage.home("hub") / "builds" / "digits", list[int]()
+    size = picture_book(builds / "1", builds / "3", version=3)
+    stage.hub("model", "publish", "digits@3", "--fallback", 1)
+    step.tell(f"digits@3 brings a picture book of {size:,} bytes: {-(-size // BLOCK)} blocks of 128 KiB, over MQTT")
+    second_spoke(cast)
+    both = carry(stage, "pictures-dubai", "dubai", spokes=2)
+    copies = both.sent / size
+    step.claim(copies <= 1.25, f"two spokes at dubai cost the hub {both.sent:,} bytes: {copies:.2f} copies")
+    with traffic(cast, "frankfurt", turned_images(cast)) as shop:
+        alone = carry(
+            stage,
+            "pictures-frankfurt",
+            "frankfurt",
+            spokes=1,
+            meanwhile=lambda: held.append(kill_on_the_way(stage, "frankfurt", size)),
+        )
+    again = max(0, alone.received - (size - held[0]))
+    step.tell(f"frankfurt's agent was killed (SIGKILL) when {held[0]:,} bytes were there")
+    step.claim(again <= 2 << 20, f"it went on from there: {alone.received:,} bytes more, {again:,} of them for the second time")
+    step.claim(shop.failed == 0, f"meanwhile frankfurt answered {shop.sent} requests, {shop.failed} failed {shop.last_error}")
+    step.figure(bytes=size, copies_for_two_spokes=copies, held_when_killed=held[0], received_after=alone.received, twice=again)
+
+
+def second_spoke(cast: Cast) -> None:
+    """Dubai gets another one, in the same zone. It is brought to what its ring has, without being asked for."""
+    stage, (zone, regime) = cast.stage, SITES["dubai"]
+    code = stage.hub("spoke", "invite", "dubai/second", "--zone", zone, "--regime", regime)["code"]
+    stage.spoke("dubai-2", "enrol", "--hub", cast.address["url"], "--code", code)
+    stage.start("dubai-2", ["spoke", "run"], stage.home("dubai-2"))
+    stage.wait("its server", (stage.home("dubai-2") / "run" / "server.port").exists, 30)
+    with Shop(Caller(stage.home("dubai-2")), cast.images("dubai"), cast.labels("dubai"), name="dubai-2", pause=0.05):
+        stage.wait("dubai's second spoke to catch up", lambda: cast.serving("dubai/second") == 1, 60, every=0.5)
 
 
 def sideload(cast: Cast, step: Step) -> None:
@@ -355,5 +391,6 @@ STEPS = (
     ("drift", "Frankfurt's scanner turns; a verdict leaves, nothing else", drift),
     ("adapt", "Frankfurt adapts the head on 200 rows of its own", adapt),
     ("bad_release", "v2 is worse than it claims; the canary finds out", bad_release),
+    ("transfer", "A large v3 travels: one copy for two spokes, and on from where it was after a kill", transfer),
     ("sideload", "The clinic gets it on a stick, and its receipts come back", sideload),
 )

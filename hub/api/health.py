@@ -57,9 +57,10 @@ def metrics(hub: HubPart) -> str:
             "Spokes that serve a version, by their signed word.",
             {f'{{model="{m}",version="{v}",variant="{k}"}}': n for (m, v, k), n in serving.items()},
         ),
+        *_metric("spokeshave_hub_block_bytes_total", "Bytes sent as blocks by this process.", {"": hub.sent.bytes}, "counter"),
     ]
     return "\n".join(text) + "\n"
 
 
-def _metric(name: str, text: str, values: dict[str, int]) -> list[str]:
-    return [f"# HELP {name} {text}", f"# TYPE {name} gauge", *(f"{name}{labels} {value}" for labels, value in values.items())]
+def _metric(name: str, text: str, values: dict[str, int], kind: str = "gauge") -> list[str]:
+    return [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *(f"{name}{labels} {value}" for labels, value in values.items())]

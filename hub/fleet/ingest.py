@@ -113,7 +113,7 @@ class Ingest:
         self._queue: queue.Queue[Message | None] = queue.Queue(QUEUE)
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self._subscriptions: list[Subscription] = []
-        self._told: dict[tuple[SpokeId, str], float] = {}
+        self._told: dict[tuple[SpokeId, str, str], float] = {}
         self.taken = 0
         """Messages taken out of the queue since the start."""
 
@@ -158,12 +158,14 @@ class Ingest:
                 log.exception("ingest.failed", extra={"topic": message.topic})  # the database is away; the spoke sends again
 
     def _note(self, spoke: SpokeId, error: SpokeshaveError) -> None:
-        now, key = self._hub.now, (spoke, error.code)
+        reason = str(getattr(error, "reason", ""))
+        now, key = self._hub.now, (spoke, error.code, reason)
         if now - self._told.get(key, 0) < 3600:
             return
         self._told[key] = now
+        details = {"why": error.message[:500], **({"reason": reason} if reason else {})}
         with self._hub.database.begin() as db:
-            append_audit(db, str(spoke), "message.refused", error.code, now=now, details={"why": error.message[:500]})
+            append_audit(db, str(spoke), "message.refused", error.code, now=now, details=details)
 
 
 _ANY = SpokeId("+", "+")

@@ -15,15 +15,15 @@ from hub.rules.plan import PlanInvalid
 from hub.rules.targeting import Member, may_have
 from hub.store.audit import append_audit
 from hub.store.directives import Assignment, assign, assignments_of
-from hub.store.receipts import add_receipts, imported_receipts
+from hub.store.receipts import add_receipts, imported_receipts, receipts_before
 from hub.store.spokes import Spoke, find_spoke, saw_serving
 from hub.store.versions import Version
 from model_formats.types import ModelRef
 from sync.bundle import Bundle, contents_of, write_bundle
 from sync.messages import DesiredModel, ProbationTerms
-from sync.receipts import Receipts, claimed_spoke, read_receipts
+from sync.receipts import Receipts, check_egress_chain, claimed_spoke, read_receipts
 from sync.trust.errors import TrustRefused
-from sync.trust.keys import key_of_certificate
+from sync.trust.keys import Key, key_of_certificate
 from sync.types import SpokeId
 
 __all__ = ["Imported", "export", "import_receipts"]
@@ -99,7 +99,8 @@ def import_receipts(hub: Hub, data: bytes, who: str, judge: Judge | None = None)
         saw_serving(db, spoke, receipts.serving, now=hub.now)
         details = {"number": str(receipts.number), "messages": str(len(receipts.messages))}
         append_audit(db, who, "receipts.import", str(spoke), now=hub.now, details=details)
-    taken, refused = {"report": 0, "egress": 0}, []
+        refused = _chain_faults(hub, db, key, spoke, receipts)
+    taken = {"report": 0, "egress": 0}
     for receipt in receipts.messages:
         try:
             if receipt.kind == "report":
@@ -112,6 +113,19 @@ def import_receipts(hub: Hub, data: bytes, who: str, judge: Judge | None = None)
             refused.append(e.message)
     hub.wake.set()
     return Imported(receipts, taken["report"], taken["egress"], tuple(refused))
+
+
+def _chain_faults(hub: Hub, db: Connection, key: Key, spoke: SpokeId, receipts: Receipts) -> list[str]:
+    """What is wrong with the site's egress log, against the receipts before. Its reports are taken all the same."""
+    before = receipts_before(db, spoke, receipts.number)
+    try:
+        if before is not None:
+            check_egress_chain(read_receipts(before, key, spoke), receipts)
+    except TrustRefused as e:
+        details = {"why": e.message, "reason": str(e.reason)}
+        append_audit(db, str(spoke), "egress.contradicts", str(receipts.number), now=hub.now, details=details)
+        return [e.message]
+    return []
 
 
 def _assign(hub: Hub, db: Connection, spoke: Spoke, version: Version, probation: ProbationTerms) -> None:

@@ -53,6 +53,8 @@ def _show(found: "SpokeStatus", agent: Mapping[str, Any]) -> None:
         out.print(f"  {model} waits: {why}", markup=False)
     if agent.get("last_refusal"):
         out.print(f"  last refused: {agent['last_refusal']}", markup=False)
+    for model, file in agent.get("arriving", {}).items():
+        out.print(f"  {model}: {file['bytes']:,} of {file['of']:,} bytes of the file that is on its way are here")
     for entry in found.history:
         why = _unless_none(entry.reason)
         out.print(f"  {entry.time:%Y-%m-%d %H:%M:%S}  {entry.model}@{entry.version}  {entry.previous} -> {entry.state}  {why}")

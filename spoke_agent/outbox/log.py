@@ -165,6 +165,11 @@ class EgressLog:
         for entry, record, sent in rows:
             yield Logged(LogEntry.parse(entry), EgressRecord.parse(record) if record else None, sent is not None)
 
+    def links(self, last: int) -> tuple[str, ...]:
+        """The last links of the chain, oldest first: number and digest of each entry."""
+        rows = self._fetch("SELECT sequence, digest FROM log ORDER BY sequence DESC LIMIT ?", last)
+        return tuple(f"{sequence} {digest}" for sequence, digest in reversed(rows))
+
     def verify(self) -> Totals:
         """Follow both chains from the start. Raises LogBroken that names the first entry that does not fit.
 

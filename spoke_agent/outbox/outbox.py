@@ -60,6 +60,7 @@ class Outbox:
         self._home, self._me, self._regime = home, me, regime
         self._clock, self._send, self._seal, self._ceiling = clock, send, seal, ceiling
         self._lock = threading.RLock()
+        self._given: list[int] = []
 
     def offer(self, body: Body, about: About | None = None, *, urgent: bool = False, epsilon: float = 0.0) -> bool:
         """Ask to let one body out. True: it may leave and is in the log (and sent, or queued until the hub is reached)."""
@@ -122,13 +123,16 @@ class Outbox:
     def waiting(self) -> list[tuple[str, bytes]]:
         """Sealed messages that have not left, oldest first: (kind, envelope), for sideload receipts. None while sealed off."""
         with self._lock:
-            return [] if self._sealed_off() else [(kind, envelope) for _, kind, envelope in self.log.waiting()]
+            found = [] if self._sealed_off() else self.log.waiting()
+            self._given = [sequence for sequence, _, _ in found]
+            return [(kind, envelope) for _, kind, envelope in found]
 
     def mark_carried(self) -> None:
-        """All that `waiting` gave has been written to a receipt file: it counts as sent."""
+        """What `waiting` gave the last time has been written to a receipt file: it counts as sent, and nothing else does."""
         with self._lock:
-            for sequence, _, _ in self.log.waiting():
+            for sequence in self._given:
                 self.log.mark_sent(sequence, self._clock.now())
+            self._given = []
 
     def close(self) -> None:
         """Close the log."""

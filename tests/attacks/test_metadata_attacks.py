@@ -5,18 +5,18 @@ its reason, and what the spoke trusted before it still trusts (so last-good is s
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
 from securesystemslib.signer import CryptoSigner
-from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Root, Snapshot, Timestamp
 
 from model_formats.types import ModelRef, digest_of
 from sync.trust.errors import MetadataRefused, ReleaseRefused
-from sync.trust.keys import load_signer
 from sync.types import Reason
+from tests.attacks.forging import evil, forged, hang_together, stolen, up
 from tests.samples.trust_world import DAY, World
 
 
@@ -38,53 +38,6 @@ def refused(spoke, reason: Reason) -> Iterator[None]:
     after = spoke.released()
     assert after.targets == before.targets
     assert after.version(ModelRef("digits", 1)) is not None
-
-
-def stolen(world: World, name: str) -> CryptoSigner:
-    """A key out of the hub's folders."""
-    online = world.repo.folder / "online" / f"{name}.pem"
-    return load_signer(online if online.exists() else world.repo.keys / f"{name}.pem")
-
-
-def forged(data: bytes, change: Callable, *signers: CryptoSigner) -> bytes:
-    """Metadata with its content changed, and signed by the attacker's keys."""
-    metadata = Metadata.from_bytes(data)
-    change(metadata.signed)
-    if signers:
-        metadata.signatures.clear()
-    for signer in signers:
-        metadata.sign(signer, append=True)
-    return metadata.to_bytes()
-
-
-def evil(signed: Targets) -> None:
-    path = "models/digits/2/index.json"
-    signed.targets[path] = TargetFile(3, {"sha256": "0" * 64}, path, {"custom": {}})
-    signed.version += 1
-
-
-def hang_together(world: World, *online: str) -> None:
-    """Make snapshot and timestamp fit the falsified files, as whoever stole the online keys can."""
-    keys = {name: stolen(world, name) for name in online}
-    listed = {n: d for n, d in world.files.items() if n == "targets.json" or n.startswith("model-")}
-
-    def snapshot(signed: Snapshot) -> None:
-        for name, data in listed.items():
-            signed.meta[name] = type(signed.meta[name]).from_data(json.loads(data)["signed"]["version"], data, ["sha256"])
-        signed.version += 1
-
-    world.files["snapshot.json"] = forged(world.files["snapshot.json"], snapshot, keys["snapshot"])
-
-    def timestamp(signed: Timestamp) -> None:
-        version = json.loads(world.files["snapshot.json"])["signed"]["version"]
-        signed.snapshot_meta = type(signed.snapshot_meta).from_data(version, world.files["snapshot.json"], ["sha256"])
-        signed.version += 1
-
-    world.files["timestamp.json"] = forged(world.files["timestamp.json"], timestamp, keys["timestamp"])
-
-
-def up(signed) -> None:
-    signed.version += 1
 
 
 # ---- arbitrary package, thresholds, keys --------------------------------------------------------------------------------------

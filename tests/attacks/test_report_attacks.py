@@ -8,7 +8,7 @@ from securesystemslib.signer import CryptoSigner
 from model_formats.types import digest_of
 from sync.clock import ManualClock
 from sync.messages import Report, Serving
-from sync.receipts import Receipt, Receipts, ReceiptsKnown, claimed_spoke, read_receipts, write_receipts
+from sync.receipts import Receipt, Receipts, ReceiptsKnown, check_egress_chain, claimed_spoke, read_receipts, write_receipts
 from sync.trust.envelope import seal
 from sync.trust.errors import TrustRefused
 from sync.trust.verifier import verify_report
@@ -104,6 +104,23 @@ def test_receipts_are_imported_once(tmp_path) -> None:
     data = write_receipts(tmp_path / "receipts", receipts(), DEVICE)
     with pytest.raises(ReceiptsKnown):
         read_receipts(data, DEVICE.public_key, DUBAI, imported={1})
+
+
+LINKS = tuple(f"{n} {digest_of(str(n).encode())}" for n in range(1, 6))
+
+
+def test_an_egress_log_that_grew_is_accepted() -> None:
+    check_egress_chain(receipts(egress_chain=LINKS[:3]), receipts(egress_chain=LINKS, number=2))
+    check_egress_chain(receipts(), receipts(egress_chain=LINKS, number=2))
+
+
+@pytest.mark.parametrize(
+    "later", [(), LINKS[:2], (*LINKS[:2], f"3 {digest_of(b'other')}", *LINKS[3:])], ids=["gone", "cut off", "rewritten"]
+)
+def test_an_egress_log_that_was_rewritten_shows_against_the_receipts_before(later: tuple[str, ...]) -> None:
+    with pytest.raises(TrustRefused) as e:
+        check_egress_chain(receipts(egress_chain=LINKS[:3]), receipts(egress_chain=later, number=2))
+    assert e.value.reason is Reason.REPORT_CONTRADICTS
 
 
 @pytest.mark.parametrize(("signer", "site"), [(CryptoSigner.generate_ecdsa(), "dubai"), (DEVICE, "frankfurt")])

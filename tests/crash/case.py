@@ -1,160 +1,235 @@
-"""One whole update of a spoke that serves version 1 with an adapter of its own, cut at one point; then the start after it."""
+"""One update of a spoke, with one thing that goes wrong in it; then the start after it, which has to make all well."""
 
+import contextlib
+import gc
+import logging
 import os
 import shutil
 import signal
 import sys
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from model_formats.errors import DeviceError
-from model_formats.package import closure, open_package
-from spoke_agent.slots import AdapterSlot, ModelSlots, edit_slots, read_slots
+from model_formats.package import open_package
+from model_formats.types import digest_of
+from spoke_agent.assemble import Parts
+from spoke_agent.home import SpokeHome
+from spoke_agent.slots import ModelSlots, read_slots
 from spoke_agent.update import Update
-from sync.messages import DesiredModel, Directive, ProbationTerms
+from sync.store import BlobStore
 from sync.types import Reason, State
+from tests.crash.ground import HEAD, ME, DoesNotEnd, Ground, another_boot
 from tests.crash.points import Points
-from tests.spoke_agent.twins import Rig
 
-ADAPTER = AdapterSlot(name="mine", file="sha256:" + "a" * 64, base="sha256:" + "b" * 64)
-CRASHED = 3
-ENDS = {0: "went on", CRASHED: "fell", -signal.SIGKILL: "killed"}
+Flow = Literal["blocks", "delta", "sideload"]
+FLOWS: tuple[Flow, ...] = ("blocks", "delta", "sideload")
+"""How version 2 comes: as blocks over the bus, one of its files as a delta, or on a stick."""
+
+WENT_ON, FELL, HUNG, KILLED = 0, 3, 4, -signal.SIGKILL
+LONGEST_S = 120
+"""Seconds after which a process is taken to hang, and is ended."""
+ENDS = {WENT_ON: "went on", FELL: "fell", KILLED: "killed", HUNG: "hung", -signal.SIGALRM: "hung"}
+"""What became of a process: a fault did not stop it, an error ended it (its supervisor starts it again), or it was killed."""
 DONE = (2, State.COMMITTED, Reason.NONE)
 FULL = (1, State.FAILED, Reason.DISK_FULL)
 BACK = (1, State.ROLLED_BACK, Reason.CRASHED_IN_PROBATION)
 """What a second crash in one probation must come to."""
-"""Exit status of a child that an error brought down: the supervisor would start it again."""
+_RUNNING = ("-wal", "-shm", ".lock", ".sock")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`again`: a point of the start after it, at which the process is killed too."""
+
+    flow: Flow
+    at: int
+    fault: str
+    again: int | None = None
 
 
 class Cases:
-    """Prepared once: a home on version 1, and a hub that has version 2."""
+    """The cases of one flow, over a ground that was prepared once."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        rig = Rig(folder / "template")
-        rig.install(1)
-        edit_slots(rig.slots, "digits", lambda m: m.model_copy(update={"adapter": ADAPTER}))
-        rig.hub.publish(2)
-        rig.journal.close()
-        self.verified = {v: {d.digest for d in closure(rig.hub.layout(i), i)} for v, i in rig.hub.versions.items()}
+    def __init__(self, folder: Path, flow: Flow) -> None:
+        folder.mkdir()
+        self.folder, self.flow, self.ground = folder, flow, Ground(folder)
+        self.ground.settle()
+        gc.freeze()
+        self._before = _names(self.ground.home)
+        self._say()
+        self._after: set[str] = set()
 
     def count(self) -> list[str]:
-        """All points of an undisturbed update, as `state operation`."""
-        out = self.folder / "points.txt"
-        home = self._home("count")
-        assert self._child(home, Points(), out) == 0
-        shutil.rmtree(home)
-        return out.read_text().splitlines()
+        """All points of an undisturbed update, as `state operation file`. To be called before `run`."""
+        home, out = self._home("count"), self.folder / "points.txt"
 
-    def run(self, at: int, mode: str, again: int | None = None) -> str:
-        """Cut at a point (and once more in the start after it), start again, check.
+        def act(points: Points) -> None:
+            before = _writes_of_this_process()
+            self._update(home, points)
+            out.write_text("\n".join([str(_writes_of_this_process() - before), *points.seen]))
 
-        Returns how the first process ended; raises AssertionError with what is wrong.
-        """
-        home = self._home(f"{at}-{mode}-{again}")
+        self._must("count", lambda: _with_points(Points(home.root), act))
+        self.written, *points = out.read_text().splitlines()
+        self._after = _names(home)
+        shutil.rmtree(home.root)
+        return points
+
+    def run(self, case: Case) -> str:
+        """Let it happen, start again, check. Returns how the first process ended; raises AssertionError with what is wrong."""
+        home = self._home(f"{case.at}-{case.fault}-{case.again}")
         try:
-            ended = ENDS[self._child(home, Points(at, mode), None)]
-            twice = again is not None and ENDS[self._child(home, Points(again), None, clean=False)] == "killed"
-            self._check(home, twice=twice)
+            first, second = Points(home.root, case.at, case.fault), Points(home.root, case.again)
+            ended = ENDS[_process(lambda: _with_points(first, lambda p: self._update(home, p)))]
+            assert ended != "hung", "the first process hangs"
+            power = case.fault in ("lost", "mixed")
+            twice = (
+                case.again is not None and _process(lambda: _with_points(second, lambda p: self._start(home, power))) == KILLED
+            )
+            self._must("check", lambda: self._check(home, power=power, twice=twice))
         finally:
-            shutil.rmtree(home)
+            shutil.rmtree(home.root)
+            shutil.rmtree(f"{home.root}.attic", ignore_errors=True)
         return ended
 
-    # ---- the first process
+    # ---- what the processes do
 
-    def _child(self, home: Path, points: Points, out: Path | None, *, clean: bool = True) -> int:
-        pid = os.fork()
-        if pid == 0:
-            status = CRASHED
-            try:
-                status = _process(home, points, out, clean=clean)
-            except BaseException:
-                if os.environ.get("SWEEP_VERBOSE"):
-                    traceback.print_exc(file=sys.stderr)
-            finally:
-                os._exit(status)
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    def _update(self, home: SpokeHome, points: Points) -> None:
+        """The first one: version 2 comes."""
 
-    def _home(self, name: str) -> Path:
-        home = self.folder / name
-        shutil.copytree(self.folder / "template", home)
-        return home
+        def watch(parts: Parts) -> None:
+            points.state = _state_of(parts)
 
-    # ---- the start after it
+        if self.flow == "sideload":
+            self.ground.sideload(home, watch)
+            return
+        with self.ground.online(home) as parts:
+            watch(parts)
+            self.ground.hub.send(ME, self.directive)
+            self.ground.follow(parts)
 
-    def _check(self, home: Path, *, twice: bool) -> None:
-        served = read_slots(home / "spoke" / "slots.json").models.get("digits", ModelSlots()).champion
-        assert served is not None, "nothing is served"
-        rig = _rig(home, clean=False)
-        open_package(rig.store, served.index).check(served.variant)
-        _drive(rig)
-        update = rig.journal.update("digits")
-        assert isinstance(update, Update)
-        found = (rig.champion(), update.state, update.reason)
+    def _start(self, home: SpokeHome, power: bool) -> None:
+        """Each one after it: the hub says the same, or somebody applies the stick once more."""
+        if power:
+            another_boot()
+        self._update(home, Points(home.root))
+
+    def _check(self, home: SpokeHome, *, power: bool, twice: bool) -> None:
+        _assert_served(home)
+        self._start(home, power)
+        found = self._found(home)
         if found == FULL:
-            found = _asked_again(rig)
+            self._say(again=True)
+            self._start(home, power)
+            found = self._found(home)
         assert found == DONE or (twice and found == BACK), found
-        assert rig.places().adapter == ADAPTER, "the adapter is gone"
+        _assert_served(home)
+        _assert_adapter(home)
+        left = _names(home) ^ (self._after if found == DONE else self._before)
+        assert not left, f"files that are too much or missing: {sorted(left)[:4]}"
+
+    def _found(self, home: SpokeHome) -> tuple[int | None, State, Reason]:
+        """What is served, and how the update ended: by the signed report that the hub verified, or on the spoke's own disk."""
+        from spoke_agent.journal import Journal
+
+        journal = Journal(home.journal)
+        update = journal.update("digits")
+        journal.close()
+        assert isinstance(update, Update)
         assert update.saves <= 28
-        rig.journal.close()
-        self._check_disk(home)
+        champion = _places(home).champion
+        reported = self.ground.hub.reports[ME][-1:]
+        assert self.flow == "sideload" or (reported[0].state, reported[0].reason) == (update.state, update.reason)
+        return champion.version if champion else None, update.state, update.reason
 
-    def _check_disk(self, home: Path) -> None:
-        names = {p.name for p in (home / "spoke" / "blobs" / "sha256").iterdir()}
-        allowed = {d.removeprefix("sha256:") for version in (1, 2) for d in self.verified[version]}
-        assert names <= allowed, f"leaked {sorted(names - allowed)[:3]}"
-        assert not list((home / "spoke" / "partial").iterdir()), "partial files are left"
-        assert not list(home.rglob("*.tmp")), "temporary files are left"
+    def _say(self, *, again: bool = False) -> None:
+        desired = self.ground.desired(2, delta=self.flow == "delta", again=again)
+        if self.flow == "sideload":
+            self.ground.write_stick(desired)
+        else:
+            self.directive = self.ground.hub.directive(ME, desired)
 
+    # ---- processes and folders
 
-def _process(home: Path, points: Points, out: Path | None, *, clean: bool) -> int:
-    if not clean:
-        points.install()
-    rig = _rig(home, clean=clean)
-    points.state = lambda: rig.at
-    if clean:
-        points.install()
-        rig.updater.follow(_directive(rig))
-    _drive(rig)
-    if out is not None:
-        out.write_text("\n".join(points.seen))
-    return 0
+    def _home(self, name: str) -> SpokeHome:
+        shutil.copytree(self.ground.template, self.folder / name)
+        return SpokeHome(self.folder / name)
 
-
-def _rig(home: Path, *, clean: bool) -> Rig:
-    rig = Rig(home, clean=clean)
-    for version in (1, 2):
-        rig.hub.publish(version)
-    rig.server.reconcile()
-    if rig.updater.directive is not None and rig.updater.directive.generation < 2 and not clean:
-        rig.generation = rig.updater.directive.generation
-        rig.updater.follow(_directive(rig))
-    return rig
+    def _must(self, what: str, act: Callable[[], None]) -> None:
+        said = self.folder / f"{os.getpid()}.error"
+        said.unlink(missing_ok=True)
+        if _process(act, said) != WENT_ON:
+            raise AssertionError(f"{what}: {said.read_text().strip() if said.exists() else 'killed'}")
 
 
-def _directive(rig: Rig, *, generation: int = 1, rollout: str | None = None) -> Directive:
-    index, terms = rig.hub.versions[2], ProbationTerms(soak_s=2)
-    rig.generation = generation
-    return rig.directive(DesiredModel(model="digits", version=2, index=index, rollout=rollout, probation=terms))
-
-
-def _asked_again(rig: Rig) -> tuple[int | None, State, Reason]:
-    """A disk that was full ends an update; when there is room and the hub asks again, it succeeds."""
-    rig.updater.follow(_directive(rig, generation=2, rollout="again"))
-    _drive(rig)
-    update = rig.journal.update("digits")
-    assert isinstance(update, Update)
-    return rig.champion(), update.state, update.reason
-
-
-def _drive(rig: Rig) -> None:
-    """As the agent's loop does: a device that refuses is tried again."""
-    for _ in range(400):
+def _process(act: Callable[[], None], said: Path | None = None) -> int:
+    """Run something in a process of its own. `said`: where it writes what it fell over."""
+    pid = os.fork()
+    if pid == 0:
+        status = FELL
+        signal.alarm(LONGEST_S)
+        logging.disable()
         try:
-            rig.updater.tick()
-            if rig.updater.idle():
-                return
-        except DeviceError:
-            pass
-        rig.clock.advance(1)
-    raise AssertionError("the update does not end")
+            act()
+            status = WENT_ON
+        except BaseException as e:
+            status = HUNG if isinstance(e, DoesNotEnd) else FELL
+            if os.environ.get("SWEEP_VERBOSE"):
+                traceback.print_exc(file=sys.stderr)
+            if said is not None:
+                said.write_text(f"{type(e).__name__}: {e}")
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _with_points(points: Points, act: Callable[[Points], None]) -> None:
+    points.install()
+    act(points)
+
+
+def _state_of(parts: Parts) -> Callable[[], str]:
+    at = ["idle"]
+
+    def noting(real: Callable[..., object]) -> Callable[..., object]:
+        def call(update: Update, *args: object) -> object:
+            at[0] = str(update.state)
+            return real(update, *args)
+
+        return call
+
+    parts.steps.enter = noting(parts.steps.enter)  # type: ignore[assignment]
+    parts.steps.work = noting(parts.steps.work)  # type: ignore[assignment]
+    return lambda: at[0]
+
+
+def _assert_served(home: SpokeHome) -> None:
+    """Something is served, and every byte of it is what was signed. (`open_package` goes by digests from the index on.)"""
+    champion = _places(home).champion
+    assert champion is not None, "nothing is served"
+    open_package(BlobStore(home.store), champion.index).check(champion.variant)
+
+
+def _assert_adapter(home: SpokeHome) -> None:
+    adapter = _places(home).adapter
+    assert adapter is not None, "the adapter is not used any more"
+    assert adapter.file == digest_of((home.adapters / "mine" / "head").read_bytes()) == digest_of(HEAD)
+
+
+def _places(home: SpokeHome) -> ModelSlots:
+    return read_slots(home.slots).models.get("digits", ModelSlots())
+
+
+def _names(home: SpokeHome) -> set[str]:
+    """All files, but for those that come and go with a running process."""
+    files = (p for p in home.root.rglob("*") if p.is_file() and not p.name.endswith(_RUNNING))
+    return {str(p.relative_to(home.root)) for p in files}
+
+
+def _writes_of_this_process() -> int:
+    """Calls of `write` and its kin, as the kernel counts them; 0 where it does not tell."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/io").read_text().split("syscw:")[1].split()[0])
+    return 0

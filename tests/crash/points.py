@@ -1,156 +1,260 @@
-"""Every place where an update touches the disk, counted; and what goes wrong at one of them.
+"""Every place where a process changes the files of a home, counted; and what goes wrong at one of them.
 
-The functions of `os` that write are wrapped, as is the journal's commit. SIGKILL ends the process there, `before` or `after` the
-call; `torn` lets half of the bytes out first; `lost` takes back what was never synced: bytes that no fsync followed, and renames
-that no fsync of their folder followed. `eio` and `enospc` let the call fail once.
+All of `os` and `open` that changes files is wrapped, and SQLite's own writes (`sqlite_files`). At a point the process ends by
+SIGKILL, `kill`ed before the call, with the write `torn` in the middle, or by a power failure after it: all that was not synced is
+`lost`, or a `mixed` part of it (`platter`). `eio` fails the call once (a failed sync also loses the bytes, as it does on Linux);
+`enospc` fails it and all that needs room for a while.
 """
 
+import builtins
 import errno
+import io
 import os
+import re
 import signal
-import sqlite3
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
-from spoke_agent import journal
+from tests.crash.platter import Platter
+from tests.crash.sqlite_files import SqliteFiles
 
-MODES = ("before", "after", "torn", "lost", "eio", "enospc")
+FAULTS = ("kill", "torn", "lost", "mixed", "eio", "enospc")
+WRITES = ("write", "pwrite")
+SYNCS = ("fsync", "fdatasync")
+GROWS = (*WRITES, *SYNCS, "open", "mkdir", "link", "replace", "rename", "posix_fallocate", "ftruncate")
+"""What a full disk may refuse."""
+SPELL = 12
+"""Calls for which a full disk stays full."""
+
+_open, _opened, _kill = os.open, io.open, os.kill
 
 
-@dataclass
+def possible(point: str, fault: str) -> bool:
+    """Whether a fault makes a difference there."""
+    op = point.split()[1]
+    return op in {"torn": WRITES, "enospc": GROWS}.get(fault, (op,))
+
+
 class Points:
-    """Installed in a forked child; `at` None only counts."""
+    """Installed once in a process of its own; `at` None only counts. `seen`: `state operation file` of every point."""
 
-    at: int | None = None
-    mode: str = "before"
-    seen: list[str] = field(default_factory=list)
-    state: Callable[[], str] = lambda: "?"
-    _dirty: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    _renames: list[tuple[str, str, bytes | None]] = field(default_factory=list)
+    def __init__(self, home: Path, at: int | None = None, fault: str = "kill") -> None:
+        self.at, self.fault = at, fault
+        self.seen: list[str] = []
+        self.state: Callable[[], str] = lambda: "starting"
+        self._home, self._lock = str(home), threading.RLock()
+        self.platter = Platter(self._attic(0), _read, _write)
+        self._sqlite = SqliteFiles(self)
 
     def install(self) -> None:
-        for name in ("fsync", "fdatasync", "replace", "pwrite", "unlink", "ftruncate", "posix_fallocate", "open", "fdopen"):
-            setattr(os, name, self._wrap(name, getattr(os, name)))
-        journal.commit_now = self._commit(journal.commit_now)
-
-    # ---- wrappers
-
-    def _wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if name == "open" and not args[1] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-                return real(*args, **kwargs)
-            if name == "fdopen":
-                return _File(real(*args, **kwargs), self)
-            return self.point(name, lambda: self._tracked(name, real, args, kwargs), lambda: self._half(name, real, args))
-
-        return call
-
-    def _commit(self, real: Callable[[sqlite3.Connection], None]) -> Callable[[sqlite3.Connection], None]:
-        def call(conn: sqlite3.Connection) -> None:
-            try:
-                self.point("commit", lambda: real(conn), lambda: None)
-            except OSError as e:
-                conn.rollback()
-                raise sqlite3.OperationalError(str(e)) from e
-
-        return call
+        """From now on, in this process."""
+        self.platter.attic = self._attic(os.getpid())
+        for name in (*WRITES, *SYNCS, "ftruncate", "posix_fallocate"):
+            setattr(os, name, self._on_fd(name, getattr(os, name)))
+        for name in ("unlink", "remove", "rmdir", "mkdir", "truncate"):
+            setattr(os, name, self._on_path(name, getattr(os, name)))
+        for name in ("rename", "replace", "link", "symlink"):
+            setattr(os, name, self._on_two(name, getattr(os, name)))
+        os.open = self._os_open
+        io.open = builtins.open = self._io_open  # type: ignore[assignment]
+        self._sqlite.install()
 
     # ---- one point
 
-    def point(self, name: str, act: Callable[[], Any], half: Callable[[], None]) -> Any:
-        number = len(self.seen)
-        self.seen.append(f"{self.state()} {name}")
-        if number != self.at:
+    def point(self, op: str, path: str, act: Callable[[], Any], half: Callable[[], Any] = lambda: None) -> Any:
+        """Count; then do it, or fail."""
+        with self._lock:
+            number = len(self.seen)
+            self.seen.append(f"{self.state()} {op} {self._kind(path)}")
+            if self.at is None or number < self.at:
+                return act()
+            if number == self.at:
+                return self._fail(op, path, act, half)
+            if self.fault == "enospc" and number < self.at + SPELL and op in GROWS:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return act()
-        if self.mode in ("eio", "enospc"):
-            code = errno.EIO if self.mode == "eio" else errno.ENOSPC
+
+    def _fail(self, op: str, path: str, act: Callable[[], Any], half: Callable[[], Any]) -> Any:
+        if self.fault in ("eio", "enospc"):
+            if op in SYNCS and self.fault == "eio":
+                self.platter.drop(path)
+            code = errno.EIO if self.fault == "eio" else errno.ENOSPC
             raise OSError(code, os.strerror(code))
-        if self.mode == "after":
-            act()
-        elif self.mode == "torn":
+        if self.fault == "torn":
             half()
-        elif self.mode == "lost":
+        if self.fault in ("lost", "mixed"):
             act()
-            self._lose()
-        os.kill(os.getpid(), signal.SIGKILL)
+            self.platter.fail(Random(self.at) if self.fault == "mixed" else None)
+        _kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("unreachable")
 
-    # ---- what is not yet durable
+    # ---- what SQLite asks (see `sqlite_files.Watcher`)
 
-    def _tracked(self, name: str, real: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if name == "replace":
-            self._note_rename(os.fspath(args[0]), os.fspath(args[1]))
-        elif name == "pwrite":
-            self.wrote(_path_of(args[0]), args[2], len(args[1]))
-        elif name in ("fsync", "fdatasync"):
-            self._synced(_path_of(args[0]))
-        return real(*args, **kwargs)
+    def creates(self, path: str) -> None:
+        self.point("open", path, lambda: self.platter.creates(path))
 
-    def wrote(self, path: str, offset: int, size: int) -> None:
-        self._dirty.setdefault(path, []).append((offset, size))
+    def write(self, path: str, act: Callable[[], int], half: Callable[[], int]) -> int:
+        return self._change("write", path, act, half)
 
-    def _synced(self, path: str) -> None:
-        self._dirty.pop(path, None)
-        self._renames = [r for r in self._renames if str(Path(r[1]).parent) != path]
+    def truncate(self, path: str, act: Callable[[], int]) -> int:
+        return self._change("ftruncate", path, act)
 
-    def _note_rename(self, source: str, target: str) -> None:
-        old = Path(target).read_bytes() if Path(target).exists() else None
-        self._renames.append((source, target, old))
-        if source in self._dirty:
-            self._dirty[target] = self._dirty.pop(source)
+    def remove(self, path: str, act: Callable[[], int]) -> int:
+        if not Path(path).exists():
+            return act()
+        return int(self.point("unlink", path, lambda: self._after(lambda: self.platter.removes(path), act)))
 
-    def _lose(self) -> None:
-        for path, ranges in self._dirty.items():
-            if Path(path).exists():
-                with Path(path).open("r+b") as file:
-                    for offset, size in ranges:
-                        file.seek(offset)
-                        file.write(bytes(size))
-        for source, target, old in reversed(self._renames):
-            if Path(target).exists():
-                Path(target).rename(source)
-            if old is not None:
-                Path(target).write_bytes(old)
+    def sync(self, path: str, act: Callable[[], int]) -> int:
+        def synced() -> int:
+            status = act()
+            self.platter.synced(path)
+            if path.endswith(("-wal", "-journal")) and self.platter.is_new(path):
+                self.platter.synced(str(Path(path).parent))  # SQLite does so at the first sync of such a file
+            return status
+
+        return int(self.point("fsync", path, synced))
+
+    # ---- what Python asks
+
+    def _on_fd(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(fd: int, *args: Any) -> Any:
+            path = _path_of(fd)
+            if not self._inside(path):
+                return real(fd, *args)
+            if name in SYNCS:
+                return self.point(name, path, lambda: self._synced(path, lambda: real(fd, *args)))
+            return self._change(name, path, lambda: real(fd, *args), lambda: real(fd, _half(args[0]), *args[1:]))
+
+        return call
+
+    def _on_path(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        before = {"mkdir": self.platter.makes_folder, "rmdir": _nothing, "truncate": self.platter.touches}
+
+        def call(path: Any, *args: Any, **kwargs: Any) -> Any:
+            found, exists = os.path.abspath(path), os.path.lexists(path)  # noqa: PTH100
+            if not self._inside(found) or exists is (name == "mkdir"):
+                return real(path, *args, **kwargs)
+            first = before.get(name, self.platter.removes)
+            return self.point(name, found, lambda: self._after(lambda: first(found), lambda: real(path, *args, **kwargs)))
+
+        return call
+
+    def _on_two(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(source: Any, target: Any, **kwargs: Any) -> Any:
+            old, new = os.path.abspath(source), os.path.abspath(target)  # noqa: PTH100
+            if not self._inside(new):
+                return real(source, target, **kwargs)
+            first = (
+                (lambda: self.platter.moves(old, new)) if name in ("rename", "replace") else (lambda: self.platter.creates(new))
+            )
+            return self.point(name, new, lambda: self._after(first, lambda: real(source, target, **kwargs)))
+
+        return call
+
+    def _os_open(self, path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        found = os.path.abspath(path)  # noqa: PTH100
+        new, cut = flags & os.O_CREAT and not Path(found).exists(), flags & os.O_TRUNC
+        if not self._inside(found) or not (new or cut):
+            return _open(path, flags, *args, **kwargs)
+        first = self.platter.creates if new else self.platter.touches
+        return int(
+            self.point("open", found, lambda: self._after(lambda: first(found), lambda: _open(path, flags, *args, **kwargs)))
+        )
+
+    def _io_open(self, file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if not set(mode) & set("wax+"):
+            return _opened(file, mode, *args, **kwargs)
+        if isinstance(file, int):
+            path, new, cut = _path_of(file), False, False
+        else:
+            path = os.path.abspath(file)  # noqa: PTH100
+            new, cut = not Path(path).exists(), "w" in mode
+        if not self._inside(path):
+            return _opened(file, mode, *args, **kwargs)
+        if new or cut:
+            first = self.platter.creates if new else self.platter.touches
+            real = self.point(
+                "open", path, lambda: self._after(lambda: first(path), lambda: _opened(file, mode, *args, **kwargs))
+            )
+        else:
+            real = _opened(file, mode, *args, **kwargs)
+        return _File(real, path, self)
+
+    # ---- inside
+
+    def _change(self, op: str, path: str, act: Callable[[], Any], half: Callable[[], Any] = lambda: None) -> Any:
+        def touched(call: Callable[[], Any]) -> Callable[[], Any]:
+            return lambda: self._after(lambda: self.platter.touches(path), call)
+
+        return self.point(op, path, touched(act), touched(half))
+
+    def _synced(self, path: str, call: Callable[[], Any]) -> Any:
+        done = call()
+        self.platter.synced(path)
+        return done
 
     @staticmethod
-    def _half(name: str, real: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        if name == "pwrite":
-            real(args[0], args[1][: len(args[1]) // 2], args[2])
+    def _after(first: Callable[[], Any], then: Callable[[], Any]) -> Any:
+        first()
+        return then()
+
+    def _attic(self, pid: int) -> Path:
+        return Path(f"{self._home}.attic", str(pid))
+
+    def _inside(self, path: str) -> bool:
+        return path.startswith(self._home + os.sep) or path == self._home
+
+    def _kind(self, path: str) -> str:
+        return re.sub(r"[0-9a-f]{8,}", "*", path.removeprefix(self._home).lstrip(os.sep)) or "."
 
 
 class _File:
-    """A buffered file whose writes are points."""
+    """A file whose writes are points: nothing waits in a buffer."""
 
-    def __init__(self, file: Any, points: Points) -> None:
-        self._file, self._points = file, points
+    def __init__(self, file: Any, path: str, points: Points) -> None:
+        self._file, self._path, self._points = file, path, points
 
-    def write(self, data: bytes) -> int:
-        path, at = self._file.name, self._file.tell()
-        path = _path_of(self._file.fileno()) if isinstance(path, int) else path
+    def write(self, data: Any) -> int:
+        return int(self._points._change("write", self._path, lambda: self._put(data), lambda: self._put(_half(data))))
 
-        def act() -> int:
-            written = int(self._file.write(data))
-            self._file.flush()
-            self._points.wrote(path, at, written)
-            return written
-
-        def half() -> None:
-            self._file.write(data[: len(data) // 2])
-            self._file.flush()
-
-        return int(self._points.point("write", act, half))
+    def _put(self, data: Any) -> int:
+        written = int(self._file.write(data))
+        self._file.flush()
+        return written
 
     def __enter__(self) -> "_File":
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
 
+def _half(data: Any) -> Any:
+    return data[: len(data) // 2]
+
+
 def _path_of(fd: int) -> str:
-    return str(Path(f"/proc/self/fd/{fd}").readlink())
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)")  # noqa: PTH115
+    except OSError:
+        return ""
+
+
+def _read(path: str) -> bytes:
+    with _opened(path, "rb") as file:
+        return bytes(file.read())
+
+
+def _write(path: str, data: bytes) -> None:
+    with _opened(path, "r+b") as file:
+        file.truncate(len(data))
+        file.write(data)
+
+
+def _nothing(_path: str) -> None: ...

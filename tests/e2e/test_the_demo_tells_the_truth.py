@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS = ["hub_up", "train", "shave", "publish", "enrol", "rollout", "serve", "drift", "adapt", "bad_release", "sideload"]
+STEPS = [
+    "hub_up",
+    "train",
+    "shave",
+    "publish",
+    "enrol",
+    "rollout",
+    "serve",
+    "drift",
+    "adapt",
+    "bad_release",
+    "transfer",
+    "sideload",
+]
 
 
 @pytest.mark.slow

@@ -12,10 +12,13 @@ from model_formats.spec import CARD, CONTRACT, EVIDENCE, SPEC, PackageSpec, Resi
 
 MEASURED = datetime(2026, 1, 1, tzinfo=UTC)
 WEIGHTS = "variants/onnx-int8/model.onnx"
+VOCABULARY = "variants/onnx-int8/words.vocab"
 
 
-def write_model_folder(folder: Path, *, model: str = "digits", version: int = 1, weights: bytes | None = None) -> Path:
-    """Two variants: `onnx-int8` (300 000 bytes of noise unless given) and `onnx-fp32` (600 000)."""
+def write_model_folder(
+    folder: Path, *, model: str = "digits", version: int = 1, weights: bytes | None = None, vocabulary: bytes | None = None
+) -> Path:
+    """Two variants: `onnx-int8` (300 000 bytes of noise unless given, with a vocabulary if given) and `onnx-fp32` (600 000)."""
     noise = np.random.default_rng(version)
     variants = {
         "onnx-int8": noise.bytes(300_000) if weights is None else weights,
@@ -24,7 +27,10 @@ def write_model_folder(folder: Path, *, model: str = "digits", version: int = 1,
     for name, data in variants.items():
         (folder / "variants" / name).mkdir(parents=True)
         (folder / "variants" / name / "model.onnx").write_bytes(data)
-    pages = {SPEC: _spec(model, version, list(variants)), CONTRACT: _contract(), EVIDENCE: _evidence(list(variants))}
+    if vocabulary is not None:
+        (folder / VOCABULARY).write_bytes(vocabulary)
+    spec = _spec(model, version, list(variants), () if vocabulary is None else (VOCABULARY,))
+    pages = {SPEC: spec, CONTRACT: _contract(), EVIDENCE: _evidence(list(variants))}
     for name, page in pages.items():
         (folder / name).write_bytes(page.canonical())
     (folder / CARD).write_text(f"# {model} {version}\n")
@@ -38,21 +44,22 @@ def packed(folder: Path, **kwargs: object) -> tuple[Layout, str]:
     return Layout(folder / "layout"), index
 
 
-def _spec(model: str, version: int, variants: list[str]) -> PackageSpec:
+def _spec(model: str, version: int, variants: list[str], beside: tuple[str, ...]) -> PackageSpec:
     return PackageSpec(
         model=model,
         version=version,
         title="Handwritten digits",
         licence="Apache-2.0",
         created=MEASURED,
-        variants=tuple(_variant(name) for name in variants),
+        variants=tuple(_variant(name, beside) for name in variants),
         residency=Residency(zones=("me", "eu"), regimes=("ae-pdpl", "gdpr")),
     )
 
 
-def _variant(name: str) -> VariantSpec:
-    main = f"variants/{name}/model.onnx"
-    return VariantSpec(name=name, format="onnx", precision="int8" if "int8" in name else "fp32", main=main, files=(main,))
+def _variant(name: str, beside: tuple[str, ...]) -> VariantSpec:
+    main, precision = f"variants/{name}/model.onnx", "int8" if "int8" in name else "fp32"
+    files = (main, *(path for path in beside if path.startswith(f"variants/{name}/")))
+    return VariantSpec(name=name, format="onnx", precision=precision, main=main, files=files)  # type: ignore[arg-type]
 
 
 def _contract() -> FeatureContract:

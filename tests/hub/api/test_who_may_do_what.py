@@ -185,6 +185,7 @@ def test_ready_and_metrics_tell_the_state(call, house):
     text = call("GET", "/metrics").text
     assert "spokeshave_hub_spokes_online 1" in text
     assert 'spokeshave_hub_serving_spokes{model="digits",version="1",variant="onnx-int8"} 1' in text
+    assert "# TYPE spokeshave_hub_block_bytes_total counter" in text
 
 
 def test_a_denied_version_is_shown_as_denied(call, house):

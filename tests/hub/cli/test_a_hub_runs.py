@@ -162,6 +162,10 @@ def test_a_spoke_without_a_network_is_admitted_by_files_and_supplied_by_a_bundle
     assert line.ok("spoke", "show", "clinic")["serving"][0]["version"] == 1
     status, _, error = line("receipts", "import", tmp_path / "receipts")
     assert (status, json.loads(error)["error"]) == (4, "receipts_known")
+    carry(identity, tmp_path, 2, egress_chain=("1 sha256:" + "1" * 64, "2 sha256:" + "2" * 64))
+    assert line.ok("receipts", "import", tmp_path / "receipts")["refused"] == []
+    carry(identity, tmp_path, 3, egress_chain=("1 sha256:" + "f" * 64,))
+    assert "entry 1 of the egress log" in line.ok("receipts", "import", tmp_path / "receipts")["refused"][0]
 
 
 def apply(identity, folder):
@@ -174,8 +178,16 @@ def apply(identity, folder):
     return apply_bundle(folder / "stick", me=identity.spoke, zone=identity.zone, store=BlobStore(folder / "store"), trust=trust)
 
 
+def carry(identity, folder, number, **said):
+    from sync.receipts import Receipts, write_receipts
+
+    me = {"site": identity.spoke.site, "spoke": identity.spoke.spoke}
+    receipts = Receipts(**me, created=datetime.now(UTC), **{"number": number, "generation": 2, **said})
+    write_receipts(folder / "receipts", receipts, identity.signer())
+
+
 def import_receipts(identity, line, folder):
-    from sync.receipts import Receipt, Receipts, write_receipts
+    from sync.receipts import Receipt
 
     version = line.ok("model", "show", "digits@1")
     file = weights(folder / "digits")
@@ -186,8 +198,7 @@ def import_receipts(identity, line, folder):
         previous=State.PROBATION, state=State.COMMITTED, reason=Reason.NONE, serving=serving,
     )  # fmt: skip
     message = Receipt(kind="report", text=seal(report, identity.signer()).decode())
-    receipts = Receipts(**me, created=datetime.now(UTC), number=1, generation=2, serving=serving, messages=(message,))
-    write_receipts(folder / "receipts", receipts, identity.signer())
+    carry(identity, folder, 1, serving=serving, messages=(message,))
     told = line.ok("receipts", "import", folder / "receipts")
     return {k: told[k] for k in ("serving", "reports")}
 

@@ -125,6 +125,53 @@ def test_over_the_bus_refusals_are_noted_once_and_the_rest_goes_on(house, dubai,
     assert refused_lines(house) == [("dubai/main", "envelope_invalid")]
 
 
+LIES = {
+    "a report replayed as a newer one": (Reason.REPORT_REPLAYED, lambda d: _again(d)),
+    "a file that is none of the package": (
+        Reason.REPORT_CONTRADICTS,
+        lambda d: _claims(d, file="sha256:" + "f" * 64),
+    ),
+    "a commit of what another version's index says": (
+        Reason.REPORT_CONTRADICTS,
+        lambda d: _claims(d, index="sha256:" + "e" * 64),
+    ),
+}
+
+
+def _again(device):
+    device.sequence = 0
+    return device.sealed(device.index, generation=98)
+
+
+def _claims(device, **changes):
+    device.serving = tuple(s.model_copy(update=changes) for s in device.serving)
+    return device.sealed(device.index)
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lie_is_noted_with_its_reason_and_what_was_known_stays(house, dubai, lie, eventually):
+    reason, tell = LIES[lie]
+    dubai.commits(dubai.index)
+    before = kept(house, dubai.spoke)
+    ingest = Ingest(house.hub, MemoryBroker().client("hub", hub_rights()))
+    ingest.take(Message(topics.report(dubai.spoke), tell(dubai)))
+    assert kept(house, dubai.spoke) == before
+    with house.hub.database.read() as db:
+        (noted,) = [line.details["reason"] for line, _ in read_audit(db) if line.action == "message.refused"]
+    assert noted == reason
+
+
+def test_a_forged_last_will_claims_no_version_and_takes_none_away(house, dubai):
+    """Whoever could publish in a spoke's name says that it is gone, then that it serves something else."""
+    dubai.commits(dubai.index)
+    before = kept(house, dubai.spoke)[1].serving
+    dubai.status(online=False)
+    claim = tuple(s.model_copy(update={"version": 9, "index": "sha256:" + "9" * 64}) for s in before)
+    lie = Status(site="dubai", spoke="main", online=True, time=house.clock.now(), serving=claim)
+    take_status(house.hub, dubai.spoke, lie.canonical())
+    assert kept(house, dubai.spoke)[1].serving == before
+
+
 def test_the_wake_is_set_so_that_rollouts_look_at_once(house, dubai):
     house.hub.wake.clear()
     dubai.commits(dubai.index)

@@ -6,6 +6,7 @@ import pytest
 
 from spoke_agent.agent import AgentRunning
 from spoke_agent.assemble import assemble
+from spoke_agent.journal import Journal, JournalDamaged
 from spoke_agent.settings import SpokeSettings
 from spoke_agent.slots import read_slots
 from sync import topics
@@ -60,6 +61,32 @@ def test_a_directive_that_came_while_the_spoke_was_away_is_followed_at_the_next_
     field.hub.want(ME, index, 1)
     field.start()
     field.settled()
+
+
+def test_a_directive_that_the_disk_would_not_take_is_followed_next_turn(field, monkeypatch):
+    index = field.package(1)
+    field.start()
+    accept, refusals = Journal.accept, [JournalDamaged("journal.db: disk I/O error")]
+
+    def once(self, directive):
+        if refusals:
+            raise refusals.pop()
+        accept(self, directive)
+
+    monkeypatch.setattr(Journal, "accept", once)
+    field.hub.want(ME, index, 1)
+    field.settled()
+    assert not refusals
+
+
+def test_an_agent_tidies_up_when_it_starts(field):
+    index = field.package(1)
+    parts = field.start()
+    field.hub.want(ME, index, 1)
+    field.settled()
+    stray = parts.store.put(b"a removal that a power cut undid")
+    field.stop()
+    assert not field.start().store.has(stray)
 
 
 def test_the_broker_may_restart_in_the_middle(field):

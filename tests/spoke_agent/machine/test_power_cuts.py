@@ -174,3 +174,22 @@ def test_an_adapter_set_by_tuning_in_the_middle_of_an_update_is_kept(rig):
     edit_slots(rig.slots, "digits", lambda m: m.model_copy(update={"adapter": adapter}))
     rig.settle()
     assert rig.places().adapter == adapter
+
+
+def test_files_that_a_power_cut_brought_back_are_removed_when_nothing_is_under_way(rig):
+    stray = rig.store.put(b"its removal had not reached the disk")
+    rig.updater.tidy()
+    assert not rig.store.has(stray)
+    assert rig.champion() == 1
+
+
+def test_what_an_update_may_go_on_from_is_no_litter(rig):
+    rig.hub.closed = 10_000
+    rig.want(2)
+    arriving = rig.store.put(b"of the version that is on its way")
+    rig.updater.tidy()
+    assert rig.store.has(arriving)
+    rig.settle()
+    assert (rig.last().state, rig.last().reason) == (State.FAILED, Reason.TRANSFER_FAILED)
+    rig.updater.tidy()
+    assert rig.store.has(arriving)

@@ -107,6 +107,28 @@ def test_without_a_bus_messages_wait_for_the_receipts(tmp_path: Path):
     assert [kind for kind, _ in box.waiting()] == ["ops"]
     box.mark_carried()
     assert box.waiting() == []
+    number, digest = box.log.head()
+    assert box.log.links(10) == (f"{number} {digest}",)
+
+
+def test_what_came_after_the_receipts_were_written_waits_for_the_next(tmp_path: Path):
+    box, agent = outbox(tmp_path, None), outbox(tmp_path, None)
+    box.offer(OPS)
+    carried = box.waiting()
+    agent.offer(VERDICT, ABOUT)
+    box.mark_carried()
+    assert len(carried) == 1
+    assert [kind for kind, _ in box.waiting()] == ["drift_verdict"]
+
+
+def test_receipts_of_a_sealed_site_take_nothing_and_nothing_counts_as_carried(tmp_path: Path):
+    box = outbox(tmp_path, None)
+    box.offer(OPS)
+    (tmp_path / "egress.yaml").write_text("sovereignty: sealed\nallow: [{kind: ops}]")
+    assert box.waiting() == []
+    box.mark_carried()
+    (tmp_path / "egress.yaml").unlink()
+    assert [kind for kind, _ in box.waiting()] == ["ops"]
 
 
 def test_without_a_key_nothing_leaves(tmp_path: Path):

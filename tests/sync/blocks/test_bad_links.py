@@ -1,18 +1,20 @@
 """Over a line that is far, slow or cut every moment, by the real broker and by HTTP: all arrives, and little comes twice."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from sync.blocks import BlobSender, BlockReceiver, Patience
+from sync.bus import Message
 from sync.store import BlobStore
 from sync.types import SpokeId
 
 from .bad_link import BadLink
-from .conftest import InThread, content, hashes_of
+from .conftest import BadLine, InThread, content, hashes_of
 
 pytestmark = pytest.mark.mosquitto
 ME = SpokeId("frankfurt")
@@ -40,8 +42,8 @@ class Spoke:
         self.folder, self.data, self.half = folder, data, threading.Event()
         self.digest = BlobStore(folder / "hub").put(data)
 
-    def receive(self) -> int:
-        receiver = BlockReceiver(self.bus, "eu", ME, BlobStore(self.folder / "spoke"), patience=PATIENCE)
+    def receive(self, bus: Any = None) -> int:
+        receiver = BlockReceiver(bus or self.bus, "eu", ME, BlobStore(self.folder / "spoke"), patience=PATIENCE)
         return receiver.receive(self.digest, len(self.data), hashes_of(self.data), progress=self._tell)
 
     def has_all(self) -> bool:
@@ -71,6 +73,62 @@ def test_a_line_of_300_ms_each_way(mosquitto: Any, sender: BlobSender, tmp_path:
         spoke.bus.close()
     assert spoke.has_all()
     assert max(link.down, sender.stats.bytes) <= MOST * len(data)
+
+
+def _lost(random: Random, message: Message) -> list[Message]:
+    return [] if random.random() < 0.05 else [message]
+
+
+def _doubled(random: Random, message: Message) -> list[Message]:
+    return [message] * (2 if random.random() < 0.2 else 1)
+
+
+class Shuffle:
+    """Keeps some messages back until the next ones are past."""
+
+    def __init__(self) -> None:
+        self._kept: list[Message] = []
+
+    def __call__(self, random: Random, message: Message) -> list[Message]:
+        if len(self._kept) < 3 and random.random() < 0.3:
+            self._kept.append(message)
+            return []
+        kept, self._kept = self._kept, []
+        return [message, *reversed(kept)]
+
+
+FATES: dict[str, Callable[[], list[Callable[[Random, Message], list[Message]]]]] = {
+    "5 % are lost": lambda: [_lost],
+    "many come twice": lambda: [_doubled],
+    "the order is another": lambda: [Shuffle()],
+    "all of that": lambda: [_lost, _doubled, Shuffle()],
+}
+
+
+@pytest.mark.parametrize("name", FATES)
+def test_a_line_on_which_whole_messages_do_not_come_as_they_were_sent(
+    mosquitto: Any, sender: BlobSender, tmp_path: Path, name: str
+) -> None:
+    """Blocks are QoS 0: brokers and bridges drop, repeat and re-order them when they cannot follow."""
+    data, random, fates = content(12 * 8), Random(7), FATES[name]()
+
+    def fate(message: Message) -> list[Message]:
+        out = [message]
+        for one in fates:
+            out = [kept for each in out for kept in one(random, each)]
+        return out
+
+    with BadLink(mosquitto.broker.port, delay_s=0.03) as link:
+        spoke = Spoke(mosquitto, link, tmp_path, data)
+        line = BadLine(spoke.bus, fate)
+        assert spoke.receive(line) == len(data)
+        spoke.bus.close()
+    assert spoke.has_all()
+    assert max(link.down, sender.stats.bytes) <= MOST * len(data)
+    if name == "5 % are lost":
+        assert line.arrived < sender.stats.bytes
+    if name == "many come twice":
+        assert line.arrived > sender.stats.bytes
 
 
 @pytest.mark.parametrize("who", ["broker", "hub"])
