@@ -70,16 +70,12 @@ class ExternalRegistry:
             raise SettingsInvalid("registry_url: a password is sent over https only", hint="Write https:// in registry_url.")
         auth = RegistryAuth(settings.registry_user, password, host=url.netloc.decode()) if settings.registry_user else None
         client = httpx.Client(auth=auth, verify=_trusted(settings), timeout=30.0, trust_env=False)
-        return cls(settings.registry_url, settings.registry_prefix.strip("/"), client)
+        return cls(settings.registry_url, settings.registry_prefix, client)
 
     def repository(self, name: str) -> RemoteRepository:
         """Where a model's repository lies there."""
-        path = f"{self.prefix}/{name}" if self.prefix else name
-        return RemoteRepository(self.client, self.url, path, chunk=self.chunk)
-
-    def mount_name(self, name: str) -> str:
-        """A repository's whole name."""
-        return f"{self.prefix}/{name}" if self.prefix else name
+        whole = f"{self.prefix}/{name}" if self.prefix else name
+        return RemoteRepository(self.client, self.url, whole, chunk=self.chunk)
 
     def check(self) -> str:
         """Ask whether it is there and lets us in; returns what was found. Raises RegistryDown, ExternalRegistryRefused."""
@@ -168,9 +164,9 @@ class ExternalContents:
         """See Contents."""
         blob, origin = Descriptor(digest, self.size(digest), OCTETS), self._origin(digest)
         if origin is not None and origin.repository != repository:
-            mount = self._registry.mount_name(origin.repository)
+            source = self._registry.repository(origin.repository).name
             with _told():
-                self._registry.repository(repository).put_blob(self.path(digest), blob, mount_from=mount)
+                self._registry.repository(repository).put_blob(self.path(digest), blob, mount_from=source)
         elif self._near.has(digest):
             os.utime(self._near.path(digest))
 

@@ -12,10 +12,11 @@ from hub.registry.client import RegistryDown, pull, push
 from hub.registry.collect import collect
 from hub.registry.errors import NotAuthorized, Unknown
 from hub.registry.external import ExternalContents, ExternalRegistry, ExternalRegistryRefused, open_registry
+from hub.registry.remote import RemoteRepository
 from hub.registry.store import RegistryStore
 from hub.settings import HubSettings, SettingsInvalid
 from model_formats.layout import PackageTampered
-from model_formats.oci import SIGNATURE
+from model_formats.oci import OCTETS, SIGNATURE, Descriptor
 from model_formats.package import Layout, attach, open_package
 from model_formats.types import digest_of
 from tests.samples.model_folder import packed
@@ -278,3 +279,50 @@ def test_large_blobs_go_up_in_chunks_and_come_down_where_they_broke(elsewhere, o
     (tmp_path / "chunked" / "partial" / digest[7:]).write_bytes(BIG[:2_000_000])
     assert store.path(digest).read_bytes() == BIG
     assert sent[-1] == ("GET", None, "bytes=2000000-")
+
+
+class CutOnce(httpx.HTTPTransport):
+    """A line that breaks while the answer to the second chunk is on its way: the registry has the chunk, we do not know it."""
+
+    chunks = 0
+
+    def handle_request(self, request):
+        answer = super().handle_request(request)
+        if request.method == "PATCH":
+            self.chunks += 1
+            if self.chunks == 2:
+                answer.close()
+                raise httpx.ReadError("the line broke", request=request)
+        return answer
+
+
+def test_an_upload_whose_line_breaks_is_brought_to_its_end(elsewhere, opened, tmp_path):
+    _, settings = elsewhere
+    registry, line = opened.at(settings), CutOnce()
+    with httpx.Client(auth=registry.client.auth, transport=line) as client:
+        cut = ExternalRegistry(registry.url, registry.prefix, client, chunk=1 << 20)
+        file = tmp_path / "big"
+        file.write_bytes(BIG)
+        blob = Descriptor(digest_of(BIG), len(BIG), OCTETS)
+        cut.repository("digits").put_blob(file, blob)
+    assert line.chunks >= 3
+    registry.repository("digits").download(blob, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == BIG
+
+
+def test_a_registry_that_loses_every_upload_is_given_up(tmp_path):
+    lost = []
+
+    def forgetful(request):
+        if request.method == "PATCH":
+            lost.append(request)
+            raise httpx.ReadError("the line broke", request=request)
+        if request.method == "POST":
+            return httpx.Response(202, headers={"Location": "/v2/x/blobs/uploads/1"})
+        return httpx.Response(404)
+
+    (tmp_path / "big").write_bytes(BIG)
+    with httpx.Client(transport=httpx.MockTransport(forgetful)) as client, pytest.raises(RegistryDown, match="line broke"):
+        remote = RemoteRepository(client, "http://registry", "x", chunk=1 << 20)
+        remote.put_blob(tmp_path / "big", Descriptor(digest_of(BIG), len(BIG), OCTETS))
+    assert len(lost) <= 8
