@@ -63,9 +63,7 @@ class HubSettings(BaseSettings):
 
     registry_url: str = ""
     """Address of an OCI registry (distribution, Harbor, zot, a cloud's) that keeps the blobs; empty is the hub's own folder."""
-    registry_prefix: Annotated[str, Field(pattern=r"^([a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*)?$")] = (
-        "spokeshave"
-    )
+    registry_prefix: Annotated[str, Field(pattern=r"^([a-z0-9]+([._/-]+[a-z0-9]+)*)?$")] = "spokeshave"
     """Repositories there are this prefix and the model's name; the hub touches nothing outside of it. May be empty."""
     registry_user: str = ""
     """Name to log in with at that registry; empty is no login."""

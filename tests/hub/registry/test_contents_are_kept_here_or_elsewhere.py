@@ -322,7 +322,9 @@ def test_a_registry_that_loses_every_upload_is_given_up(tmp_path):
         return httpx.Response(404)
 
     (tmp_path / "big").write_bytes(BIG)
-    with httpx.Client(transport=httpx.MockTransport(forgetful)) as client, pytest.raises(RegistryDown, match="line broke"):
+    blob = Descriptor(digest_of(BIG), len(BIG), OCTETS)
+    with httpx.Client(transport=httpx.MockTransport(forgetful)) as client:
         remote = RemoteRepository(client, "http://registry", "x", chunk=1 << 20)
-        remote.put_blob(tmp_path / "big", Descriptor(digest_of(BIG), len(BIG), OCTETS))
+        with pytest.raises(RegistryDown, match="line broke"):
+            remote.put_blob(tmp_path / "big", blob)
     assert len(lost) <= 8
