@@ -1,5 +1,6 @@
 """The gate's search on a network whose one bad layer is known: weights of wildly different size in one channel."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from model_formats.export.graph import load_graph
+from model_formats.measure import is_slower
 from model_formats.quantize.dynamic import DynamicInt8
 from model_formats.quantize.gate import Quantized, _fewest, quantize_within
 from model_formats.quantize.recipe import QuantizeFailed, layers, preparation, prepare, suggest
@@ -139,6 +141,25 @@ def test_the_search_gives_back_the_fewest_layers_that_are_enough(tmp_path: Path)
         assert search(enough) == enough
         assert len(tried) <= 8
     assert search(25) == 16  # not enough: the best that was tried
+
+
+class Busy:
+    """A session that takes so many milliseconds, and no more than the clock's grain beyond."""
+
+    def __init__(self, one: float, many: float) -> None:
+        self._ms = {1: one, 32: many}
+
+    def run(self, inputs: dict[str, np.ndarray]) -> None:
+        end = time.perf_counter() + self._ms[len(inputs["x"])] / 1e3
+        while time.perf_counter() < end:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("one", "many", "slower"), [(1.0, 1.0, True), (0.98, 0.98, True), (2.0, 0.5, False), (0.5, 2.0, False), (1.5, 1.5, True)]
+)
+def test_int8_is_worth_offering_only_when_it_is_clearly_faster_somewhere(one: float, many: float, slower: bool) -> None:
+    assert is_slower(Busy(one, many), Busy(1.0, 1.0), ROWS) is slower  # type: ignore[arg-type]
 
 
 def test_a_transformers_layer_in_float_keeps_eight_bit_weights(tmp_path: Path) -> None:
