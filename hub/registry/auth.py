@@ -19,8 +19,6 @@ _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 class RegistryAuth(httpx.Auth):
     """`httpx.Client(auth=RegistryAuth(user, password))` for `push` and `pull`. Tokens are kept per scope while they work."""
 
-    requires_response_body = True
-
     def __init__(self, user: str, password: str, *, host: str | None = None) -> None:
         """`host`: (with port) the only one that is logged in to; blobs may lie behind links to others. None: any."""
         self._basic, self._host = httpx.BasicAuth(user, password), host
@@ -40,6 +38,7 @@ class RegistryAuth(httpx.Auth):
         challenge = answer.headers.get("WWW-Authenticate", "")
         if challenge.lower().startswith("bearer "):
             token = yield self._token_request(challenge)
+            token.read()  # this answer alone: `requires_response_body` would read every blob into memory
             self._headers[scope] = f"Bearer {_token_of(token)}"
         elif challenge.lower().startswith("basic"):
             self._headers[scope] = next(self._basic.auth_flow(request)).headers["Authorization"]

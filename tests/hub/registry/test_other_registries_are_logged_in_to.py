@@ -99,3 +99,21 @@ def test_pulling_and_pushing_have_tokens_of_their_own_and_other_hosts_get_none()
             client.put("https://storage.example/v2/digits/blobs/uploads/1")
     assert [host for _, host, _ in asked].count("auth.example") == 2
     assert {sent for _, host, sent in asked if host == "storage.example"} == {None}
+
+
+def test_a_blob_is_streamed_also_where_one_is_logged_in():
+    given = []
+
+    def blob():
+        for _ in range(100):
+            given.append(1 << 20)
+            yield bytes(1 << 20)
+
+    auth = RegistryAuth("ml", "secret", host="registry.example")
+    with (
+        httpx.Client(auth=auth, transport=httpx.MockTransport(lambda _: httpx.Response(200, content=blob()))) as client,
+        client.stream("GET", "https://registry.example/v2/digits/blobs/1") as answer,
+    ):
+        assert given == []
+        next(answer.iter_bytes(1 << 20))
+    assert sum(given) <= 2 << 20
