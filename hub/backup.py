@@ -1,6 +1,7 @@
 """A hub in one file, and back. A backup may be taken while the hub runs.
 
 In it: database, TUF repository with the online keys, device CA, registry, settings, operator token, and the broker's port.
+(Blobs that are kept at another registry stay there; what is in the backup says where.)
 Offline keys only when asked for. Whoever has the file can be this hub: keep it as you keep the keys.
 
 Spokes have seen what came after the backup, and refuse whatever looks older. So a restore lifts what the hub alone signs (the
@@ -19,6 +20,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hub.fleet.directives import refresh_directive
@@ -76,7 +78,7 @@ def back_up(hub: Hub, out: Path, *, offline_keys: bool = False, database: bool =
             tar.add(_copy(home.database, Path(folder) / "hub.db"), "hub.db")
         for name in (*_PARTS, *(["keys"] if offline_keys else [])):
             if (home.root / name).exists():
-                tar.add(home.root / name, name)
+                tar.add(home.root / name, name, filter=partial(_unless_copy, hub))
     return out.stat().st_size
 
 
@@ -127,6 +129,11 @@ def _private() -> Iterator[None]:
         yield
     finally:
         os.umask(before)
+
+
+def _unless_copy(hub: Hub, member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Blobs that are kept at another registry are fetched from there again."""
+    return None if hub.registry.contents.is_copy(hub.home.root / member.name) else member
 
 
 def _copy(database: Path, to: Path) -> Path:

@@ -10,6 +10,7 @@ from tuf.api.metadata import Metadata
 
 from hub.client import HubClient
 from hub.home import HubHome
+from hub.registry.external import ExternalRegistry
 from hub.settings import load_settings
 from hub.store.audit import verify_audit
 from hub.store.database import Database
@@ -103,6 +104,17 @@ def _broker(_home: HubHome) -> tuple[bool, str, str]:
     return place is not None, place or "mosquitto is not installed", "apt-get install mosquitto"
 
 
+def _registry(home: HubHome) -> tuple[bool, str, str]:
+    settings = load_settings(home.root)
+    if not settings.registry_url:
+        return True, "blobs are kept in the hub's folder", ""
+    registry = ExternalRegistry.of(settings)
+    try:
+        return True, registry.check(), ""
+    finally:
+        registry.client.close()
+
+
 def _disk(home: HubHome) -> tuple[bool, str, str]:
     usage = shutil.disk_usage(home.root)
     return (
@@ -132,6 +144,7 @@ CHECKS: dict[str, Callable[[HubHome], tuple[bool, str, str]]] = {
     "release metadata": _metadata,
     "device CA": _authority,
     "broker program": _broker,
+    "registry": _registry,
     "disk": _disk,
     "offline keys": _offline_keys,
     "running": _running,

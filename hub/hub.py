@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from hub.home import HubHome
+from hub.registry.external import open_registry
 from hub.registry.store import RegistryStore
 from hub.rules.access import Role
 from hub.settings import HubSettings
@@ -68,7 +69,7 @@ class Hub:
             clock=clock,
             database=Database(settings.database(place)).open(),
             repository=Repository(place.metadata, keys=place.metadata / "no-offline-keys", clock=clock),
-            registry=RegistryStore(place.blobs),
+            registry=open_registry(place.blobs, settings),
             ca=DeviceCA.open(place.ca),
         )
 
@@ -85,7 +86,8 @@ class Hub:
             yield self.repository
 
     def close(self) -> None:
-        """Give back the database."""
+        """Give back the database and the connections."""
+        self.registry.close()
         self.database.close()
 
 

@@ -5,6 +5,7 @@ or it waits (`hub model sign`) for people who hold the others.
 """
 
 import base64
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from model_formats.delta.plan import PlannedDelta, plan_deltas
 from model_formats.errors import OperatorError
 from model_formats.oci import SIGNATURE, parse_manifest
 from model_formats.package import Layout, attach, open_package, pack
-from model_formats.signature import KeySigner, PublisherPolicy, Signer, sign_package, verify_package
+from model_formats.signature import KeySigner, PublisherPolicy, PublisherUntrusted, Signer, sign_package, verify_package
 from model_formats.types import ModelRef, digest_of
 from sync.trust.documents import ReleaseTerms
 from sync.trust.keys import load_signer, pem_of, role_signer, save_signer
@@ -79,7 +80,7 @@ def publish(
     say(f"packed {ref} as {index[:19]}")
     earlier = [v for v in hub.get("/models", model=ref.name) if v["version"] < ref.version]
     planned = _make_deltas(blobs, index, [v["index"] for v in reversed(earlier)][:deltas])
-    bundle = _signature(blobs, index, signer)
+    bundle = _signature(blobs, index, signer, policy)
     push(blobs, index, str(hub.http.base_url), hub.http, progress=lambda blob: say(f"pushed {blob.path or blob.digest[:19]}"))
     _require_family(hub, ref.name, keys)
     order = {
@@ -131,11 +132,13 @@ def _may_sign(name: str, role: str) -> bool:
     return name == role or name.startswith((f"{role}-", f"{role}."))
 
 
-def _signature(blobs: Layout, index: str, signer: Signer) -> bytes:
-    """The signature that is there already, or a new one: a version that is proposed twice keeps its first."""
-    held = next((r for r in blobs.referrers(index, SIGNATURE)), None)
-    if held is not None:
-        return blobs.path(parse_manifest(blobs.path(held.digest).read_bytes()).layers[0].digest).read_bytes()
+def _signature(blobs: Layout, index: str, signer: Signer, policy: PublisherPolicy) -> bytes:
+    """The signature that is there already and holds under the policy, or a new one: what is proposed twice keeps its first."""
+    for held in blobs.referrers(index, SIGNATURE):
+        bundle = blobs.path(parse_manifest(blobs.path(held.digest).read_bytes()).layers[0].digest).read_bytes()
+        with contextlib.suppress(PublisherUntrusted):  # by somebody else, or by a certificate that has ended
+            verify_package(blobs, index, bundle, policy, datetime.now(UTC))
+            return bundle
     bundle = sign_package(blobs, index, signer)
     attach(blobs, index, SIGNATURE, bundle)
     return bundle
@@ -184,4 +187,6 @@ def verify(hub: HubClient, ref: ModelRef, layout: Path) -> dict[str, Any]:
         "files": len(files),
         "bytes": sum(f.size for f in files),
         "publisher": publisher.name,
+        "signed_by": publisher.kind,
+        "proof": publisher.proof,
     }

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from hub.home import HubHome
@@ -60,6 +60,21 @@ class HubSettings(BaseSettings):
     """Ceiling on blocks sent over MQTT, in bytes a second; 0 is none."""
     block_gather_s: Annotated[float, Field(ge=0)] = 1.0
     """How long a blob that several spokes may want waits for the last of them to listen, so that one copy serves them all."""
+
+    registry_url: str = ""
+    """Address of an OCI registry (distribution, Harbor, zot, a cloud's) that keeps the blobs; empty is the hub's own folder."""
+    registry_prefix: Annotated[str, Field(pattern=r"^([a-z0-9]+([._/-]+[a-z0-9]+)*)?$")] = "spokeshave"
+    """Repositories there are this prefix and the model's name; the hub touches nothing outside of it. May be empty."""
+    registry_user: str = ""
+    """Name to log in with at that registry; empty is no login."""
+    registry_password: SecretStr = SecretStr("")
+    """Password or token of that name; better in the environment, or in the file below."""
+    registry_password_file: str = ""
+    """File with the password of that name."""
+    registry_ca_file: str = ""
+    """File (PEM) with the authorities that registry's certificate may come from; empty is the system's."""
+    registry_cache_bytes: Annotated[int, Field(ge=0)] = 20 << 30
+    """Size to which copies of that registry's blobs are kept in the hub's folder, in bytes; the least recently used go first."""
 
     alerts_every_s: Seconds = 60.0
     """How often alerts are looked for and sent, where a receiver is named below."""

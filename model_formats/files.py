@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["atomic_file", "atomic_write", "fsync_dir"]
+__all__ = ["atomic_file", "atomic_write", "fsync_dir", "settle"]
 
 
 def atomic_write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -40,3 +40,11 @@ def fsync_dir(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def settle(part: Path, path: Path) -> None:
+    """Give a file that is complete its name (in the same file system), durably."""
+    with part.open("rb") as done:
+        os.fsync(done.fileno())
+    part.replace(path)
+    fsync_dir(path.parent)

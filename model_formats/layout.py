@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from model_formats.errors import RefusedError
-from model_formats.files import atomic_file, atomic_write
+from model_formats.files import atomic_write
 from model_formats.oci import INDEX, MAX_JSON, Descriptor, OciDescriptor, canonical, descriptor_json, parse_index, parse_manifest
 from model_formats.types import digest_of, hex_of
 
@@ -108,12 +108,6 @@ class Layout:
         if not self.has(digest):
             atomic_write(self.path(digest), data)
         return digest
-
-    @contextlib.contextmanager
-    def writing(self, blob: Descriptor) -> Iterator[BinaryIO]:
-        """A stream for a blob whose bytes the caller checks (`copy_checked`); it is here when the block ends well."""
-        with atomic_file(self.path(blob.digest)) as out:
-            yield out
 
     def put_file(self, source: Path) -> tuple[str, int]:
         """Keep a copy of a file; returns its digest and size. Streams, so memory does not grow with the file."""

@@ -31,6 +31,7 @@ from model_formats.publisher import (
     check_signature,
     curve_hash,
     key_id,
+    load_public,
     public_pem,
     trusted_certificate,
     trusted_key,
@@ -148,6 +149,9 @@ def verify_package(blobs: BlobReader, index: str, bundle: bytes, policy: Publish
         case {"publicKey": {"hint": str(hint)}}:
             key = trusted_key(policy, hint)  # 2
             publisher = Publisher("key", hint)
+        case {"publicKey": {"rawBytes": str(pem)}}:  # the reference library before 1.1 wrote the key itself, in PEM
+            hint = _hint(pem)
+            key, publisher = trusted_key(policy, hint), Publisher("key", hint)  # 2
         case {"x509CertificateChain": {"certificates": [*listed]}}:
             key, name = trusted_certificate(policy, _ders(listed), now)  # 2
             publisher = Publisher("certificate", name)
@@ -200,10 +204,19 @@ def _open_bundle(bundle: bytes) -> tuple[dict[str, Any], bytes, bytes]:
         kinds = {"publicKey", "x509CertificateChain", "certificate"} & {k for k, v in material.items() if v}
         if len(kinds) != 1:
             raise PublisherUntrusted(f"signature: {len(kinds)} kinds of signer in one bundle, not one")
+        if "certificate" in kinds and not material.get("tlogEntries"):
+            raise PublisherUntrusted("signature: a keyless signature that no log has seen")
         payload, signature = _unb64(envelope["payload"]), _unb64(signatures[0]["sig"])
         return {k: material[k] for k in (*kinds, "tlogEntries") if k in material}, payload, signature
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise PublisherUntrusted(f"signature: the bundle is malformed: {e!r}") from e
+
+
+def _hint(pem: str) -> str:
+    try:
+        return key_id(load_public(_unb64(pem)))
+    except ValueError as e:
+        raise PublisherUntrusted(f"signature: the public key is malformed: {e}") from e
 
 
 def _ders(listed: Sequence[Any]) -> list[bytes]:

@@ -21,6 +21,7 @@ COMMANDS = {
     "audit": "hub.cli.audit:group",
     "token": "hub.cli.token:group",
     "simulate": "hub.cli.simulate:simulate",
+    "registry": "hub.cli.registry:group",
     "backup": "hub.cli.backup:backup",
     "restore": "hub.cli.backup:restore",
     "doctor": "hub.cli.doctor:doctor",

@@ -283,7 +283,13 @@ def verify(ctx: Context, ref: str) -> None:
 
     with HubClient.local(ctx.home) as hub:
         told = verify_version(hub, ModelRef.parse(ref), HubHome(ctx.home).packages)
-    emit(ctx, told, lambda t: out.print(f"{t['model']}: {t['files']} files, {t['bytes']} bytes, signed by {t['publisher']}"))
+    emit(
+        ctx,
+        told,
+        lambda t: out.print(
+            f"{t['model']}: {t['files']} files, {t['bytes']} bytes, signed by {t['publisher']} ({t['signed_by']})"
+        ),
+    )
 
 
 @group.command()

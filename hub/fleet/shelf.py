@@ -7,7 +7,9 @@ from hub.hub import Hub
 from hub.store.versions import deltas_to, list_versions
 from model_formats.opening import closure
 
-__all__ = ["Shelf"]
+__all__ = ["Shelf", "needed"]
+
+_MOMENT_S = 0.1
 
 
 class Shelf:
@@ -16,12 +18,22 @@ class Shelf:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._lock = threading.Lock()
+        self._sent_for: set[str] = set()
         self._zones: dict[str, frozenset[str]] = {}
         self._known: object = None
 
     def has(self, digest: str) -> bool:
-        """Whether the blob is here, whole."""
-        return self._hub.registry.has(digest)
+        """Whether the blob is here, whole. One that is kept elsewhere is sent for, and whoever wants it asks again.
+
+        The first time a moment is waited, in which a page comes: it spares its spoke the second question.
+        """
+        if not self._hub.registry.has(digest):
+            return False
+        if self._hub.registry.ready(digest, 0.0 if digest in self._sent_for else _MOMENT_S):
+            self._sent_for.discard(digest)
+            return True
+        self._sent_for.add(digest)
+        return False
 
     def path(self, digest: str) -> Path:
         """Its file."""
@@ -45,3 +57,11 @@ class Shelf:
             for digest in digests | {version.signature} | {offer.delta for offer in offers[version.ref]}:
                 zones[digest] = zones.get(digest, frozenset()) | frozenset(version.zones)
         self._zones, self._known = zones, (versions, offers)
+
+
+def needed(hub: Hub) -> set[str]:
+    """What the collector must leave, tagged or not: index, signature and deltas of every released version."""
+    with hub.database.read() as db:
+        versions = list_versions(db)
+        deltas = {offer.delta for version in versions for offer in deltas_to(db, version.ref)}
+    return {digest for version in versions for digest in (version.index, version.signature)} | deltas

@@ -19,28 +19,32 @@ _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 class RegistryAuth(httpx.Auth):
     """`httpx.Client(auth=RegistryAuth(user, password))` for `push` and `pull`. Tokens are kept per scope while they work."""
 
-    requires_response_body = True
-
-    def __init__(self, user: str, password: str) -> None:
-        self._basic = httpx.BasicAuth(user, password)
-        self._header: str | None = None
+    def __init__(self, user: str, password: str, *, host: str | None = None) -> None:
+        """`host`: (with port) the only one that is logged in to; blobs may lie behind links to others. None: any."""
+        self._basic, self._host = httpx.BasicAuth(user, password), host
+        self._headers: dict[tuple[str, bool], str] = {}
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Try with what is known; on 401 ask for what the registry wants, once. Raises NotAuthorized when the realm refuses."""
-        if self._header:
-            request.headers["Authorization"] = self._header
+        if self._host not in (None, request.url.netloc.decode()):
+            yield request
+            return
+        scope = _scope(request)
+        if scope in self._headers:
+            request.headers["Authorization"] = self._headers[scope]
         answer = yield request
         if answer.status_code != 401:
             return
         challenge = answer.headers.get("WWW-Authenticate", "")
         if challenge.lower().startswith("bearer "):
             token = yield self._token_request(challenge)
-            self._header = f"Bearer {_token_of(token)}"
+            token.read()  # this answer alone: `requires_response_body` would read every blob into memory
+            self._headers[scope] = f"Bearer {_token_of(token)}"
         elif challenge.lower().startswith("basic"):
-            self._header = next(self._basic.auth_flow(request)).headers["Authorization"]
+            self._headers[scope] = next(self._basic.auth_flow(request)).headers["Authorization"]
         else:
             return
-        request.headers["Authorization"] = self._header
+        request.headers["Authorization"] = self._headers[scope]
         yield request
 
     def _token_request(self, challenge: str) -> httpx.Request:
@@ -50,6 +54,12 @@ class RegistryAuth(httpx.Auth):
             raise NotAuthorized(f"the registry sends the password to {realm!r}", hint="Only HTTPS realms are asked.")
         query = {key: wanted[key] for key in ("service", "scope") if key in wanted}
         return next(self._basic.auth_flow(httpx.Request("GET", realm, params=query)))
+
+
+def _scope(request: httpx.Request) -> tuple[str, bool]:
+    """What a token is for: a repository (the path up to the kind of thing in it), and whether to write there."""
+    repository = re.split(r"/(?:blobs|manifests|tags|referrers)/", request.url.path)[0]
+    return repository, request.method not in ("GET", "HEAD")
 
 
 def _token_of(answer: httpx.Response) -> str:

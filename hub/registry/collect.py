@@ -74,14 +74,11 @@ def _sweep_repository(store: RegistryStore, repository: str, needed: set[str], b
 
 
 def _sweep_blobs(store: RegistryStore, needed: set[str], before: float, *, dry_run: bool) -> tuple[int, int]:
-    blobs = freed = 0
-    for file in (store.folder / "blobs" / "sha256").iterdir():
-        if f"sha256:{file.name}" in needed or file.stat().st_mtime >= before:
-            continue
-        blobs, freed = blobs + 1, freed + file.stat().st_size
-        if not dry_run:
-            file.unlink()
-    return blobs, freed
+    gone = [d for d, wanted in store.contents.known().items() if d not in needed and wanted < before]
+    freed = sum(store.contents.size(digest) for digest in gone)
+    for digest in gone if not dry_run else ():
+        store.contents.forget(digest)
+    return len(gone), freed
 
 
 def _sweep_uploads(store: RegistryStore, before: float, *, dry_run: bool) -> None:
@@ -91,5 +88,5 @@ def _sweep_uploads(store: RegistryStore, before: float, *, dry_run: bool) -> Non
 
 
 def _is_old(store: RegistryStore, digest: str, before: float) -> bool:
-    file = store.folder / "blobs" / "sha256" / hex_of(digest)
+    file = store.contents.folder / hex_of(digest)
     return not file.exists() or file.stat().st_mtime < before

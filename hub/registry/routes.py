@@ -8,18 +8,23 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.routing import APIRoute
 
 from hub.registry.errors import NotAuthorized, OutOfOrder, RegistryRefused, Unacceptable
+from hub.registry.remote import RegistryDown
 from hub.registry.store import Held, RegistryStore
 from hub.registry.uploads import Uploads
+from model_formats.errors import HubError
 from model_formats.oci import INDEX, MAX_JSON, canonical, parse_index, parse_manifest
 
 __all__ = ["Action", "Authorize", "router", "unsafe_allow_all"]
 
 Action = Literal["pull", "push", "delete"]
+_WAIT_S = 20.0
+"""Seconds that a request waits for a blob that is kept elsewhere; then the caller is told to ask again."""
 Authorize = Callable[[Request, str, Action], Awaitable[None] | None]
 
 
@@ -52,6 +57,9 @@ class _OciRoute(APIRoute):
                 return await plain(request)
             except RegistryRefused as e:
                 return _refusal(request, e)
+            except HubError as e:
+                body = {"errors": [{"code": "UNAVAILABLE", "message": e.message, "detail": e.hint}]}
+                return JSONResponse(body, status_code=e.http, headers={"Retry-After": "5"})
 
         return handler
 
@@ -74,7 +82,7 @@ class _Routes:
             ("PUT", one_upload, "push", self.finish_upload),
             ("DELETE", one_upload, "push", self.cancel_upload),
             ("GET", blob, "pull", self.get_blob),
-            ("HEAD", blob, "pull", self.get_blob),
+            ("HEAD", blob, "pull", self.head_blob),
             ("DELETE", blob, "delete", self.delete_blob),
             ("GET", manifest, "pull", self.get_manifest),
             ("HEAD", manifest, "pull", self.get_manifest),
@@ -104,12 +112,12 @@ class _Routes:
         """A session; or the whole blob at once (`digest`); or a blob of another repository (`mount`, `from`)."""
         query = request.query_params
         if "mount" in query and await self._may_mount(request, query.get("from", ""), query["mount"]):
-            self._store.link(name, query["mount"])
+            await to_thread.run_sync(self._store.link, name, query["mount"])
             return _created(name, query["mount"])
         session = self._uploads.start(name)
         if "digest" in query:
             await self._uploads.append(name, session, request.stream())
-            return self._finish(name, session, query["digest"])
+            return await self._finish(name, session, query["digest"])
         return self._standing(202, name, session, 0)
 
     def upload_status(self, name: str, session: str) -> Response:
@@ -124,7 +132,7 @@ class _Routes:
     async def finish_upload(self, request: Request, name: str, session: str, digest: str) -> Response:
         """The last chunk, if any, and the digest of the whole."""
         await self._uploads.append(name, session, request.stream(), _start(request))
-        return self._finish(name, session, digest)
+        return await self._finish(name, session, digest)
 
     def cancel_upload(self, name: str, session: str) -> Response:
         """Never mind."""
@@ -135,7 +143,7 @@ class _Routes:
         """A manifest or index whose parts are here."""
         data = await _bounded(request.stream(), MAX_JSON)
         media_type = request.headers.get("content-type", "").partition(";")[0].strip()
-        digest, subject = self._store.put_manifest(name, reference, media_type, data)
+        digest, subject = await to_thread.run_sync(self._store.put_manifest, name, reference, media_type, data)
         headers = {"Location": f"/v2/{name}/manifests/{digest}", "Docker-Content-Digest": digest}
         return Response(status_code=201, headers=headers | ({"OCI-Subject": subject} if subject else {}))
 
@@ -145,8 +153,16 @@ class _Routes:
         """A blob, or a range of it."""
         if not self._store.holds(name, digest):
             raise RegistryRefusedBlob(name, digest)
+        if not self._store.ready(digest, _WAIT_S):
+            raise RegistryDown(f"{digest} is still on its way here from the external registry", hint="Ask again in a moment.")
         headers = {"Docker-Content-Digest": digest, "ETag": f'"{digest}"'}
         return _BlobResponse(self._store.path(digest), media_type="application/octet-stream", headers=headers)
+
+    def head_blob(self, name: str, digest: str) -> Response:
+        """Whether a blob is here, and how large: what pushers ask before they send it."""
+        size = self._store.confirmed_size(name, digest)
+        headers = {"Docker-Content-Digest": digest, "ETag": f'"{digest}"', "Content-Length": str(size), "Accept-Ranges": "bytes"}
+        return Response(media_type="application/octet-stream", headers=headers)
 
     def get_manifest(self, name: str, reference: str) -> Response:
         """A manifest by tag or digest."""
@@ -197,8 +213,8 @@ class _Routes:
             return False
         return True
 
-    def _finish(self, name: str, session: str, digest: str) -> Response:
-        self._uploads.finish(name, session, digest)
+    async def _finish(self, name: str, session: str, digest: str) -> Response:
+        await to_thread.run_sync(self._uploads.finish, name, session, digest)
         return _created(name, digest)
 
     def _standing(self, status: int, name: str, session: str, offset: int) -> Response:

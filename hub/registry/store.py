@@ -1,6 +1,6 @@
-"""Where the registry keeps things: blobs by digest once for all repositories, and small marker files for who has what.
+"""What the registry knows: small marker files for who has what. The content lies in `contents.py`, here or elsewhere.
 
-    blobs/sha256/<hex>                          content
+    blobs/sha256/<hex>                          content, or what of it is near
     repositories/<name>/_blobs/<hex>            this repository may serve the blob
     repositories/<name>/_manifests/<hex>        its media type
     repositories/<name>/_tags/<tag>             a digest
@@ -14,15 +14,18 @@ take one lock, so that a collector never meets half a push.
 import contextlib
 import fcntl
 import re
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from hub.registry.contents import Contents, FolderContents
+from hub.registry.contents import checked_hex as _hex
 from hub.registry.errors import Unacceptable, Unknown
 from model_formats.files import atomic_write
 from model_formats.layout import read_blob
 from model_formats.oci import INDEX, MANIFEST, MAX_JSON, Descriptor, Index, Manifest, PackageInvalid, parse_index, parse_manifest
-from model_formats.types import DIGEST_PATTERN, digest_of, hex_of
+from model_formats.types import DIGEST_PATTERN, digest_of
 
 __all__ = ["Held", "RegistryStore"]
 
@@ -43,20 +46,26 @@ class Held:
 class RegistryStore:
     """A folder of repositories. It is a BlobReader over all its blobs; what one repository may serve is asked for by name."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, contents: Contents | None = None) -> None:
+        """`contents`: where the bytes are kept; None: in this folder."""
         self.folder = folder
-        for part in ("blobs/sha256", "repositories", "uploads"):
+        for part in ("repositories", "uploads"):
             (folder / part).mkdir(parents=True, exist_ok=True)
+        self.contents: Contents = contents or FolderContents(folder / "blobs" / "sha256")
 
     # ---- blobs
 
     def has(self, digest: str) -> bool:
         """Whether any repository holds the blob."""
-        return self.path(digest).is_file()
+        return self.contents.has(digest)
 
     def path(self, digest: str) -> Path:
-        """The file of a blob."""
-        return self.folder / "blobs" / "sha256" / _hex(digest)
+        """The file of a blob; where its bytes are elsewhere, this waits for them."""
+        return self.contents.path(digest)
+
+    def ready(self, digest: str, wait_s: float = 0.0) -> bool:
+        """Whether `path` would answer at once, now or within `wait_s` seconds."""
+        return self.contents.has(digest) and self.contents.ready(digest, wait_s)
 
     def holds(self, repository: str, digest: str) -> bool:
         """Whether this repository may serve the blob."""
@@ -65,21 +74,37 @@ class RegistryStore:
     def put_blob(self, repository: str, data: bytes) -> str:
         """Keep some bytes for a repository; returns their digest."""
         digest = digest_of(data)
-        if not self.has(digest):
-            atomic_write(self.path(digest), data)
-        self.link(repository, digest)
+        if self.has(digest):
+            self.link(repository, digest)
+        else:
+            file = self.folder / "uploads" / f"{secrets.token_hex(16)}.put"
+            file.write_bytes(data)
+            self.take(repository, digest, file)
         return digest
 
+    def take(self, repository: str, digest: str, file: Path) -> None:
+        """Keep a file whose bytes were checked as a blob of a repository; it is moved away."""
+        self.contents.take(repository, digest, file)
+        self._mark(repository, digest)
+
     def link(self, repository: str, digest: str) -> None:
-        """Let a repository serve a blob that is here. Its file is touched, so that the collector knows it is wanted."""
-        if not self.has(digest):
-            raise Unknown(f"{digest}: not here", oci="BLOB_UNKNOWN")
-        self.path(digest).touch()
-        atomic_write(self.repository(repository) / "_blobs" / _hex(digest), b"")
+        """Let a repository serve a blob that is here. Raises Unknown."""
+        self.contents.link(repository, digest)
+        self._mark(repository, digest)
+
+    def confirmed_size(self, repository: str, digest: str) -> int:
+        """Bytes of a blob, for a pusher who then sends nothing. Raises Unknown where it has to be sent (again)."""
+        if not (self.holds(repository, digest) and self.contents.confirm(repository, digest)):
+            raise Unknown(f"{repository}: has no blob {digest}", oci="BLOB_UNKNOWN")
+        return self.contents.size(digest)
 
     def delete_blob(self, repository: str, digest: str) -> None:
         """Stop serving a blob in a repository; the collector removes the bytes. Raises Unknown."""
         _unlink(self.repository(repository) / "_blobs" / _hex(digest), f"{digest}: not in {repository}", "BLOB_UNKNOWN")
+
+    def close(self) -> None:
+        """Let go of connections to where the bytes are kept."""
+        self.contents.close()
 
     # ---- manifests
 
@@ -94,12 +119,15 @@ class RegistryStore:
         parsed = _parse(media_type, data)
         with self.lock():
             self._require_parts(repository, parsed)
-            self.put_blob(repository, data)
+            if not reference.startswith("sha256:"):
+                _require_tag(reference)
+            self.contents.take_manifest(repository, reference, media_type, digest, data)
+            self._mark(repository, digest)
             atomic_write(self._manifest_file(repository, digest), media_type.encode())
             if parsed.subject:
                 atomic_write(self._referrer_file(repository, parsed.subject.digest, digest), b"")
             if not reference.startswith("sha256:"):
-                self._tag(repository, reference, digest)
+                atomic_write(self._tags(repository) / reference, digest.encode())
         return digest, parsed.subject.digest if parsed.subject else None
 
     def manifest(self, repository: str, reference: str) -> Held:
@@ -165,6 +193,7 @@ class RegistryStore:
         parsed = _parse(held.media_type, held.data)
         if parsed.subject:
             self._referrer_file(repository, parsed.subject.digest, held.digest).unlink(missing_ok=True)
+        self.contents.drop_manifest(repository, held.digest, parsed.subject.digest if parsed.subject else None)
         self._manifest_file(repository, held.digest).unlink()
         (self.repository(repository) / "_blobs" / _hex(held.digest)).unlink(missing_ok=True)
 
@@ -177,13 +206,11 @@ class RegistryStore:
         for part in parts:
             if not self.holds(repository, part.digest):
                 raise Unknown(f"{repository}: {part.digest} must be pushed first", oci="MANIFEST_BLOB_UNKNOWN")
-            if self.path(part.digest).stat().st_size != part.size:
+            if self.contents.size(part.digest) != part.size:
                 raise Unacceptable(f"{part.digest}: the manifest says {part.size} bytes, it has another size", oci="SIZE_INVALID")
 
-    def _tag(self, repository: str, tag: str, digest: str) -> None:
-        if not _TAG.fullmatch(tag):
-            raise Unacceptable(f"{tag!r} is not a tag", oci="TAG_INVALID")
-        atomic_write(self._tags(repository) / tag, digest.encode())
+    def _mark(self, repository: str, digest: str) -> None:
+        atomic_write(self.repository(repository) / "_blobs" / _hex(digest), b"")
 
     def _tagged(self, repository: str, tag: str) -> str:
         file = self._tags(repository) / tag
@@ -214,11 +241,9 @@ def _parse(media_type: str, data: bytes) -> Manifest | Index:
     raise Unacceptable(f"media type {media_type!r}: only OCI manifests and indexes are kept here")
 
 
-def _hex(digest: str) -> str:
-    try:
-        return hex_of(digest)
-    except ValueError as e:
-        raise Unacceptable(str(e), oci="DIGEST_INVALID") from e
+def _require_tag(tag: str) -> None:
+    if not _TAG.fullmatch(tag):
+        raise Unacceptable(f"{tag!r} is not a tag", oci="TAG_INVALID")
 
 
 def _unlink(path: Path, message: str, oci: str) -> None:

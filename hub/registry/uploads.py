@@ -1,6 +1,5 @@
 """Pushes in progress: a file each, that grows chunk by chunk and becomes a blob when its digest is right."""
 
-import os
 import re
 import secrets
 from collections.abc import AsyncIterator
@@ -8,9 +7,9 @@ from pathlib import Path
 
 from anyio import to_thread
 
+from hub.registry.contents import checked_hex
 from hub.registry.errors import OutOfOrder, Unacceptable, Unknown
 from hub.registry.store import RegistryStore
-from model_formats.files import fsync_dir
 from model_formats.types import digest_of_file
 
 __all__ = ["Uploads"]
@@ -58,15 +57,11 @@ class Uploads:
         """Make the session a blob of the repository. Raises Unacceptable when its bytes are not `digest`, and drops them."""
         file = self._file(repository, session)
         self.offset(repository, session)
-        target = self._store.path(digest)
+        checked_hex(digest)
         if digest_of_file(file) != digest:
             file.unlink()
             raise Unacceptable(f"{digest}: the bytes received are something else", oci="DIGEST_INVALID")
-        with file.open("rb") as done:
-            os.fsync(done.fileno())
-        file.replace(target)
-        fsync_dir(target.parent)
-        self._store.link(repository, digest)
+        self._store.take(repository, digest, file)
 
     def cancel(self, repository: str, session: str) -> None:
         """Throw a session away. Raises Unknown."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model_formats.quantize.recipe import HEAD_NODE, QuantizeFailed, quiet_quantizer
+from model_formats.quantize.weights import round_weights
 
 __all__ = ["DynamicInt8"]
 
@@ -19,7 +20,7 @@ class DynamicInt8:
     text = "dynamic INT8 of MatMul, Gemm and Gather, weights per channel"
 
     def quantize(self, prepared: Path, out: Path, *, only: Sequence[str] = (), keep_float: Sequence[str] = ()) -> None:
-        """See `Recipe.quantize`."""
+        """See `Recipe.quantize`. A layer that is kept in float keeps eight-bit weights: they are most of a transformer."""
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         prepared, out = prepared.absolute(), out.absolute()
@@ -36,3 +37,5 @@ class DynamicInt8:
                 )
             except Exception as e:  # the quantizer raises many kinds
                 raise QuantizeFailed(f"{prepared.name}: dynamic quantization failed: {str(e)[:200]}") from e
+        if keep_float:
+            round_weights(out, keep_float)

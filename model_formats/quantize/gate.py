@@ -53,26 +53,40 @@ def quantize_within(
     max_drop: float,
 ) -> Quantized:
     """Quantize; while the drop is too large, give back 1, 2, 4, ... of the layers that disturb the output most, at most half
-    of them.
+    of them; then look for the fewest between the last two that still do.
 
     `score` measures a file; `rows` serve to rank layers. Returns the best found; whether that is good enough is `judge`'s word.
     """
     recipe.quantize(prepared, out)
-    best = Quantized(out, score(out), ())
-    if reference - best.score <= max_drop:
-        return best
+    plain = Quantized(out, score(out), ())
+    if reference - plain.score <= max_drop:
+        return plain
     ranked = _by_disturbance(recipe, prepared, out, rows)
-    give_back = 1
-    while give_back <= max(1, len(ranked) // 2) and reference - best.score > max_drop:
-        kept = tuple(ranked[:give_back])
-        trial = out.with_name(f"float-{give_back}.onnx")
-        recipe.quantize(prepared, trial, keep_float=kept)
-        if (got := score(trial)) > best.score:
-            best = Quantized(trial, got, kept)
-        give_back *= 2
+
+    def give_back(count: int) -> Quantized:
+        trial = out.with_name(f"float-{count}.onnx")
+        recipe.quantize(prepared, trial, keep_float=ranked[:count])
+        return Quantized(trial, score(trial), tuple(ranked[:count]))
+
+    best = _fewest(give_back, max(1, len(ranked) // 2), plain, reference - max_drop)
     if best.path != out:
         best.path.replace(out)
     return Quantized(out, best.score, best.kept_float)
+
+
+def _fewest(give_back: Callable[[int], Quantized], most: int, plain: Quantized, wanted: float) -> Quantized:
+    """The trial with the fewest layers given back that reaches `wanted`; none: the one with the best score."""
+    best, low, count = plain, 0, 1
+    while count <= most and best.score < wanted:
+        trial = give_back(count)
+        best = trial if trial.score > best.score else best
+        low, count = (low, count) if trial.score >= wanted else (count, count * 2)
+    high = len(best.kept_float)
+    while best.score >= wanted and high - low > 1:
+        middle = (low + high) // 2
+        trial = give_back(middle)
+        best, low, high = (trial, low, middle) if trial.score >= wanted else (best, middle, high)
+    return best
 
 
 def _by_disturbance(recipe: Recipe, prepared: Path, out: Path, rows: Mapping[str, Array]) -> list[str]:

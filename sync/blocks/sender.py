@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from model_formats.document import DocumentRefused
+from model_formats.errors import HubError
 from model_formats.types import DIGEST_PATTERN
 from sync import topics
 from sync.blocks.bitmap import decode
@@ -176,7 +177,7 @@ class BlobSender:
                 self.stats.refused += 1
                 return
             blocks = decode(want.start, want.missing, blocks=stream.blocks, limit=min(want.credit, MAX_CREDIT))
-        except (DocumentRefused, ValueError):
+        except (DocumentRefused, ValueError, HubError, OSError):  # the last two: its bytes cannot be had now; it is asked again
             self.stats.refused += 1
             return
         now = stream.used = self._clock.monotonic()

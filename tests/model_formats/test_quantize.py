@@ -1,5 +1,6 @@
 """The gate's search on a network whose one bad layer is known: weights of wildly different size in one channel."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from model_formats.export.graph import load_graph
+from model_formats.measure import is_slower
 from model_formats.quantize.dynamic import DynamicInt8
-from model_formats.quantize.gate import quantize_within
+from model_formats.quantize.gate import Quantized, _fewest, quantize_within
 from model_formats.quantize.recipe import QuantizeFailed, layers, preparation, prepare, suggest
 from model_formats.quantize.static import StaticQdq
 from model_formats.runtimes.choose import open_session
@@ -121,3 +123,56 @@ def test_nothing_is_left_in_the_working_folder_when_shape_inference_gives_up(
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "raw.onnx")
     prepare(Path("raw.onnx"), Path("prepared.onnx"))
     assert {f.name for f in tmp_path.iterdir()} == {"raw.onnx", "prepared.onnx"}
+
+
+def test_the_search_gives_back_the_fewest_layers_that_are_enough(tmp_path: Path) -> None:
+    tried: list[int] = []
+
+    def search(enough: int) -> int:
+        tried.clear()
+
+        def give_back(count: int) -> Quantized:
+            tried.append(count)
+            return Quantized(tmp_path / "trial", 1.0 if count >= enough else 0.5 + count / 100, tuple(map(str, range(count))))
+
+        return len(_fewest(give_back, 24, Quantized(tmp_path, 0.5, ()), 0.99).kept_float)
+
+    for enough in (1, 2, 3, 6, 11, 16):
+        assert search(enough) == enough
+        assert len(tried) <= 8
+    assert search(25) == 16  # not enough: the best that was tried
+
+
+class Busy:
+    """A session that takes so many milliseconds, and no more than the clock's grain beyond."""
+
+    def __init__(self, one: float, many: float) -> None:
+        self._ms = {1: one, 32: many}
+
+    def run(self, inputs: dict[str, np.ndarray]) -> None:
+        end = time.perf_counter() + self._ms[len(inputs["x"])] / 1e3
+        while time.perf_counter() < end:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("one", "many", "slower"), [(1.0, 1.0, True), (0.98, 0.98, True), (2.0, 0.5, False), (0.5, 2.0, False), (1.5, 1.5, True)]
+)
+def test_int8_is_worth_offering_only_when_it_is_clearly_faster_somewhere(one: float, many: float, slower: bool) -> None:
+    assert is_slower(Busy(one, many), Busy(1.0, 1.0), ROWS) is slower  # type: ignore[arg-type]
+
+
+def test_a_transformers_layer_in_float_keeps_eight_bit_weights(tmp_path: Path) -> None:
+    prepared = _prepared(tmp_path, spoiled=True)
+    truth = open_session(prepared).run(ROWS, ["y"])[0]
+    DynamicInt8().quantize(prepared, tmp_path / "int8.onnx")
+    DynamicInt8().quantize(prepared, tmp_path / "mixed.onnx", keep_float=["second"])
+    graph = load_graph(tmp_path / "mixed.onnx").graph
+    assert [n.op_type for n in graph.node if n.name == "second"] == ["MatMul"]
+    held = {i.name: i.data_type for i in graph.initializer}
+    assert held["w2_rounded"] == TensorProto.INT8
+    assert "w2" not in held
+    for engine in ("onnxruntime", "openvino"):
+        got = open_session(tmp_path / "mixed.onnx", engine=engine).run(ROWS, ["y"])[0]
+        whole = open_session(tmp_path / "int8.onnx").run(ROWS, ["y"])[0]
+        assert np.square(got - truth).mean() < 0.2 * np.square(whole - truth).mean()

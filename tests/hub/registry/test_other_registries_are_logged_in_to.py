@@ -76,3 +76,44 @@ def test_the_password_is_not_sent_in_the_clear():
     client = httpx.Client(auth=RegistryAuth("ml", "secret"), transport=httpx.MockTransport(handler))
     with client, pytest.raises(NotAuthorized, match="sends the password"):
         client.get("https://registry.example/v2/")
+
+
+def test_pulling_and_pushing_have_tokens_of_their_own_and_other_hosts_get_none():
+    asked = []
+
+    def handler(request):
+        asked.append((request.method, request.url.host, request.headers.get("Authorization")))
+        if request.url.path == "/token":
+            return httpx.Response(200, json={"access_token": request.url.params["scope"]})
+        scope = "pull" if request.method == "GET" else "pull,push"
+        if request.url.host == "storage.example" or request.headers.get("Authorization") == f"Bearer {scope}":
+            return httpx.Response(200)
+        challenge = f'Bearer realm="https://auth.example/token",scope="{scope}"'
+        return httpx.Response(401, headers={"WWW-Authenticate": challenge})
+
+    auth = RegistryAuth("ml", "secret", host="registry.example")
+    with httpx.Client(auth=auth, transport=httpx.MockTransport(handler)) as client:
+        for _ in range(2):
+            client.get("https://registry.example/v2/digits/blobs/1")
+            client.post("https://registry.example/v2/digits/blobs/uploads/")
+            client.put("https://storage.example/v2/digits/blobs/uploads/1")
+    assert [host for _, host, _ in asked].count("auth.example") == 2
+    assert {sent for _, host, sent in asked if host == "storage.example"} == {None}
+
+
+def test_a_blob_is_streamed_also_where_one_is_logged_in():
+    given = []
+
+    def blob():
+        for _ in range(100):
+            given.append(1 << 20)
+            yield bytes(1 << 20)
+
+    auth = RegistryAuth("ml", "secret", host="registry.example")
+    with (
+        httpx.Client(auth=auth, transport=httpx.MockTransport(lambda _: httpx.Response(200, content=blob()))) as client,
+        client.stream("GET", "https://registry.example/v2/digits/blobs/1") as answer,
+    ):
+        assert given == []
+        next(answer.iter_bytes(1 << 20))
+    assert sum(given) <= 2 << 20

@@ -29,7 +29,7 @@ def signed(tmp_path):
     key, leaf = Authority(NOW).issue("ml@example.org", extension=issuer)
     page = json.loads(sign_package(layout, index, KeySigner(key)))
     der = base64.b64encode(leaf.public_bytes(serialization.Encoding.DER)).decode()
-    page["verificationMaterial"] = {"certificate": {"rawBytes": der}, "tlogEntries": []}
+    page["verificationMaterial"] = {"certificate": {"rawBytes": der}, "tlogEntries": [{"logIndex": "1"}]}  # of no log
     return layout, index, page
 
 
@@ -47,6 +47,14 @@ def test_without_the_library_the_identity_is_checked_and_the_rest_is_left_to_the
 def test_with_the_library_a_signature_that_no_log_has_seen_is_refused(signed):
     with pytest.raises(PublisherUntrusted, match="Sigstore does not confirm"):
         verify(signed, GOOD)
+
+
+def test_a_signature_without_a_log_entry_is_refused_even_where_the_library_is_not_installed(signed, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sigstore.errors", None)
+    for entries in ([], None):
+        signed[2]["verificationMaterial"]["tlogEntries"] = entries
+        with pytest.raises(PublisherUntrusted, match="no log has seen"):
+            verify(signed, GOOD)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,21 @@ def test_another_publishers_key_is_refused(package):
         verify_package(layout, index, sign_package(layout, index, KeySigner.generate()), KeySigner.generate().policy, NOW)
 
 
+def test_a_bundle_of_the_older_form_carries_the_key_itself_and_is_believed_only_for_a_key_of_the_policy(package):
+    layout, index = package
+    signer, other = KeySigner.generate(), KeySigner.generate()
+    page = json.loads(sign_package(layout, index, signer))
+    page["verificationMaterial"]["publicKey"] = {"rawBytes": base64.b64encode(signer.public_pem.encode()).decode()}
+    bundle = json.dumps(page).encode()
+    assert verify_package(layout, index, bundle, signer.policy, NOW).kind == "key"
+    with pytest.raises(PublisherUntrusted, match="not among the 1 keys"):
+        verify_package(layout, index, bundle, other.policy, NOW)
+    for odd in ("", "AAAA", base64.b64encode(b"-----BEGIN PUBLIC KEY-----").decode()):
+        page["verificationMaterial"]["publicKey"] = {"rawBytes": odd}
+        with pytest.raises(PublisherUntrusted):
+            verify_package(layout, index, json.dumps(page).encode(), signer.policy, NOW)
+
+
 def test_policies_add_up_and_survive_json(package):
     layout, index = package
     one, two = KeySigner.generate(), KeySigner.generate()
