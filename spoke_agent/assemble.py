@@ -97,7 +97,7 @@ def _parts(
     home: SpokeHome, settings: SpokeSettings, identity: Identity, clock: Clock, bus: Bus | None, server: Server, jobs: Jobs
 ) -> Parts:
     me, store, journal = identity.spoke, BlobStore(home.store), Journal(home.journal)
-    data = open_data(home.root, regime=identity.regime)
+    data = open_data(home.root, regime=identity.regime, now=lambda: clock.now().timestamp())
     belief = Belief(TrustStore(home.trust, clock, identity.tuf_root, site=me.site), identity.zone, identity.regime)
     trusted = TrustedClock(clock, belief.store)
     boot = boot_id()
@@ -160,7 +160,18 @@ def _parts(
         clock=clock,
         bus=bus,
         post=Post(bus, me, journal, server, trusted) if bus is not None else None,
-        upkeep=Upkeep(home, identity, store, data, outbox, clock, settings, problems=problems, staleness=staleness),
+        upkeep=Upkeep(
+            home,
+            identity,
+            store,
+            data,
+            outbox,
+            clock,
+            settings,
+            problems=problems,
+            staleness=staleness,
+            released=belief.released,
+        ),
     )
     return Parts(agent, identity, journal, belief, store, steps, server, outbox, data)
 

@@ -16,10 +16,13 @@ __all__ = [
     "Right",
     "block",
     "blocks_of",
+    "cohort",
     "desired",
     "egress",
     "hub_rights",
+    "is_federated",
     "matches",
+    "question",
     "report",
     "spoke_of",
     "spoke_rights",
@@ -54,6 +57,21 @@ def block(zone: str, digest: str, offset: int) -> str:
 def blocks_of(zone: str, digest: str) -> str:
     """The filter a spoke subscribes to while it stages one blob (it also matches `want`: it hears what others ask for)."""
     return f"{PREFIX}/zone/{_name(zone)}/blob/{_checked(digest, _DIGEST)}/+"
+
+
+def question(zone: str, name: str) -> str:
+    """A federated question to a zone (`sync.federated`), signed, retained while keys are taken; `+` for all."""
+    return f"{PREFIX}/zone/{_name(zone)}/question/{_name(name)}"
+
+
+def cohort(zone: str, name: str) -> str:
+    """Who answers a federated question, signed, retained while answers are taken; `+` for all."""
+    return f"{PREFIX}/zone/{_name(zone)}/cohort/{_name(name)}"
+
+
+def is_federated(topic: str) -> bool:
+    """Whether a topic is one of the two above."""
+    return any(matches(f"{PREFIX}/zone/+/{part}/+", topic) for part in ("question", "cohort"))
 
 
 def desired(spoke: SpokeId) -> str:
@@ -103,6 +121,8 @@ def spoke_rights(spoke: SpokeId, zone: str) -> tuple[Right, ...]:
         Right("read", tuf(zone, "+")),
         Right("read", f"{PREFIX}/zone/{_name(zone)}/blob/+/+"),
         Right("write", want(zone, "+")),
+        Right("read", question(zone, "+")),
+        Right("read", cohort(zone, "+")),
         Right("read", desired(spoke)),
         Right("read", time(spoke)),
         Right("write", status(spoke)),

@@ -282,7 +282,7 @@ def _revert(hub: Hub, db: Connection, assignment: Assignment, director: Signer) 
 
 
 def _redirect(hub: Hub, db: Connection, spoke: SpokeId, director: Signer) -> None:
-    refresh_directive(db, director, spoke, now=hub.now, life_s=hub.settings.directive_ttl_s)
+    refresh_directive(db, director, spoke, now=hub.now, life_s=hub.settings.directive_ttl_s, ceiling=hub.ceiling)
     hub.wake.set()
 
 
