@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -244,3 +245,5 @@ def _told(what: str) -> Iterator[None]:
         yield
     except SpokeshaveError as e:
         log.warning("upkeep.failed", extra={"part": what, "code": e.code, "error": e.message})
+    except (OSError, sqlite3.Error) as e:  # a full disk: what needs it waits, and updates and serving go on
+        log.warning("upkeep.failed", extra={"part": what, "code": "disk", "error": str(e)})

@@ -4,6 +4,7 @@ Two chains run through it. Every entry (refusals too) names the digest of the en
 record that left names the digest of the record before it: that chain the hub can check without seeing the log.
 """
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pydantic import AwareDatetime, Field
 
 from model_formats.document import Document
 from model_formats.types import Digest, Name, digest_of
-from spoke_agent.outbox.errors import LogBroken
+from spoke_agent.outbox.errors import LogBroken, LogUnwritable
 from spoke_agent.outbox.policy import Day, SitePolicy, Why
 from sync.egress import EgressRecord, Kind
 
@@ -75,16 +76,20 @@ class Totals:
 
 
 class EgressLog:
-    """Thread-safe; the agent writes, the command line reads. Only rows that did leave may lose their sealed copy."""
+    """Thread-safe; the agent writes, the command line reads. Only rows that did leave may lose their sealed copy.
+
+    All calls raise LogUnwritable where the disk refuses.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=True)
         self._connection = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.executescript(_SCHEMA)
         self._lock = threading.RLock()
+        with _wrapped():
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.executescript(_SCHEMA)
 
     def add(self, entry: LogEntry, record: EgressRecord | None, sealed: bytes | None, until: float | None = None) -> None:
         """Append one entry, durably. `until`: exact end of the rows it speaks of (kept here only)."""
@@ -102,7 +107,7 @@ class EgressLog:
             record.canonical() if record else None,
             sealed,
         )
-        with self._lock:
+        with self._lock, _wrapped():
             self._connection.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", row)
 
     def head(self) -> tuple[int, str | None]:
@@ -113,7 +118,7 @@ class EgressLog:
     def keep_policy(self, policy: SitePolicy, now: datetime) -> None:
         """Remember a policy as it stood, the first time that it decides."""
         row = (policy.digest, now.timestamp(), policy.canonical())
-        with self._lock:
+        with self._lock, _wrapped():
             self._connection.execute("INSERT OR IGNORE INTO policies VALUES (?, ?, ?)", row)
 
     def policies(self) -> list[tuple[datetime, SitePolicy]]:
@@ -135,7 +140,7 @@ class EgressLog:
 
     def mark_sent(self, sequence: int, now: datetime) -> None:
         """One message left; its sealed copy is not needed any more."""
-        with self._lock:
+        with self._lock, _wrapped():
             self._connection.execute("UPDATE log SET sent = ?, sealed = NULL WHERE sequence = ?", (now.timestamp(), sequence))
 
     def day(self, kind: Kind, model: str | None, now: datetime) -> Day:
@@ -195,5 +200,13 @@ class EgressLog:
             self._connection.close()
 
     def _fetch(self, query: str, *values: object) -> list[Any]:
-        with self._lock:
+        with self._lock, _wrapped():
             return list(self._connection.execute(query, values).fetchall())
+
+
+@contextlib.contextmanager
+def _wrapped() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as e:
+        raise LogUnwritable(f"egress.db: {e}") from e

@@ -5,11 +5,11 @@ be read, or that contradicts itself, closes the outbox. The hub can tighten, nev
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -58,6 +58,19 @@ class Allow(Value):
     peers: Annotated[tuple[Digest, ...], Field(min_length=MIN_SITES)] | None = None
     """For `masked_sum`: device keys (digests) that this site knows to be real; ten of a cohort, at least, must be among them."""
 
+    def check(self) -> None:
+        """Refuse what would have no effect, or two: whoever wrote it believes that it protects something. Raises ValueError."""
+        if self.features == ():
+            raise ValueError("features is empty: leave it out for all, or leave the kind out for none")
+        if self.features and self.kind not in ("drift_hist", "masked_sum"):
+            raise ValueError(f"features has no effect on {self.kind}, which speaks of all columns")
+        if self.protect == () or ("dp" in self.protect and len(self.protect) > 1):
+            raise ValueError("protect is either dp alone, or of suppress and round")
+        if (self.consent or self.peers) and self.kind != "masked_sum":
+            raise ValueError("consent and peers belong to masked_sum")
+        if self.kind == "masked_sum" and not self.consent:
+            raise ValueError("masked_sum needs a consent")
+
 
 class SitePolicy(Document):
     """`egress.yaml`, checked."""
@@ -88,12 +101,8 @@ class SitePolicy(Document):
             raise ValueError("epsilon_per_day is more than epsilon_per_30_days")
         if "masked_key" in kinds:
             raise ValueError("masked_key goes with masked_sum: list that one")
-        if any(a.kind == "masked_sum" and not a.consent for a in self.allow):
-            raise ValueError("masked_sum needs a consent")
-        if any(a.kind != "masked_sum" and (a.consent or a.peers) for a in self.allow):
-            raise ValueError("consent and peers belong to masked_sum")
-        if any(a.features == () for a in self.allow):
-            raise ValueError("features is empty: leave it out for all, or leave the kind out for none")
+        for rule in self.allow:
+            rule.check()
         return self
 
     def rule(self, kind: Kind) -> Allow | None:
@@ -174,6 +183,17 @@ def decide(policy: SitePolicy, ceiling: EgressCeiling, regime: Regime, asked: As
     return next((why for no, why in noes if no), Why.ALLOWED)
 
 
+class _Strict(yaml.SafeLoader):
+    """YAML lets the last of two equal keys win; a policy that says two things says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002
+        """Refuse a key that stands twice."""
+        keys = [str(self.construct_object(key, deep=deep)) for key, _ in node.value]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"{twice[0]} stands there twice")
+        return super().construct_mapping(node, deep=deep)
+
+
 def default_policy(site: str, regime: Regime) -> SitePolicy:
     """What holds where the site wrote nothing: operations and verdicts, no statistics."""
     return SitePolicy(site=site, regime=regime, allow=(Allow(kind="ops"), Allow(kind="drift_verdict")))
@@ -187,7 +207,7 @@ def load_policy(home: Path, site: str, regime: Regime) -> SitePolicy:
     try:
         if path.stat().st_size > SitePolicy.max_bytes:
             raise PolicyInvalid(f"{POLICY_FILE}: more than {SitePolicy.max_bytes} bytes")
-        fields = yaml.safe_load(path.read_text())
+        fields = yaml.load(path.read_text(), _Strict)  # noqa: S506 - a SafeLoader
         policy = SitePolicy.model_validate_json(json.dumps({"site": site, "regime": regime} | (fields or {})))
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
@@ -212,9 +232,10 @@ def _strangers(rule: Allow | None, asked: Asked) -> bool:
 
 
 def _too_soon(rule: Allow | None, asked: Asked, day: Day) -> bool:
+    """An interval is for manners, not for privacy: a record of the future (the clock went back) does not silence this site."""
     if rule is None or asked.urgent or day.since_last_s is None:
         return False
-    return day.since_last_s < rule.interval_min_s
+    return 0 <= day.since_last_s < rule.interval_min_s
 
 
 def turn_switch(home: Path, site: str, regime: Regime, position: Sovereignty) -> SitePolicy:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +20,7 @@ DIGEST = "sha256:" + "ab" * 32
 START = datetime(2026, 1, 1, 8, 3, 21, tzinfo=UTC)
 VERDICT = DriftVerdict(edges=DIGEST, level="alarm", evidence=4, budget=100, p=6, joint=3, windows=1, rows=200)
 ABOUT = About(MODEL, VERSION, INDEX, START, START + timedelta(minutes=7), 250)
+ABOUT_MANY = About(MODEL, VERSION, INDEX, START, START + timedelta(hours=1), 5000)
 OPS = Ops(version=(0, 1, 0), disk_free_percent=40, memory_free_percent=30, uptime_hours=5)
 
 
@@ -187,6 +189,21 @@ def test_noise_spends_a_ledger_that_runs_out_and_survives_a_restart(tmp_path: Pa
     assert found == [True, False, False, False, False, False, False, False]
     log = outbox(tmp_path).log
     assert sum(e.entry.epsilon_milli for e in log.entries()) == 500
+
+
+def test_a_clock_that_jumps_back_gives_no_budget_back_and_verdicts_still_leave(tmp_path: Path):
+    policy = "epsilon_per_day: 0.5\nepsilon_per_30_days: 0.5\nallow: [{kind: drift_hist, protect: [dp]}, {kind: drift_verdict}]"
+    (tmp_path / "egress.yaml").write_text(policy)
+    counts = [[int(c) for c in f.counts] for f in profile().features]
+    clock = ManualClock(START + timedelta(days=400))
+    box = Outbox(tmp_path, SpokeId("dubai"), "ae-pdpl", clock=clock, send=Road(), seal=lambda r: r.canonical())
+    assert box.offer_counts(profile(), counts, ABOUT_MANY)
+    clock.set(START)
+    later = replace(ABOUT_MANY, start=ABOUT_MANY.end, end=ABOUT_MANY.end + timedelta(hours=1))
+    assert not box.offer_counts(profile(), counts, later)
+    assert whys(box)[-1] is Why.LEDGER_EXHAUSTED
+    assert box.offer(VERDICT, ABOUT)
+    assert box.log.verify().left == 2
 
 
 def test_every_rule_has_words():
