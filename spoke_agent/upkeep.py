@@ -20,9 +20,10 @@ from sync import topics
 from sync.bus import Bus, Message
 from sync.clock import Clock
 from sync.egress import EgressRecord
-from sync.messages import EgressCeiling
+from sync.messages import EgressCeiling, EgressReceipt
 from sync.store import BlobStore
-from sync.trust.envelope import seal
+from sync.trust.envelope import seal, unseal
+from sync.trust.keys import fingerprint
 
 if TYPE_CHECKING:
     from model_formats.profile import ReferenceProfile
@@ -94,12 +95,23 @@ class Upkeep:
         self._monitor = self._open_monitor(data)
         self._keeper = self._open_keeper(data)
         self._data, self._schedule = data, self._open_schedule()
-        self._respondent = self._open_respondent(data, released)
+        self._released, self._respondent = released, self._open_respondent(data, released)
 
     def hear(self, topic: str, payload: bytes) -> None:
         """A message of the zone's federated topics; it is looked at in the next round."""
         if self._respondent is not None:
             self._respondent.hear(topic, payload)
+
+    def take_receipt(self, envelope: bytes) -> None:
+        """The hub's word on the records it has; what is not its word, or is for another device, is passed over."""
+        if self._released is None or not envelope:
+            return
+        with _told("receipt"):
+            released = self._released()
+            receipt = unseal(envelope, released.director_keys, EgressReceipt, released.director_threshold)
+            me = (self._identity.spoke.site, self._identity.spoke.spoke, fingerprint(self._identity.certificate))
+            if (receipt.site, receipt.spoke, receipt.device) == me:
+                self._outbox.log.keep_receipt(receipt, envelope)
 
     def tick(self, *, connected: bool) -> None:
         """One round."""

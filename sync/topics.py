@@ -23,6 +23,7 @@ __all__ = [
     "is_federated",
     "matches",
     "question",
+    "receipt",
     "report",
     "spoke_of",
     "spoke_rights",
@@ -94,6 +95,11 @@ def time(spoke: SpokeId) -> str:
     return f"{_site(spoke)}/time"
 
 
+def receipt(spoke: SpokeId) -> str:
+    """The hub's signed word on the newest record of the outbox that it has, retained."""
+    return f"{_site(spoke)}/receipt"
+
+
 def egress(spoke: SpokeId, kind: str) -> str:
     """The typed outbox; `kind` as in `sync.egress`."""
     return f"{_site(spoke)}/egress/{_checked(kind, re.compile('^[a-z_]{1,32}$'))}"
@@ -125,6 +131,7 @@ def spoke_rights(spoke: SpokeId, zone: str) -> tuple[Right, ...]:
         Right("read", cohort(zone, "+")),
         Right("read", desired(spoke)),
         Right("read", time(spoke)),
+        Right("read", receipt(spoke)),
         Right("write", status(spoke)),
         Right("write", report(spoke)),
         Right("write", egress(spoke, "+")),

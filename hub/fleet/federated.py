@@ -33,8 +33,8 @@ from model_formats.types import ModelRef
 from sync.egress import FLOORS, MAX_SITES, MIN_CELL, EgressRecord, MaskedKey, MaskedSum, coarse_start
 from sync.federated.documents import Cohort, Member, Question
 from sync.federated.masks import total
-from sync.federated.verify import fingerprint
 from sync.trust.envelope import seal
+from sync.trust.keys import fingerprint
 from sync.types import SpokeId
 
 __all__ = ["FederatedResult", "QuestionInvalid", "Terms", "ask", "members_of", "tick"]
@@ -109,7 +109,7 @@ def members_of(kept: KeptQuestion) -> list[dict[str, str]]:
     if kept.cohort is None:
         return []
     cohort = _cohort(kept.cohort)
-    return [{"spoke": str(_giver(member)), "device_key": fingerprint(member.certificate)} for member in cohort.members]
+    return [{"spoke": str(_giver(member)), "device_key": fingerprint(member.certificate.encode())} for member in cohort.members]
 
 
 # ---- asking ---------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ record that left names the digest of the record before it: that chain the hub ca
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from model_formats.types import Digest, Name, digest_of
 from spoke_agent.outbox.errors import LogBroken, LogUnwritable
 from spoke_agent.outbox.policy import Day, SitePolicy, Why
 from sync.egress import EgressRecord, Kind
+from sync.messages import EgressReceipt
 
 __all__ = ["EgressLog", "LogEntry", "Logged", "Totals"]
 
@@ -30,6 +31,8 @@ CREATE TABLE IF NOT EXISTS log (
     until REAL, record BLOB, sealed BLOB, sent REAL);
 CREATE INDEX IF NOT EXISTS log_by_time ON log (time);
 CREATE INDEX IF NOT EXISTS log_waiting ON log (sequence) WHERE allowed = 1 AND sent IS NULL;
+CREATE TABLE IF NOT EXISTS receipts (
+    day TEXT PRIMARY KEY, sequence INTEGER NOT NULL, envelope BLOB NOT NULL, document BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS policies (digest TEXT PRIMARY KEY, first REAL NOT NULL, document BLOB NOT NULL);
 """
 
@@ -73,6 +76,8 @@ class Totals:
     refused: int
     waiting: int
     head: str | None
+    receipted: int = 0
+    """Number of the last record for which the hub gave a receipt; 0: none came."""
 
 
 class EgressLog:
@@ -120,6 +125,20 @@ class EgressLog:
         row = (policy.digest, now.timestamp(), policy.canonical())
         with self._lock, _wrapped():
             self._connection.execute("INSERT OR IGNORE INTO policies VALUES (?, ?, ?)", row)
+
+    def keep_receipt(self, receipt: EgressReceipt, envelope: bytes) -> None:
+        """Keep the hub's word on what it has, one a day, the newest. It must have been verified."""
+        row = (f"{receipt.time:%Y-%m-%d}", receipt.sequence, envelope, receipt.canonical())
+        with self._lock, _wrapped():
+            self._connection.execute(
+                "INSERT INTO receipts VALUES (?, ?, ?, ?) ON CONFLICT (day) DO UPDATE SET sequence = excluded.sequence, "
+                "envelope = excluded.envelope, document = excluded.document WHERE excluded.sequence > sequence",
+                row,
+            )
+
+    def receipts(self) -> list[EgressReceipt]:
+        """The hub's receipts, oldest first."""
+        return [EgressReceipt.parse(bytes(d)) for (d,) in self._fetch("SELECT document FROM receipts ORDER BY day")]
 
     def policies(self) -> list[tuple[datetime, SitePolicy]]:
         """Every policy that ever decided here, with the time from which it did; oldest first."""
@@ -173,10 +192,11 @@ class EgressLog:
     def verify(self) -> Totals:
         """Follow both chains from the start. Raises LogBroken that names the first entry that does not fit.
 
-        A cut-off end cannot show here; it shows against the last record the hub holds.
+        A cut-off end shows against the hub's receipts, and what came after the last of them against the last record it holds.
         """
         previous: str | None = None
         record_before: str | None = None
+        records: list[str] = []
         left = waiting = number = 0
         rows = self._fetch("SELECT CAST(entry AS BLOB), digest, CAST(record AS BLOB), sent FROM log ORDER BY sequence")
         for number, (raw, digest, record, sent) in enumerate(rows, start=1):
@@ -191,8 +211,20 @@ class EgressLog:
                 if EgressRecord.parse(record).previous != record_before:
                     raise LogBroken(f"entry {number}: its record does not follow the one before")
                 record_before, left, waiting = digest_of(record), left + 1, waiting + (sent is None)
+                records.append(record_before)
             previous = digest
-        return Totals(number, left, number - left, waiting, previous)
+        return Totals(number, left, number - left, waiting, previous, self._receipted(records))
+
+    def _receipted(self, records: Sequence[str]) -> int:
+        """Hold every receipt against the records of the log."""
+        last = 0
+        for receipt in self.receipts():
+            if receipt.sequence > len(records):
+                raise LogBroken(f"the hub has record {receipt.sequence} (since {receipt.time:%Y-%m-%d}); this log ends before it")
+            if records[receipt.sequence - 1] != receipt.record:
+                raise LogBroken(f"record {receipt.sequence} is not the one for which the hub gave a receipt")
+            last = max(last, receipt.sequence)
+        return last
 
     def close(self) -> None:
         """Close the file."""

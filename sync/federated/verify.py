@@ -20,19 +20,17 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from model_formats.errors import RefusedError, SpokeshaveError
-from model_formats.types import digest_of
 from sync.egress import MIN_SITES, EgressRecord, MaskedKey
 from sync.federated.documents import Cohort, Member, Question
 from sync.trust.envelope import unseal
-from sync.trust.keys import key_of_certificate
+from sync.trust.keys import fingerprint, key_of_certificate
 from sync.trust.released import Released
 from sync.types import Reason, SpokeId
 
-__all__ = ["CohortRefused", "CohortTooSmall", "Peers", "QuestionRefused", "fingerprint", "verify_cohort", "verify_question"]
+__all__ = ["CohortRefused", "CohortTooSmall", "Peers", "QuestionRefused", "verify_cohort", "verify_question"]
 
 _SKEW = timedelta(minutes=10)
 
@@ -102,12 +100,6 @@ def verify_cohort(data: bytes, released: Released, question: Question, me: Spoke
     return Peers(cohort.digest, keys, frozenset(print_ for _, _, print_ in members))
 
 
-def fingerprint(certificate: str) -> str:
-    """Digest of a certificate's public key (SubjectPublicKeyInfo, DER): the same after a renewal, and told by openssl too."""
-    public = x509.load_pem_x509_certificate(certificate.encode()).public_key()
-    return digest_of(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
-
-
 def _member(member: Member, question: Question, authority: x509.Certificate, now: datetime) -> tuple[SpokeId, bytes, str]:
     spoke = _certified(member.certificate, authority, now)
     try:
@@ -121,7 +113,7 @@ def _member(member: Member, question: Question, authority: x509.Certificate, now
         raise CohortRefused(f"the record with the certificate of {spoke} is by another, or holds no key")
     if body.question != question.digest:
         raise CohortRefused(f"the key of {spoke} was given for another question")
-    return spoke, bytes(body.key), fingerprint(member.certificate)
+    return spoke, bytes(body.key), fingerprint(member.certificate.encode())
 
 
 def _certified(pem: str, authority: x509.Certificate, now: datetime) -> SpokeId:

@@ -284,6 +284,8 @@ def test_the_hub_learns_the_sum_of_ten_sites_and_the_eleventh_stays_out(region, 
     _show(found)
     assert "over 10 sites, noise of epsilon 1 from each" in capsys.readouterr().out
     assert answers(world.sites["shy"]) == [("masked_key", "not_in_site_policy")]
+    log = world.sites["site-00"].outbox.log  # a whole agent: the hub's receipts came over the bus
+    world.until(lambda: log.verify().receipted == log.verify().left > 0)
 
 
 def test_nine_sites_are_not_added_up(region):

@@ -17,10 +17,9 @@ from sync import topics
 from sync.clock import ManualClock
 from sync.egress import EgressRecord, MaskedKey, MaskedSum
 from sync.federated.masks import masked, public_of, total
-from sync.federated.verify import fingerprint
 from sync.messages import EgressCeiling
 from sync.trust.envelope import seal
-from sync.trust.keys import role_signer
+from sync.trust.keys import fingerprint, role_signer
 from tests.samples.cohort import DIRECTOR, NOW, QUESTION, released, sealed_cohort, site
 from tests.samples.tabular import CONTRACT, INDEX, MODEL, VERSION, profile, scores, table
 
@@ -258,7 +257,7 @@ def test_a_cohort_that_the_hub_did_not_sign_changes_nothing(tmp_path, ca, others
 
 def test_a_site_answers_only_beside_peers_that_it_knows_if_it_named_any(tmp_path, ca, others):
     def policy(known):
-        listed = ", ".join(f'"{fingerprint(o.certificate.decode())}"' for o in known)
+        listed = ", ".join(f'"{fingerprint(o.certificate)}"' for o in known)
         return f"allow: [{{kind: masked_sum, consent: x, peers: [{listed}]}}]"
 
     strangers = Home(tmp_path / "a", ca, policy=policy([*others[:6], *(site(ca, f"else-{i}") for i in range(4))]))

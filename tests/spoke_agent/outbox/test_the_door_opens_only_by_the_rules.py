@@ -11,6 +11,7 @@ from spoke_agent.outbox.words import REASONS, line
 from sync.bus import BusDown
 from sync.clock import ManualClock
 from sync.egress import DriftVerdict, EgressRecord, Ops
+from sync.messages import EgressReceipt
 from sync.trust.envelope import seal, unseal
 from sync.trust.keys import device_signer
 from sync.types import Regime, SpokeId
@@ -208,3 +209,38 @@ def test_a_clock_that_jumps_back_gives_no_budget_back_and_verdicts_still_leave(t
 
 def test_every_rule_has_words():
     assert set(REASONS) == set(Why)
+
+
+def receipt(box: Outbox, sequence: int, record: str | None = None, day: int = 1) -> None:
+    """The hub's word on one record of the log (as it stands there, unless another is given)."""
+    digests = [e.record.digest for e in box.log.entries() if e.record]
+    given = EgressReceipt(
+        site="dubai",
+        spoke="main",
+        device=DIGEST,
+        sequence=sequence,
+        record=record or digests[sequence - 1],
+        time=datetime(2026, 1, day, 12, tzinfo=UTC),
+    )
+    box.log.keep_receipt(given, given.canonical())
+
+
+def test_a_log_that_was_cut_off_behind_a_receipt_of_the_hub_does_not_verify(tmp_path: Path):
+    box = outbox(tmp_path, Road())
+    for _ in range(3):
+        box.offer(OPS)
+    receipt(box, 1, day=1)
+    receipt(box, 3, day=2)
+    receipt(box, 2, day=2)  # it came late: the newer one of that day stays
+    assert box.log.verify().receipted == 3
+    box.log._connection.execute("DELETE FROM log WHERE sequence = 3")
+    with pytest.raises(LogBroken, match="the hub has record 3"):
+        box.log.verify()
+
+
+def test_a_record_that_is_not_the_one_the_hub_has_does_not_verify(tmp_path: Path):
+    box = outbox(tmp_path, Road())
+    box.offer(OPS)
+    receipt(box, 1, DIGEST)
+    with pytest.raises(LogBroken, match="record 1 is not the one"):
+        box.log.verify()

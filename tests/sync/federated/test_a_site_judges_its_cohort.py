@@ -8,10 +8,10 @@ from provisioning.ca import DeviceCA
 from sync.egress import EgressRecord, Ops
 from sync.federated.documents import Cohort, Member, Question
 from sync.federated.masks import fresh_secret, public_of
-from sync.federated.verify import CohortRefused, CohortTooSmall, QuestionRefused, fingerprint, verify_cohort, verify_question
+from sync.federated.verify import CohortRefused, CohortTooSmall, QuestionRefused, verify_cohort, verify_question
 from sync.trust.envelope import seal
 from sync.trust.errors import EnvelopeRefused
-from sync.trust.keys import device_signer, load_signer, role_signer
+from sync.trust.keys import device_signer, fingerprint, load_signer, role_signer
 from sync.types import SpokeId
 from tests.samples.cohort import DIRECTOR, NOW, QUESTION, Site, released, sealed_cohort, site
 from tests.samples.tabular import INDEX as DIGEST
@@ -37,7 +37,7 @@ def judge(ca, sites, members, *, question=QUESTION, signer=DIRECTOR, now=NOW):
 def test_ten_certified_sites_are_a_cohort(ca, sites):
     peers = judge(ca, sites, [s.member() for s in sites])
     assert peers.keys == {s.spoke: public_of(s.secret) for s in sites}
-    assert peers.fingerprints == {fingerprint(s.certificate.decode()) for s in sites}
+    assert peers.fingerprints == {fingerprint(s.certificate) for s in sites}
 
 
 def test_nine_sites_are_too_few_even_if_the_hub_says_otherwise(ca, sites):
