@@ -4,7 +4,7 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hub.api import bundles, drift, enrolments, health, models, records, rollouts, spokes
+from hub.api import bundles, drift, enrolments, federated, health, models, records, rollouts, spokes
 from hub.api.access import may_pull_or_push
 from hub.api.problems import install_problems, problem
 from hub.client import API, RequestInvalid
@@ -14,7 +14,16 @@ from hub.web import page
 
 __all__ = ["create_app"]
 
-ROUTERS = (enrolments.router, spokes.router, models.router, rollouts.router, records.router, bundles.router, drift.router)
+ROUTERS = (
+    enrolments.router,
+    spokes.router,
+    models.router,
+    rollouts.router,
+    records.router,
+    bundles.router,
+    drift.router,
+    federated.router,
+)
 
 
 def create_app(hub: Hub) -> FastAPI:

@@ -102,7 +102,9 @@ def _lift(hub: Hub) -> Restored:
         lift_generations(db, LIFT)
         enrolled = [spoke for spoke, _ in enrolled_zones(db)]
         for spoke in enrolled:
-            refresh_directive(db, hub.repository.director, spoke, now=hub.now, life_s=hub.settings.directive_ttl_s)
+            refresh_directive(
+                db, hub.repository.director, spoke, now=hub.now, life_s=hub.settings.directive_ttl_s, ceiling=hub.ceiling
+            )
         void = void_invites(db, now=hub.now)
         details = {"spokes": str(len(enrolled)), "codes void": str(void), "lifted by": str(LIFT)}
         append_audit(db, "operator", "hub.restore", hub.settings.name, now=hub.now, details=details)

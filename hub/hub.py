@@ -22,7 +22,9 @@ from provisioning.enrol import HubAddress
 from sync.blocks.sender import SenderStats
 from sync.bus import Bus
 from sync.clock import Clock, SystemClock
+from sync.egress import MASKED
 from sync.files import atomic_write
+from sync.messages import EgressCeiling
 from sync.trust.metadata import Repository
 
 __all__ = ["Hub", "HubMissing", "found"]
@@ -77,6 +79,12 @@ class Hub:
     def now(self) -> float:
         """UTC seconds."""
         return self.clock.now().timestamp()
+
+    @property
+    def ceiling(self) -> EgressCeiling:
+        """What this hub wants from outboxes at most; it goes into every directive, and what comes is judged by it."""
+        wanted = EgressCeiling()
+        return wanted.model_copy(update={"kinds": (*wanted.kinds, *sorted(MASKED))}) if self.settings.federated else wanted
 
     @contextmanager
     def trust(self) -> Iterator[Repository]:

@@ -60,6 +60,8 @@ class HubSettings(BaseSettings):
     """Ceiling on blocks sent over MQTT, in bytes a second; 0 is none."""
     block_gather_s: Annotated[float, Field(ge=0)] = 1.0
     """How long a blob that several spokes may want waits for the last of them to listen, so that one copy serves them all."""
+    federated: bool = False
+    """Whether this hub may ask for sums over sites (`hub federated`). Each site still decides for itself."""
 
     registry_url: str = ""
     """Address of an OCI registry (distribution, Harbor, zot, a cloud's) that keeps the blobs; empty is the hub's own folder."""

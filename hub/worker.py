@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from hub.fleet import advance
+from hub.fleet import advance, federated
 from hub.fleet.ingest import Ingest
 from hub.fleet.profiles import known_package
 from hub.fleet.publisher import Publisher
@@ -73,7 +73,7 @@ def serve_bus(hub: Hub, bus: Bus, stack: contextlib.ExitStack) -> Ingest:
     shelf, settings = Shelf(hub), hub.settings
     pace = float(settings.block_bytes_per_s) or None
     sender = BlobSender(bus, shelf, may=shelf.may, bytes_per_second=pace, gather_s=settings.block_gather_s, clock=hub.clock)
-    ingest = Ingest(hub, bus, judge(lambda index: known_package(hub, index)))
+    ingest = Ingest(hub, bus, judge(lambda index: known_package(hub, index), hub.ceiling))
     hub.sent = sender.stats
     for part in (ingest, sender):
         part.start()
@@ -87,6 +87,7 @@ def take_turn(hub: Hub, owner: str, publisher: Publisher, refreshed: float) -> t
         mine = take_lease(db, "turn", owner, now=hub.now, life_s=hub.settings.lease_s)
     if mine:
         advance.tick(hub)
+        federated.tick(hub)
         if hub.now - refreshed >= min(hub.settings.metadata_refresh_s, hub.settings.directive_ttl_s / 4):
             publisher.refresh()
             refreshed = hub.now

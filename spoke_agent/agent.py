@@ -150,6 +150,9 @@ class Agent:
             self._bus.subscribe(topics.tuf(self._zone, "+"), self._on_message)
             self._bus.subscribe(topics.desired(self._me), self._on_message)
             self._bus.subscribe(topics.time(self._me), self._on_message)
+            self._bus.subscribe(topics.receipt(self._me), self._on_message)
+            self._bus.subscribe(topics.question(self._zone, "+"), self._on_message)
+            self._bus.subscribe(topics.cohort(self._zone, "+"), self._on_message)
 
     def end(self) -> None:
         """Stop in good order; running transfers keep what they have."""
@@ -201,6 +204,12 @@ class Agent:
             self._desired = message.payload or None
         elif message.topic == topics.time(self._me):
             self._set_clock(message.payload)
+        elif message.topic == topics.receipt(self._me):
+            if self._upkeep is not None:
+                self._upkeep.take_receipt(message.payload)
+        elif topics.is_federated(message.topic):
+            if self._upkeep is not None:
+                self._upkeep.hear(message.topic, message.payload)
         else:
             name = message.topic.rpartition("/")[2]
             self._dirty = self._mirror.put(name, message.payload) or self._dirty

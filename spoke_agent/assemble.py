@@ -1,9 +1,10 @@
 """Puts a spoke's agent together from its home: every real part, in one place."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from provisioning.identity import Identity
@@ -11,6 +12,7 @@ from provisioning.online import hub_client
 from spoke_agent.agent import Agent, hold_home
 from spoke_agent.belief import Belief, Mirror, TrustedClock
 from spoke_agent.capacity import boot_id, read_capacity
+from spoke_agent.data.errors import DataKeyLost
 from spoke_agent.data.store import DataStore, open_data
 from spoke_agent.home import SpokeHome
 from spoke_agent.jobs import InlineJobs, Jobs, ThreadJobs
@@ -38,6 +40,8 @@ from sync.trust.envelope import seal
 
 __all__ = ["Parts", "assemble", "manners"]
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -51,13 +55,15 @@ class Parts:
     steps: Steps
     server: Server
     outbox: Outbox
-    data: DataStore
+    data: DataStore | None
+    """None where its key is lost."""
 
     def close(self) -> None:
         """Close all files."""
         self.journal.close()
         self.outbox.close()
-        self.data.close()
+        if self.data is not None:
+            self.data.close()
 
 
 @contextlib.contextmanager
@@ -97,7 +103,7 @@ def _parts(
     home: SpokeHome, settings: SpokeSettings, identity: Identity, clock: Clock, bus: Bus | None, server: Server, jobs: Jobs
 ) -> Parts:
     me, store, journal = identity.spoke, BlobStore(home.store), Journal(home.journal)
-    data = open_data(home.root, regime=identity.regime)
+    data = _open_data(home, identity, clock)
     belief = Belief(TrustStore(home.trust, clock, identity.tuf_root, site=me.site), identity.zone, identity.regime)
     trusted = TrustedClock(clock, belief.store)
     boot = boot_id()
@@ -125,7 +131,7 @@ def _parts(
         trust=belief,
         transport=_road(home, identity, settings, trusted, bus),
         server=server,
-        labels=data,
+        labels=data or _NoLabels(),
         clock=clock,
         capacity=lambda: read_capacity(
             home.root, disk_reserve_mb=settings.disk_reserve_mb, memory_reserve_mb=settings.memory_reserve_mb
@@ -160,9 +166,34 @@ def _parts(
         clock=clock,
         bus=bus,
         post=Post(bus, me, journal, server, trusted) if bus is not None else None,
-        upkeep=Upkeep(home, identity, store, data, outbox, clock, settings, problems=problems, staleness=staleness),
+        upkeep=Upkeep(
+            home,
+            identity,
+            store,
+            data,
+            outbox,
+            clock,
+            settings,
+            problems=problems,
+            staleness=staleness,
+            released=belief.released,
+        ),
     )
     return Parts(agent, identity, journal, belief, store, steps, server, outbox, data)
+
+
+def _open_data(home: SpokeHome, identity: Identity, clock: Clock) -> DataStore | None:
+    """The rows of this site; None where their key is lost: then nothing is learned and no drift seen, but updates go on."""
+    try:
+        return open_data(home.root, regime=identity.regime, now=lambda: clock.now().timestamp())
+    except DataKeyLost as e:
+        log.error("data.lost", extra={"error": e.message, "hint": e.hint})  # told here and by `spoke doctor`
+        return None
+
+
+class _NoLabels:
+    def labelled_accuracy(self, model: str, index: str, since: datetime | None = None) -> tuple[int, int]:
+        return (0, 0)
 
 
 def _road(home: SpokeHome, identity: Identity, settings: SpokeSettings, clock: Clock, bus: Bus | None) -> Transport:

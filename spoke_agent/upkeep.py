@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,17 +20,20 @@ from sync import topics
 from sync.bus import Bus, Message
 from sync.clock import Clock
 from sync.egress import EgressRecord
-from sync.messages import EgressCeiling
+from sync.messages import EgressCeiling, EgressReceipt
 from sync.store import BlobStore
-from sync.trust.envelope import seal
+from sync.trust.envelope import seal, unseal
+from sync.trust.keys import fingerprint
 
 if TYPE_CHECKING:
     from model_formats.profile import ReferenceProfile
     from spoke_agent.data.store import DataStore
     from spoke_agent.drift.monitor import DriftMonitor, Watched
+    from spoke_agent.federated.respondent import Respondent
     from spoke_agent.outbox.outbox import Outbox
     from spoke_agent.tune.keeper import AdapterKeeper
     from spoke_agent.tune.schedule import TuneSchedule
+    from sync.trust.released import Released
 
 __all__ = ["Upkeep", "open_outbox"]
 
@@ -77,8 +81,12 @@ class Upkeep:
         *,
         problems: Callable[[], Iterable[str]] = tuple,
         staleness: Callable[[], timedelta] = timedelta,
+        released: "Callable[[], Released] | None" = None,
     ) -> None:
-        """`problems`: reasons of what failed in the last day; `staleness`: how long ago releases were last known fresh."""
+        """`problems`: reasons of what failed in the last day; `staleness`: how long ago releases were last known fresh.
+
+        `released`: what is trusted now; without it no federated question is answered.
+        """
         self._problems, self._staleness = problems, staleness
         self._began, self._told_ops = clock.monotonic(), float("-inf")
         self._settings = settings or SpokeSettings()
@@ -87,6 +95,23 @@ class Upkeep:
         self._monitor = self._open_monitor(data)
         self._keeper = self._open_keeper(data)
         self._data, self._schedule = data, self._open_schedule()
+        self._released, self._respondent = released, self._open_respondent(data, released)
+
+    def hear(self, topic: str, payload: bytes) -> None:
+        """A message of the zone's federated topics; it is looked at in the next round."""
+        if self._respondent is not None:
+            self._respondent.hear(topic, payload)
+
+    def take_receipt(self, envelope: bytes) -> None:
+        """The hub's word on the records it has; what is not its word, or is for another device, is passed over."""
+        if self._released is None or not envelope:
+            return
+        with _told("receipt"):
+            released = self._released()
+            receipt = unseal(envelope, released.director_keys, EgressReceipt, released.director_threshold)
+            me = (self._identity.spoke.site, self._identity.spoke.spoke, fingerprint(self._identity.certificate))
+            if (receipt.site, receipt.spoke, receipt.device) == me:
+                self._outbox.log.keep_receipt(receipt, envelope)
 
     def tick(self, *, connected: bool) -> None:
         """One round."""
@@ -103,6 +128,9 @@ class Upkeep:
             self._look_at_schedule(alarmed)
         with _told("operations"):
             self._offer_operations()
+        if self._respondent is not None:
+            with _told("federated"):
+                self._respondent.tick()
         if connected:
             with _told("outbox"):
                 self._outbox.flush()
@@ -179,6 +207,32 @@ class Upkeep:
         tuner = Tuner(self._home.root, blobs=self._store, data=data, shelf=shelf, clock=self._clock, server=server)
         return AdapterKeeper(tuner, data)
 
+    def _open_respondent(self, data: "DataStore | None", released: "Callable[[], Released] | None") -> "Respondent | None":
+        if data is None or released is None:
+            return None
+        from spoke_agent.data.crypto import load_site_key
+        from spoke_agent.federated.respondent import Respondent
+
+        return Respondent(
+            self._home.root / "federated",
+            self._identity.spoke,
+            self._identity.zone,
+            outbox=self._outbox,
+            data=data,
+            key=load_site_key(self._home.root),
+            ca=self._identity.tls.ca.read_bytes,
+            released=released,
+            package=self._served,
+        )
+
+    def _served(self, index: str) -> "Package | None":
+        """The package of an index that a champion is of."""
+        if index not in {w.index for w in self._watched()}:
+            return None
+        with contextlib.suppress(SpokeshaveError):
+            return open_package(self._store, index)
+        return None
+
     def _package(self, watched: "Watched") -> "tuple[Package, str] | None":
         champion = read_slots(self._home.slots).models.get(watched.model, ModelSlots()).champion
         if champion is None or champion.index != watched.index:
@@ -203,3 +257,5 @@ def _told(what: str) -> Iterator[None]:
         yield
     except SpokeshaveError as e:
         log.warning("upkeep.failed", extra={"part": what, "code": e.code, "error": e.message})
+    except (OSError, sqlite3.Error) as e:  # a full disk: what needs it waits, and updates and serving go on
+        log.warning("upkeep.failed", extra={"part": what, "code": "disk", "error": str(e)})

@@ -19,22 +19,29 @@ from sync.types import Reason, Regime
 
 __all__ = [
     "FLOORS",
+    "MASKED",
+    "MASK_BITS",
     "MAX_BYTES",
+    "MAX_SITES",
     "MERGED",
     "MIN_CELL",
     "MIN_ROWS",
+    "MIN_SITES",
     "QUARTER",
     "ROW_STEPS",
     "Body",
+    "CoarseTime",
     "Direction",
     "DriftHist",
     "DriftVerdict",
     "EgressRecord",
     "FeatureCounts",
+    "FeatureNumber",
     "FeatureVerdict",
-    "HeadStats",
     "Kind",
     "Level",
+    "MaskedKey",
+    "MaskedSum",
     "Ops",
     "PerfEstimate",
     "RffMean",
@@ -44,7 +51,7 @@ __all__ = [
     "rows_at_least",
 ]
 
-Kind = Literal["ops", "drift_verdict", "drift_hist", "rff_mean", "perf_estimate", "head_stats"]
+Kind = Literal["ops", "drift_verdict", "drift_hist", "rff_mean", "perf_estimate", "masked_key", "masked_sum"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 MIN_CELL = 10
@@ -52,13 +59,21 @@ MIN_CELL = 10
 MERGED = -1
 """In place of a count: this cell was merged into the nearest one before it."""
 
+MASKED: frozenset[Kind] = frozenset({"masked_key", "masked_sum"})
+"""A site's two words in a federated sum (`sync.federated`). A policy lists `masked_sum`; the key goes with it."""
+MIN_SITES, MAX_SITES = 10, 256
+"""Fewest and most sites of one masked sum."""
+MASK_BITS = 48
+"""Masked values are whole numbers modulo 2 to this power."""
+
 MIN_ROWS: dict[Kind, int] = {
     "ops": 0,
     "drift_verdict": 200,
     "drift_hist": 2000,
     "rff_mean": 1000,
     "perf_estimate": 200,
-    "head_stats": 30,
+    "masked_key": 30,
+    "masked_sum": 30,
 }
 """Fewest rows that a record of a kind may speak about."""
 
@@ -68,12 +83,13 @@ MAX_BYTES: dict[Kind, int] = {
     "drift_hist": 65_536,
     "rff_mean": 8192,
     "perf_estimate": 2048,
-    "head_stats": 262_144,
+    "masked_key": 2048,
+    "masked_sum": 262_144,
 }
 """Largest canonical record of a kind; the hub drops what is larger."""
 
 _VERDICTS: frozenset[Kind] = frozenset({"ops", "drift_verdict"})
-_AGGREGATES: frozenset[Kind] = frozenset({*_VERDICTS, "drift_hist", "rff_mean", "perf_estimate", "head_stats"})
+_AGGREGATES: frozenset[Kind] = frozenset({*_VERDICTS, "drift_hist", "rff_mean", "perf_estimate", *MASKED})
 
 FLOORS: dict[Regime, frozenset[Kind]] = {
     "ae-health": _VERDICTS,
@@ -221,17 +237,27 @@ class PerfEstimate(Value):
         return self
 
 
-class HeadStats(Value):
-    """R2, opt-in: one site's masked share of a secure sum (counts, class sums, second moment). Meaningless alone.
+class MaskedKey(Value):
+    """R4, opt-in: this site would take part in a federated sum; here is its one-time public key for that question."""
+
+    kind: Literal["masked_key"] = "masked_key"
+    question: Digest
+    key: Annotated[tuple[Annotated[int, Field(ge=0, le=255)], ...], Field(min_length=32, max_length=32)]
+    """X25519 (RFC 7748), byte by byte: there is no text in this language."""
+
+
+class MaskedSum(Value):
+    """R2, opt-in: one site's share of a federated sum, noisy and masked. Uniformly random, and so meaningless, alone.
 
     Integers modulo 2^48 under pairwise masks of at least ten sites; only the sum over all of them says anything.
     """
 
-    kind: Literal["head_stats"] = "head_stats"
-    round: Digest
-    """Digest of the round's terms (peers, public keys, scale), which every peer saw."""
-    peers: Annotated[int, Field(ge=10, le=10_000)]
-    values: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**48)], ...], Field(min_length=1, max_length=12_000)]
+    kind: Literal["masked_sum"] = "masked_sum"
+    question: Digest
+    cohort: Digest
+    """Who else answers: this site checked their certificates, and that they are enough."""
+    sites: Annotated[int, Field(ge=MIN_SITES, le=MAX_SITES)]
+    values: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**MASK_BITS)], ...], Field(min_length=1, max_length=8192)]
 
 
 class Ops(Value):
@@ -250,7 +276,7 @@ class Ops(Value):
     """Since release metadata was last fresh."""
 
 
-Body = Annotated[DriftVerdict | DriftHist | RffMean | PerfEstimate | HeadStats | Ops, Field(discriminator="kind")]
+Body = Annotated[DriftVerdict | DriftHist | RffMean | PerfEstimate | MaskedKey | MaskedSum | Ops, Field(discriminator="kind")]
 
 
 # ---- the record -----------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ __all__ = [
     "DesiredModel",
     "Directive",
     "EgressCeiling",
+    "EgressReceipt",
     "ProbationTerms",
     "Report",
     "Serving",
@@ -105,6 +106,26 @@ class Directive(Document):
     expires: AwareDatetime
     models: tuple[DesiredModel, ...]
     egress: EgressCeiling = EgressCeiling()
+
+
+class EgressReceipt(Document):
+    """The hub has this record of the outbox, and by its chain all before it: a log that was cut off shows against it.
+
+    Signed by the director, retained on the spoke's `receipt` topic. It is for one device key: a spoke that was enrolled anew
+    counts its records from one again.
+    """
+
+    max_bytes: ClassVar[int] = 4096
+
+    kind: Literal["egress-receipt"] = "egress-receipt"
+    schema_: Literal[1] = Field(1, alias="schema")
+    site: Name
+    spoke: Name
+    device: Digest
+    """Of the device's public key (SubjectPublicKeyInfo)."""
+    sequence: Annotated[int, Field(ge=1)]
+    record: Digest
+    time: AwareDatetime
 
 
 # ---- spoke -> hub ---------------------------------------------------------------------------------------------------------

@@ -16,10 +16,14 @@ __all__ = [
     "Right",
     "block",
     "blocks_of",
+    "cohort",
     "desired",
     "egress",
     "hub_rights",
+    "is_federated",
     "matches",
+    "question",
+    "receipt",
     "report",
     "spoke_of",
     "spoke_rights",
@@ -56,6 +60,21 @@ def blocks_of(zone: str, digest: str) -> str:
     return f"{PREFIX}/zone/{_name(zone)}/blob/{_checked(digest, _DIGEST)}/+"
 
 
+def question(zone: str, name: str) -> str:
+    """A federated question to a zone (`sync.federated`), signed, retained while keys are taken; `+` for all."""
+    return f"{PREFIX}/zone/{_name(zone)}/question/{_name(name)}"
+
+
+def cohort(zone: str, name: str) -> str:
+    """Who answers a federated question, signed, retained while answers are taken; `+` for all."""
+    return f"{PREFIX}/zone/{_name(zone)}/cohort/{_name(name)}"
+
+
+def is_federated(topic: str) -> bool:
+    """Whether a topic is one of the two above."""
+    return any(matches(f"{PREFIX}/zone/+/{part}/+", topic) for part in ("question", "cohort"))
+
+
 def desired(spoke: SpokeId) -> str:
     """The signed directive of one spoke, retained."""
     return f"{_site(spoke)}/desired"
@@ -74,6 +93,11 @@ def report(spoke: SpokeId) -> str:
 def time(spoke: SpokeId) -> str:
     """The hub's signed answer to a spoke that asked for the time (`sync.trust.freshness`), not retained."""
     return f"{_site(spoke)}/time"
+
+
+def receipt(spoke: SpokeId) -> str:
+    """The hub's signed word on the newest record of the outbox that it has, retained."""
+    return f"{_site(spoke)}/receipt"
 
 
 def egress(spoke: SpokeId, kind: str) -> str:
@@ -103,8 +127,11 @@ def spoke_rights(spoke: SpokeId, zone: str) -> tuple[Right, ...]:
         Right("read", tuf(zone, "+")),
         Right("read", f"{PREFIX}/zone/{_name(zone)}/blob/+/+"),
         Right("write", want(zone, "+")),
+        Right("read", question(zone, "+")),
+        Right("read", cohort(zone, "+")),
         Right("read", desired(spoke)),
         Right("read", time(spoke)),
+        Right("read", receipt(spoke)),
         Right("write", status(spoke)),
         Right("write", report(spoke)),
         Right("write", egress(spoke, "+")),

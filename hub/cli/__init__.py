@@ -17,6 +17,7 @@ COMMANDS = {
     "bundle": "hub.cli.bundle:group",
     "receipts": "hub.cli.bundle:receipts",
     "drift": "hub.cli.drift:group",
+    "federated": "hub.cli.federated:group",
     "root": "hub.cli.root:group",
     "audit": "hub.cli.audit:group",
     "token": "hub.cli.token:group",

@@ -55,9 +55,9 @@ def _show(value: dict[str, Any]) -> None:
             ),
         )
         for column in (version["pooled"] or {}).get("columns", [])[:5]:
-            out.print(
-                f"  {column['feature']}: built on {_plot(column['reference'])}  now {_plot(column['counts'])}", markup=False
-            )
+            out.print(f"  {column['feature']}", markup=False)
+            out.print(f"    built on {_plot(column['reference'])}", markup=False)
+            out.print(f"    now      {_plot(column['counts'])}", markup=False)
 
 
 def _words(site: dict[str, Any]) -> str:

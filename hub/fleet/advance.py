@@ -164,5 +164,5 @@ def _redirect(hub: Hub, db: Connection, spoke: SpokeId, director: Signer) -> Non
     known = find_spoke(db, spoke)
     if known is None or known.revoked is not None:
         return
-    refresh_directive(db, director, spoke, now=hub.now, life_s=hub.settings.directive_ttl_s)
+    refresh_directive(db, director, spoke, now=hub.now, life_s=hub.settings.directive_ttl_s, ceiling=hub.ceiling)
     hub.wake.set()

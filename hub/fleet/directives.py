@@ -13,7 +13,7 @@ from hub.store.directives import Assignment, SealedDirective, assignments_of, fi
 from hub.store.spokes import Spoke, find_spoke
 from hub.store.versions import deltas_to
 from model_formats.errors import OperatorError
-from sync.messages import DesiredModel, Directive
+from sync.messages import DesiredModel, Directive, EgressCeiling
 from sync.trust.envelope import seal
 from sync.trust.keys import Signer
 from sync.types import SpokeId
@@ -31,7 +31,14 @@ class SpokeUnknown(OperatorError):
     hint = "`hub spoke list` shows all; `hub spoke invite` makes a code for a new one."
 
 
-def compose(spoke: Spoke, models: Iterable[DesiredModel], generation: int, issued: datetime, life: timedelta) -> Directive:
+def compose(
+    spoke: Spoke,
+    models: Iterable[DesiredModel],
+    generation: int,
+    issued: datetime,
+    life: timedelta,
+    ceiling: EgressCeiling | None = None,
+) -> Directive:
     """The directive of one spoke."""
     return Directive(
         site=spoke.id.site,
@@ -41,6 +48,7 @@ def compose(spoke: Spoke, models: Iterable[DesiredModel], generation: int, issue
         issued=issued,
         expires=issued + life,
         models=tuple(sorted(models, key=lambda m: m.model)),
+        egress=ceiling or EgressCeiling(),
     )
 
 
@@ -55,7 +63,9 @@ def next_generation(db: Connection, spoke: SpokeId) -> int:
     return held.generation + 1 if held else 1
 
 
-def refresh_directive(db: Connection, director: Signer, spoke: SpokeId, *, now: float, life_s: float) -> SealedDirective:
+def refresh_directive(
+    db: Connection, director: Signer, spoke: SpokeId, *, now: float, life_s: float, ceiling: EgressCeiling | None = None
+) -> SealedDirective:
     """Bring one spoke's directive up to date; returns the newest, changed or not. Raises SpokeUnknown.
 
     It is sealed anew when its content has changed or half of its life is over.
@@ -66,7 +76,7 @@ def refresh_directive(db: Connection, director: Signer, spoke: SpokeId, *, now: 
     held = find_directive(db, spoke)
     models = [_desired(db, a) for a in assignments_of(db, spoke)]
     issued = datetime.fromtimestamp(int(now), UTC)
-    directive = compose(row, models, next_generation(db, spoke), issued, timedelta(seconds=int(life_s)))
+    directive = compose(row, models, next_generation(db, spoke), issued, timedelta(seconds=int(life_s)), ceiling)
     content = content_of(directive)
     if held and held.content == content and held.expires - now > life_s / 2:
         return held

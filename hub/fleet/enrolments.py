@@ -61,7 +61,9 @@ def admit_spoke(hub: Hub, request: EnrolmentRequest, who: str = "enrolment") -> 
         spend_invite(db, request.invite, request.digest, now=hub.now)
         serial = _serial(answer.certificate)
         add_spoke(db, spoke, zone=kept.zone, regime=kept.regime, certificate=answer.certificate, serial=serial, now=hub.now)
-        refresh_directive(db, hub.repository.director, spoke, now=hub.now, life_s=hub.settings.directive_ttl_s)
+        refresh_directive(
+            db, hub.repository.director, spoke, now=hub.now, life_s=hub.settings.directive_ttl_s, ceiling=hub.ceiling
+        )
         append_audit(db, who, "spoke.enrol", str(spoke), now=hub.now, details={"serial": serial})
     hub.wake.set()
     return answer

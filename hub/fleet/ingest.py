@@ -8,6 +8,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Collection
+from datetime import UTC
 from functools import partial
 
 from sqlalchemy import Connection
@@ -23,15 +24,15 @@ from model_formats.opening import open_package
 from sync import topics
 from sync.bus import Bus, Message, Subscription
 from sync.egress import EgressRecord
-from sync.messages import Report, Status
-from sync.trust.envelope import unseal
+from sync.messages import EgressReceipt, Report, Status
+from sync.trust.envelope import seal, unseal
 from sync.trust.errors import ReportRefused
 from sync.trust.freshness import answer_time
-from sync.trust.keys import Key, key_of_certificate
+from sync.trust.keys import Key, fingerprint, key_of_certificate
 from sync.trust.verifier import verify_report
 from sync.types import Reason, Regime, SpokeId
 
-__all__ = ["Ingest", "take_egress", "take_report", "take_status"]
+__all__ = ["Ingest", "receipt_for", "take_egress", "take_report", "take_status"]
 
 log = logging.getLogger(__name__)
 QUEUE = 10_000
@@ -90,6 +91,21 @@ def take_egress(hub: Hub, spoke: SpokeId, envelope: bytes, judge: Judge | None =
     return record
 
 
+def receipt_for(hub: Hub, spoke: SpokeId, record: EgressRecord) -> bytes:
+    """The hub's signed word that it has a record. Raises SpokeUnknown."""
+    with hub.database.read() as db:
+        device = fingerprint(_enrolled(db, spoke).certificate.encode())
+    receipt = EgressReceipt(
+        site=spoke.site,
+        spoke=spoke.spoke,
+        device=device,
+        sequence=record.sequence,
+        record=record.digest,
+        time=hub.clock.now().astimezone(UTC).replace(microsecond=0),
+    )
+    return seal(receipt, hub.repository.director)
+
+
 def take_status(hub: Hub, spoke: SpokeId, payload: bytes) -> Status:
     """A hint of life; decides nothing. Raises DocumentRefused, SpokeUnknown."""
     status = Status.parse(payload)
@@ -108,7 +124,7 @@ class Ingest:
         self._handlers: dict[str, Callable[[SpokeId, bytes], object]] = {
             "report": partial(take_report, hub),
             "status": self._take_status,
-            "egress": partial(take_egress, hub, judge=judge),
+            "egress": partial(self._take_egress, judge),
         }
         self._queue: queue.Queue[Message | None] = queue.Queue(QUEUE)
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
@@ -148,6 +164,11 @@ class Ingest:
         if status.online and status.asks_time is not None:
             answer = answer_time(spoke, status.asks_time, self._hub.clock.now(), self._hub.repository.director)
             self._bus.publish(Message(topics.time(spoke), answer))
+
+    def _take_egress(self, judge: Judge | None, spoke: SpokeId, envelope: bytes) -> None:
+        """Keep it, and give the spoke a receipt for its log."""
+        record = take_egress(self._hub, spoke, envelope, judge)
+        self._bus.publish(Message(topics.receipt(spoke), receipt_for(self._hub, spoke, record), qos=1, retain=True))
 
     def _run(self) -> None:
         while (message := self._queue.get()) is not None:

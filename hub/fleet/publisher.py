@@ -1,4 +1,4 @@
-"""What the hub keeps retained at the broker: release metadata in every zone, and each spoke's directive.
+"""What the hub keeps retained at the broker: release metadata and open federated questions in every zone, each spoke's directive.
 
 Level-triggered: `tick` publishes what differs from what this process last published. After a reconnect it publishes all again, so
 that a broker that lost its memory is made whole.
@@ -9,10 +9,12 @@ import threading
 from hub.fleet.directives import refresh_directive
 from hub.hub import Hub
 from hub.store.directives import due_directives, retained_directives
+from hub.store.questions import QuestionState, list_questions
 from hub.store.spokes import enrolled_zones
 from model_formats.types import digest_of
 from sync import topics
 from sync.bus import Bus, Message
+from sync.federated.documents import LONGEST
 
 __all__ = ["Publisher"]
 
@@ -34,7 +36,7 @@ class Publisher:
 
     def tick(self) -> int:
         """Publish what is new; returns how many messages that were."""
-        wanted = {**self._metadata(), **self._directives()}
+        wanted = {**self._metadata(), **self._directives(), **self._questions()}
         return sum(self._say(topic, data) for topic, data in wanted.items())
 
     def refresh(self) -> None:
@@ -47,7 +49,7 @@ class Publisher:
             enrolled = {spoke for spoke, _ in enrolled_zones(db)}
             for spoke in due_directives(db, before=self._hub.now - life / 2):
                 if spoke in enrolled:
-                    refresh_directive(db, director, spoke, now=self._hub.now, life_s=life)
+                    refresh_directive(db, director, spoke, now=self._hub.now, life_s=life, ceiling=self._hub.ceiling)
 
     def _metadata(self) -> dict[str, bytes]:
         with self._hub.trust() as repository:
@@ -58,6 +60,17 @@ class Publisher:
         """By topic; empty (which clears the retained message) for revoked spokes."""
         with self._hub.database.read() as db:
             return {topics.desired(spoke): envelope for spoke, envelope in retained_directives(db)}
+
+    def _questions(self) -> dict[str, bytes]:
+        """A question while keys are taken, its cohort while shares are; empty (which clears them) for what is over."""
+        with self._hub.database.read() as db:
+            kept = list_questions(db, since=self._hub.now - LONGEST.total_seconds())
+        found: dict[str, bytes] = {}
+        for k in kept:
+            zone, name = k.question.zone, k.question.name
+            found[topics.question(zone, name)] = k.envelope if k.state is QuestionState.GATHERING else b""
+            found[topics.cohort(zone, name)] = (k.cohort or b"") if k.state is QuestionState.SUMMING else b""
+        return found
 
     def _say(self, topic: str, data: bytes) -> bool:
         digest = digest_of(data)

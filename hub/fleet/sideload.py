@@ -61,7 +61,7 @@ def export(
             raise SpokeUnknown(f"{spoke} is not enrolled")
         for ref in models:
             _assign(hub, db, row, find_released(db, ref), ProbationTerms(soak_s=soak_s))
-        sealed = refresh_directive(db, hub.repository.director, spoke, now=hub.now, life_s=days * 86400)
+        sealed = refresh_directive(db, hub.repository.director, spoke, now=hub.now, life_s=days * 86400, ceiling=hub.ceiling)
         wanted = [find_released(db, a.ref) for a in assignments_of(db, spoke)]
         details = {"models": ", ".join(str(v.ref) for v in wanted), "generation": str(sealed.generation)}
         append_audit(db, who, "bundle.export", str(spoke), now=hub.now, details=details)

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, func, insert, select
 
 from hub.store.tables import egress
 from sync.egress import EgressRecord
 from sync.types import SpokeId
 
-__all__ = ["KeptEgress", "add_egress", "last_egress", "list_egress"]
+__all__ = ["KeptEgress", "add_egress", "last_egress", "list_egress", "spokes_that_said"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,8 @@ class KeptEgress:
     received: float
     quarantined: str | None
     """Why it is not believed; None: it is."""
+    envelope: bytes
+    """As it came: signed by the device key."""
 
 
 def add_egress(
@@ -68,5 +70,12 @@ def list_egress(
     return [_kept(row) for row in connection.execute(query)]
 
 
+def spokes_that_said(connection: Connection, kind: str, model: str, *, since: float) -> int:
+    """How many spokes sent a believed record of a kind about a model, without reading them."""
+    said = select(egress.c.site, egress.c.spoke).where(egress.c.kind == kind, egress.c.model == model, egress.c.received >= since)
+    query = select(func.count()).select_from(said.where(egress.c.quarantined.is_(None)).distinct().subquery())
+    return int(connection.execute(query).scalar_one())
+
+
 def _kept(row: Row[tuple[object, ...]]) -> KeptEgress:
-    return KeptEgress(EgressRecord.parse(bytes(row.document)), row.received, row.quarantined)
+    return KeptEgress(EgressRecord.parse(bytes(row.document)), row.received, row.quarantined, bytes(row.envelope))

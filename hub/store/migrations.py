@@ -7,11 +7,16 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, insert, inspect, select, update
 
-from hub.store.tables import facts, metadata
+from hub.store.tables import facts, metadata, questions
 
 __all__ = ["SCHEMA", "STEPS", "migrate"]
 
-STEPS: dict[int, Callable[[Connection], None]] = {}
+
+def _add_questions(connection: Connection) -> None:
+    questions.create(connection)
+
+
+STEPS: dict[int, Callable[[Connection], None]] = {1: _add_questions}
 SCHEMA = 1 + len(STEPS)
 
 

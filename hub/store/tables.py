@@ -29,6 +29,7 @@ __all__ = [
     "invites",
     "leases",
     "metadata",
+    "questions",
     "receipts",
     "reports",
     "rings",
@@ -234,6 +235,23 @@ receipts = Table(
     Column("envelope", LargeBinary, nullable=False),
 )
 """Signed files that were carried back by hand."""
+
+questions = Table(
+    "questions",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("zone", NAME, nullable=False),
+    Column("model", NAME, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("author", String(100), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("changed", Float, nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("cohort", LargeBinary),
+    Column("result", LargeBinary),
+)
+"""Federated questions: what was asked, who answers (sealed), and what the sum over all of them says once it is opened."""
 
 approvals = Table(
     "approvals",

@@ -50,7 +50,7 @@ def show(ctx: Context, *, days: float, refused: bool, exact: bool) -> None:
 @group.command()
 @pass_context
 def verify(ctx: Context) -> None:
-    """Follow both chains through the log from its first entry; exit 6 when a link is broken."""
+    """Follow both chains through the log from its first entry, and against the hub's receipts; exit 6 when a link is broken."""
     log = _log(ctx.home)
     try:
         totals = log.verify()
@@ -62,13 +62,10 @@ def verify(ctx: Context) -> None:
         "left": totals.left,
         "refused": totals.refused,
         "waiting": totals.waiting,
+        "receipted": totals.receipted,
         "head": totals.head,
     }
-    emit(
-        ctx,
-        value,
-        lambda v: out.print(f"whole: {v['entries']} entries, {v['left']} left, {v['refused']} stayed; head {v['head']}"),
-    )
+    emit(ctx, value, lambda v: out.print(_WHOLE.format(**v), markup=False))
 
 
 @group.command()
@@ -157,6 +154,9 @@ def switch(ctx: Context, *, position: str) -> None:
     site, regime = _who(ctx.home)
     found = turn_switch(ctx.home, site, regime, position)  # type: ignore[arg-type]
     emit(ctx, {"sovereignty": found.sovereignty, "policy": found.digest}, lambda v: out.print(f"{site}: {v['sovereignty']}"))
+
+
+_WHOLE = "whole: {entries} entries, {left} left, {refused} stayed; the hub's receipts reach record {receipted}; head {head}"
 
 
 def _log(home: Path) -> Any:

@@ -44,12 +44,14 @@ def run(ctx: Context, *, host: str | None, port: int | None, offline: bool) -> N
 def agent(ctx: Context, *, offline: bool) -> None:
     """Run the agent alone: directives, transfer, trust, reports. Models are served by `spoke serve`."""
     from spoke_agent.assemble import assemble
+    from spoke_agent.coredumps import forbid_core_dumps
     from spoke_agent.door import Door
     from spoke_agent.home import SpokeHome
     from spoke_agent.ops import ops_of
     from spoke_agent.settings import load_settings
 
     log_to_stderr()
+    forbid_core_dumps()
     home = SpokeHome(ctx.home)
     settings = load_settings(home)
     with assemble(home, settings, offline=offline) as parts:

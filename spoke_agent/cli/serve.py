@@ -45,12 +45,14 @@ def serve(
     The port is written to HOME/run/server.port, that of gRPC to HOME/run/grpc.port. No agent is needed.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the models bring their own threads
+    from spoke_agent.coredumps import forbid_core_dumps
     from spoke_agent.serve.server import Server
     from spoke_agent.serve.server import serve as run
     from spoke_agent.serve.settings import ServeSettings
     from spoke_agent.settings import load_settings
 
     log_to_stderr()
+    forbid_core_dumps()
     given = {"serve_host": host, "serve_port": port, "serve_grpc_port": grpc_port, "serve_access_log": access_log or None}
     told = load_settings(SpokeHome(ctx.home), **given)
     settings = ServeSettings(

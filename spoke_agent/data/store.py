@@ -463,13 +463,15 @@ class DataStore:
             return list(self._connection.execute(query, values).fetchall())
 
 
-def open_data(home: Path, *, limits: Limits | None = None, regime: str = "none") -> DataStore:
+def open_data(
+    home: Path, *, limits: Limits | None = None, regime: str = "none", now: Callable[[], float] = wall_time
+) -> DataStore:
     """The store of one spoke: `data.db` under `identity/site.key`, which is made at first use.
 
     Raises DataKeyLost when the file is there and the key is not.
     """
     path = home / "data.db"
-    return DataStore(path, load_site_key(home, create=not path.exists()), limits=limits, regime=regime)
+    return DataStore(path, load_site_key(home, create=not path.exists()), limits=limits, regime=regime, now=now)
 
 
 def _agrees(batch: StoredBatch, row: int, value: float) -> bool | None:

@@ -32,7 +32,20 @@ def examine(home: SpokeHome) -> list[Finding]:
 
 
 def _checks() -> list[tuple[str, Check]]:
-    from spoke_agent.doctor import certificate, clock, disk, egress, files, identity, journal, link, processes, trust, updates
+    from spoke_agent.doctor import (
+        certificate,
+        clock,
+        data,
+        disk,
+        egress,
+        files,
+        identity,
+        journal,
+        link,
+        processes,
+        trust,
+        updates,
+    )
 
-    modules = (identity, certificate, files, disk, journal, processes, link, clock, trust, updates, egress)
+    modules = (identity, certificate, files, disk, journal, data, egress, processes, link, clock, trust, updates)
     return [(module.__name__.rpartition(".")[2], module.check) for module in modules]

@@ -2,7 +2,7 @@
 
 from model_formats.errors import DeviceError, OperatorError
 
-__all__ = ["LogBroken", "PolicyInvalid"]
+__all__ = ["LogBroken", "LogUnwritable", "PolicyInvalid"]
 
 
 class PolicyInvalid(OperatorError):
@@ -17,3 +17,11 @@ class LogBroken(DeviceError):
 
     code = "egress_log_broken"
     hint = "Keep egress.db as it is for the inquiry; compare it with the hub's records."
+
+
+class LogUnwritable(DeviceError):
+    """The log of what left cannot be written or read (a full disk, most often). What is not in the log does not leave."""
+
+    code = "egress_log_unwritable"
+    hint = "Make room on the spoke's disk. Nothing leaves meanwhile, and what waited leaves by itself afterwards."
+    retryable = True

@@ -43,6 +43,8 @@ class Chain(Value):
     waiting: int
     head: Digest | None
     """Of the last entry."""
+    receipted: int = 0
+    """Number of the last record for which the hub gave a signed receipt."""
     last_record: Digest | None
     """Compare it with the hub's last record of this spoke: a log cut off at its end shows there."""
     broken: str | None = None
@@ -158,6 +160,7 @@ def _chain(log: EgressLog) -> Chain:
         refused=totals.refused,
         waiting=totals.waiting,
         head=totals.head,
+        receipted=totals.receipted,
         last_record=last,
     )
 
@@ -222,6 +225,7 @@ def _page(pack: EvidencePack) -> list[str]:
         f"{state if chain.whole else 'BROKEN: ' + str(chain.broken)}",
         "",
         f"- last entry: `{chain.head}`",
+        f"- receipts of the hub reach up to record {chain.receipted} of {chain.left}",
         f"- last record that left: `{chain.last_record}` (the hub must hold the same)",
         "",
         "## Policies that decided",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from sync.egress import MERGED
 
-__all__ = ["merge_small", "noisy", "rounded"]
+__all__ = ["discrete_laplace", "merge_small", "noisy", "rounded"]
 
 
 def merge_small(counts: Sequence[int], least: int) -> tuple[int, ...] | None:
@@ -43,15 +43,18 @@ def noisy(cells: Sequence[int], epsilon: float, least: int) -> tuple[int, ...]:
     One row changes one cell by one, so this is epsilon-DP for a histogram whose cells were fixed beforehand. Use it on counts
     that were not merged by looking at them.
     """
-    return tuple(c if c == MERGED else _kept(c + _discrete_laplace(epsilon), least) for c in cells)
+    return tuple(c if c == MERGED else _kept(c + discrete_laplace(epsilon), least) for c in cells)
 
 
 def _kept(value: int, least: int) -> int:
     return value if value >= least else 0
 
 
-def _discrete_laplace(epsilon: float) -> int:
-    """The difference of two geometric variables (Ghosh, Roughgarden and Sundararajan 2009), from the system's randomness."""
+def discrete_laplace(epsilon: float) -> int:
+    """A whole number k with probability in proportion to exp(-epsilon |k|), from the system's randomness.
+
+    It is the difference of two geometric variables (Ghosh, Roughgarden and Sundararajan 2009).
+    """
     return _geometric(epsilon) - _geometric(epsilon)
 
 

@@ -4,9 +4,10 @@ Two chains run through it. Every entry (refusals too) names the digest of the en
 record that left names the digest of the record before it: that chain the hub can check without seeing the log.
 """
 
+import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,9 +17,10 @@ from pydantic import AwareDatetime, Field
 
 from model_formats.document import Document
 from model_formats.types import Digest, Name, digest_of
-from spoke_agent.outbox.errors import LogBroken
+from spoke_agent.outbox.errors import LogBroken, LogUnwritable
 from spoke_agent.outbox.policy import Day, SitePolicy, Why
 from sync.egress import EgressRecord, Kind
+from sync.messages import EgressReceipt
 
 __all__ = ["EgressLog", "LogEntry", "Logged", "Totals"]
 
@@ -29,6 +31,8 @@ CREATE TABLE IF NOT EXISTS log (
     until REAL, record BLOB, sealed BLOB, sent REAL);
 CREATE INDEX IF NOT EXISTS log_by_time ON log (time);
 CREATE INDEX IF NOT EXISTS log_waiting ON log (sequence) WHERE allowed = 1 AND sent IS NULL;
+CREATE TABLE IF NOT EXISTS receipts (
+    day TEXT PRIMARY KEY, sequence INTEGER NOT NULL, envelope BLOB NOT NULL, document BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS policies (digest TEXT PRIMARY KEY, first REAL NOT NULL, document BLOB NOT NULL);
 """
 
@@ -72,19 +76,25 @@ class Totals:
     refused: int
     waiting: int
     head: str | None
+    receipted: int = 0
+    """Number of the last record for which the hub gave a receipt; 0: none came."""
 
 
 class EgressLog:
-    """Thread-safe; the agent writes, the command line reads. Only rows that did leave may lose their sealed copy."""
+    """Thread-safe; the agent writes, the command line reads. Only rows that did leave may lose their sealed copy.
+
+    All calls raise LogUnwritable where the disk refuses.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600, exist_ok=True)
         self._connection = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.executescript(_SCHEMA)
         self._lock = threading.RLock()
+        with _wrapped():
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.executescript(_SCHEMA)
 
     def add(self, entry: LogEntry, record: EgressRecord | None, sealed: bytes | None, until: float | None = None) -> None:
         """Append one entry, durably. `until`: exact end of the rows it speaks of (kept here only)."""
@@ -102,7 +112,7 @@ class EgressLog:
             record.canonical() if record else None,
             sealed,
         )
-        with self._lock:
+        with self._lock, _wrapped():
             self._connection.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", row)
 
     def head(self) -> tuple[int, str | None]:
@@ -113,8 +123,22 @@ class EgressLog:
     def keep_policy(self, policy: SitePolicy, now: datetime) -> None:
         """Remember a policy as it stood, the first time that it decides."""
         row = (policy.digest, now.timestamp(), policy.canonical())
-        with self._lock:
+        with self._lock, _wrapped():
             self._connection.execute("INSERT OR IGNORE INTO policies VALUES (?, ?, ?)", row)
+
+    def keep_receipt(self, receipt: EgressReceipt, envelope: bytes) -> None:
+        """Keep the hub's word on what it has, one a day, the newest. It must have been verified."""
+        row = (f"{receipt.time:%Y-%m-%d}", receipt.sequence, envelope, receipt.canonical())
+        with self._lock, _wrapped():
+            self._connection.execute(
+                "INSERT INTO receipts VALUES (?, ?, ?, ?) ON CONFLICT (day) DO UPDATE SET sequence = excluded.sequence, "
+                "envelope = excluded.envelope, document = excluded.document WHERE excluded.sequence > sequence",
+                row,
+            )
+
+    def receipts(self) -> list[EgressReceipt]:
+        """The hub's receipts, oldest first."""
+        return [EgressReceipt.parse(bytes(d)) for (d,) in self._fetch("SELECT document FROM receipts ORDER BY day")]
 
     def policies(self) -> list[tuple[datetime, SitePolicy]]:
         """Every policy that ever decided here, with the time from which it did; oldest first."""
@@ -135,7 +159,7 @@ class EgressLog:
 
     def mark_sent(self, sequence: int, now: datetime) -> None:
         """One message left; its sealed copy is not needed any more."""
-        with self._lock:
+        with self._lock, _wrapped():
             self._connection.execute("UPDATE log SET sent = ?, sealed = NULL WHERE sequence = ?", (now.timestamp(), sequence))
 
     def day(self, kind: Kind, model: str | None, now: datetime) -> Day:
@@ -173,10 +197,11 @@ class EgressLog:
     def verify(self) -> Totals:
         """Follow both chains from the start. Raises LogBroken that names the first entry that does not fit.
 
-        A cut-off end cannot show here; it shows against the last record the hub holds.
+        A cut-off end shows against the hub's receipts, and what came after the last of them against the last record it holds.
         """
         previous: str | None = None
         record_before: str | None = None
+        records: list[str] = []
         left = waiting = number = 0
         rows = self._fetch("SELECT CAST(entry AS BLOB), digest, CAST(record AS BLOB), sent FROM log ORDER BY sequence")
         for number, (raw, digest, record, sent) in enumerate(rows, start=1):
@@ -191,8 +216,20 @@ class EgressLog:
                 if EgressRecord.parse(record).previous != record_before:
                     raise LogBroken(f"entry {number}: its record does not follow the one before")
                 record_before, left, waiting = digest_of(record), left + 1, waiting + (sent is None)
+                records.append(record_before)
             previous = digest
-        return Totals(number, left, number - left, waiting, previous)
+        return Totals(number, left, number - left, waiting, previous, self._receipted(records))
+
+    def _receipted(self, records: Sequence[str]) -> int:
+        """Hold every receipt against the records of the log."""
+        last = 0
+        for receipt in self.receipts():
+            if receipt.sequence > len(records):
+                raise LogBroken(f"the hub has record {receipt.sequence} (since {receipt.time:%Y-%m-%d}); this log ends before it")
+            if records[receipt.sequence - 1] != receipt.record:
+                raise LogBroken(f"record {receipt.sequence} is not the one for which the hub gave a receipt")
+            last = max(last, receipt.sequence)
+        return last
 
     def close(self) -> None:
         """Close the file."""
@@ -200,5 +237,13 @@ class EgressLog:
             self._connection.close()
 
     def _fetch(self, query: str, *values: object) -> list[Any]:
-        with self._lock:
+        with self._lock, _wrapped():
             return list(self._connection.execute(query, values).fetchall())
+
+
+@contextlib.contextmanager
+def _wrapped() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as e:
+        raise LogUnwritable(f"egress.db: {e}") from e

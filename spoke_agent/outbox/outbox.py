@@ -13,16 +13,28 @@ from spoke_agent.outbox.log import EgressLog, LogEntry
 from spoke_agent.outbox.policy import Asked, SitePolicy, Why, decide, load_policy
 from sync.bus import BusDown
 from sync.clock import Clock
-from sync.egress import MERGED, Body, DriftHist, EgressRecord, FeatureCounts, Kind, coarse_end, coarse_start
+from sync.egress import (
+    MASKED,
+    MERGED,
+    Body,
+    DriftHist,
+    EgressRecord,
+    FeatureCounts,
+    Kind,
+    MaskedKey,
+    MaskedSum,
+    coarse_end,
+    coarse_start,
+)
 from sync.messages import EgressCeiling
 from sync.types import Regime, SpokeId
 
-__all__ = ["About", "Outbox", "Send"]
+__all__ = ["About", "Asking", "Outbox", "Send"]
 
 Send = Callable[[str, bytes], None]
 """(kind, envelope) -> None: publish on topic `site/<site>/<spoke>/egress/<kind>`, QoS 1. May raise BusDown: it is tried again."""
 
-_NEVER_TWICE: frozenset[Kind] = frozenset({"drift_hist", "rff_mean", "head_stats"})
+_NEVER_TWICE: frozenset[Kind] = frozenset({"drift_hist", "rff_mean", *MASKED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,16 @@ class About:
     start: datetime
     end: datetime
     rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What else the rules look at."""
+
+    epsilon: float = 0.0
+    urgent: bool = False
+    features: frozenset[str] = frozenset()
+    peers: frozenset[str] | None = None
 
 
 class Outbox:
@@ -64,8 +86,20 @@ class Outbox:
 
     def offer(self, body: Body, about: About | None = None, *, urgent: bool = False, epsilon: float = 0.0) -> bool:
         """Ask to let one body out. True: it may leave and is in the log (and sent, or queued until the hub is reached)."""
+        return self._let_out(body, about, Asking(epsilon=epsilon, urgent=urgent))
+
+    def offer_masked(self, body: MaskedKey | MaskedSum, about: About, asking: "Asking") -> bool:
+        """Ask to let a word in a federated sum out. A key is judged as if its answer left now, but spends nothing yet."""
+        return self._let_out(body, about, asking)
+
+    def refuse(self, kind: Kind, about: About, why: Why) -> None:
+        """Write down that something stays, for a reason that was found elsewhere."""
         with self._lock:
-            allowed = self._record(body, about, urgent=urgent, epsilon=epsilon) is Why.ALLOWED
+            self._refuse(kind, about, why)
+
+    def _let_out(self, body: Body, about: About | None, asking: "Asking") -> bool:
+        with self._lock:
+            allowed = self._record(body, about, asking) is Why.ALLOWED
         if allowed:
             self.flush()
         return allowed
@@ -145,7 +179,7 @@ class Outbox:
         except PolicyInvalid:
             return True
 
-    def _record(self, body: Body, about: About | None, *, urgent: bool, epsilon: float) -> Why:
+    def _record(self, body: Body, about: About | None, asking: Asking) -> Why:
         now = self._clock.now()
         try:
             policy = self.policy()
@@ -153,7 +187,8 @@ class Outbox:
             self._refuse(body.kind, about, Why.POLICY_UNREADABLE)
             return Why.POLICY_UNREADABLE
         record = self._compose(body, about, policy, now)
-        asked = Asked(body.kind, about.rows if about else 0, len(record.canonical()), epsilon, urgent)
+        rows, size = about.rows if about else 0, len(record.canonical())
+        asked = Asked(body.kind, rows, size, asking.epsilon, asking.urgent, asking.features, asking.peers)
         model = about.model if about else None
         ceiling = (self._ceiling() if self._ceiling else None) or EgressCeiling()
         why = decide(policy, ceiling, self._regime, asked, self.log.day(body.kind, model, now))
@@ -164,13 +199,14 @@ class Outbox:
         if why is not Why.ALLOWED or self._seal is None:
             self._refuse(body.kind, about, why, policy, size=asked.bytes)
             return why
-        entry = self._entry(body.kind, about, why, policy, asked.bytes, record, epsilon)
+        spent = 0.0 if body.kind == "masked_key" else asking.epsilon
+        entry = self._entry(body.kind, about, why, policy, asked.bytes, record, spent)
         self.log.add(entry, record, self._seal(record), about.end.timestamp() if about else None)
         return why
 
     def _overlaps(self, kind: Kind, about: About) -> bool:
         """No row is counted in two statistics: their difference would speak of a few rows."""
-        until = self.log.spoken_until(kind, about.model)
+        until = self.log.spoken_until("masked_sum" if kind in MASKED else kind, about.model)
         return until is not None and about.start.timestamp() < until
 
     def _compose(self, body: Body, about: About | None, policy: SitePolicy, now: datetime) -> EgressRecord:

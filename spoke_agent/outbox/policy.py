@@ -5,19 +5,19 @@ be read, or that contradicts itself, closes the outbox. The hub can tighten, nev
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from model_formats.document import Document, Value
-from model_formats.types import Name
+from model_formats.types import Digest, Name
 from spoke_agent.outbox.errors import PolicyInvalid
-from sync.egress import FLOORS, MAX_BYTES, MIN_CELL, MIN_ROWS, Kind
+from sync.egress import FLOORS, MAX_BYTES, MIN_CELL, MIN_ROWS, MIN_SITES, Kind
 from sync.files import atomic_write
 from sync.messages import EgressCeiling
 from sync.types import Regime
@@ -46,14 +46,30 @@ class Allow(Value):
 
     kind: Kind
     features: tuple[str, ...] | None = None
-    """For histograms: the ids (of the reference profile) that may be counted; none given is all inputs and predictions."""
+    """For histograms and masked sums: the ids (of the reference profile) that may be counted; none given is all inputs and
+    predictions."""
     min_rows: Annotated[int, Field(ge=0)] = 0
     """More than the kind's own floor; less has no effect."""
     interval_min_s: Annotated[int, Field(ge=0)] = 0
     """At most one of a kind and model in this time (a verdict whose level changed may go at once)."""
     protect: tuple[Literal["suppress", "round", "dp"], ...] = ("suppress", "round")
     consent: str | None = Field(None, max_length=100)
-    """For `head_stats`: the site's own reference to the consent or decision behind it. Required there, and never sent."""
+    """For `masked_sum`: the site's own reference to the consent or decision behind it. Required there, and never sent."""
+    peers: Annotated[tuple[Digest, ...], Field(min_length=MIN_SITES)] | None = None
+    """For `masked_sum`: device keys (digests) that this site knows to be real; ten of a cohort, at least, must be among them."""
+
+    def check(self) -> None:
+        """Refuse what would have no effect, or two: whoever wrote it believes that it protects something. Raises ValueError."""
+        if self.features == ():
+            raise ValueError("features is empty: leave it out for all, or leave the kind out for none")
+        if self.features and self.kind not in ("drift_hist", "masked_sum"):
+            raise ValueError(f"features has no effect on {self.kind}, which speaks of all columns")
+        if self.protect == () or ("dp" in self.protect and len(self.protect) > 1):
+            raise ValueError("protect is either dp alone, or of suppress and round")
+        if (self.consent or self.peers) and self.kind != "masked_sum":
+            raise ValueError("consent and peers belong to masked_sum")
+        if self.kind == "masked_sum" and not self.consent:
+            raise ValueError("masked_sum needs a consent")
 
 
 class SitePolicy(Document):
@@ -83,13 +99,16 @@ class SitePolicy(Document):
             raise ValueError(f"regime {self.regime} never lets {', '.join(beyond)} out")
         if self.epsilon_per_day > self.epsilon_per_30_days:
             raise ValueError("epsilon_per_day is more than epsilon_per_30_days")
-        if any(a.kind == "head_stats" and not a.consent for a in self.allow):
-            raise ValueError("head_stats needs a consent")
+        if "masked_key" in kinds:
+            raise ValueError("masked_key goes with masked_sum: list that one")
+        for rule in self.allow:
+            rule.check()
         return self
 
     def rule(self, kind: Kind) -> Allow | None:
         """The rule of a kind, None where it may not leave."""
-        return next((a for a in self.allow if a.kind == kind), None)
+        wanted: Kind = "masked_sum" if kind == "masked_key" else kind
+        return next((a for a in self.allow if a.kind == wanted), None)
 
 
 class Why(StrEnum):
@@ -110,6 +129,10 @@ class Why(StrEnum):
     LEDGER_EXHAUSTED = "ledger_exhausted"
     WINDOW_OVERLAPS = "window_overlaps"
     NOT_SIGNED = "not_signed"
+    FEATURE_NOT_ALLOWED = "feature_not_allowed"
+    PEERS_UNKNOWN = "peers_unknown"
+    COHORT_TOO_SMALL = "cohort_too_small"
+    COHORT_NOT_CERTIFIED = "cohort_not_certified"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +145,10 @@ class Asked:
     epsilon: float = 0.0
     urgent: bool = False
     """A verdict whose level changed."""
+    features: frozenset[str] = frozenset()
+    """Ids of the columns that a masked sum speaks of."""
+    peers: frozenset[str] | None = None
+    """Device keys (digests) of the cohort that a masked sum is made for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +171,8 @@ def decide(policy: SitePolicy, ceiling: EgressCeiling, regime: Regime, asked: As
         (asked.kind not in FLOORS[regime] or asked.kind not in FLOORS[policy.regime], Why.BELOW_REGIME_FLOOR),
         (rule is None, Why.NOT_IN_SITE_POLICY),
         (asked.kind not in ceiling.kinds, Why.NOT_IN_HUB_CEILING),
+        (_beyond(rule, asked), Why.FEATURE_NOT_ALLOWED),
+        (_strangers(rule, asked), Why.PEERS_UNKNOWN),
         (asked.rows < max(MIN_ROWS[asked.kind], rule.min_rows if rule else 0), Why.TOO_FEW_ROWS),
         (asked.bytes > MAX_BYTES[asked.kind], Why.TOO_LARGE),
         (day.bytes + asked.bytes > min(policy.max_bytes_per_day, ceiling.max_bytes_per_day), Why.DAY_FULL),
@@ -152,6 +181,17 @@ def decide(policy: SitePolicy, ceiling: EgressCeiling, regime: Regime, asked: As
         (asked.epsilon > 0 and day.epsilon_30_days + asked.epsilon > policy.epsilon_per_30_days, Why.LEDGER_EXHAUSTED),
     )
     return next((why for no, why in noes if no), Why.ALLOWED)
+
+
+class _Strict(yaml.SafeLoader):
+    """YAML lets the last of two equal keys win; a policy that says two things says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002
+        """Refuse a key that stands twice."""
+        keys = [str(self.construct_object(key, deep=deep)) for key, _ in node.value]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"{twice[0]} stands there twice")
+        return super().construct_mapping(node, deep=deep)
 
 
 def default_policy(site: str, regime: Regime) -> SitePolicy:
@@ -167,7 +207,7 @@ def load_policy(home: Path, site: str, regime: Regime) -> SitePolicy:
     try:
         if path.stat().st_size > SitePolicy.max_bytes:
             raise PolicyInvalid(f"{POLICY_FILE}: more than {SitePolicy.max_bytes} bytes")
-        fields = yaml.safe_load(path.read_text())
+        fields = yaml.load(path.read_text(), _Strict)  # noqa: S506 - a SafeLoader
         policy = SitePolicy.model_validate_json(json.dumps({"site": site, "regime": regime} | (fields or {})))
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
@@ -180,10 +220,22 @@ def load_policy(home: Path, site: str, regime: Regime) -> SitePolicy:
     return policy
 
 
+def _beyond(rule: Allow | None, asked: Asked) -> bool:
+    """The hub asks for more columns than the site lists: then it gets none of them."""
+    return rule is not None and rule.features is not None and not asked.features <= set(rule.features)
+
+
+def _strangers(rule: Allow | None, asked: Asked) -> bool:
+    if rule is None or rule.peers is None or asked.peers is None:
+        return False
+    return len(asked.peers & set(rule.peers)) < MIN_SITES
+
+
 def _too_soon(rule: Allow | None, asked: Asked, day: Day) -> bool:
+    """An interval is for manners, not for privacy: a record of the future (the clock went back) does not silence this site."""
     if rule is None or asked.urgent or day.since_last_s is None:
         return False
-    return day.since_last_s < rule.interval_min_s
+    return 0 <= day.since_last_s < rule.interval_min_s
 
 
 def turn_switch(home: Path, site: str, regime: Regime, position: Sovereignty) -> SitePolicy:

@@ -2,7 +2,7 @@
 
 from spoke_agent.outbox.log import Logged
 from spoke_agent.outbox.policy import Why
-from sync.egress import MERGED, DriftHist, DriftVerdict, EgressRecord, HeadStats, Ops, PerfEstimate, RffMean
+from sync.egress import MERGED, DriftHist, DriftVerdict, EgressRecord, MaskedKey, MaskedSum, Ops, PerfEstimate, RffMean
 
 __all__ = ["REASONS", "line", "meaning", "payload"]
 
@@ -22,6 +22,10 @@ REASONS: dict[Why, str] = {
     Why.LEDGER_EXHAUSTED: "the privacy budget is used up",
     Why.WINDOW_OVERLAPS: "some of its rows were already counted in a record that left",
     Why.NOT_SIGNED: "this spoke has no device key to sign with",
+    Why.FEATURE_NOT_ALLOWED: "the hub asks for columns that the site's policy does not list",
+    Why.PEERS_UNKNOWN: "fewer than ten of the sites that answer together are among the peers that this site knows",
+    Why.COHORT_TOO_SMALL: "fewer than ten different sites would answer together, so a sum could show one of them",
+    Why.COHORT_NOT_CERTIFIED: "a site that should answer together with this one is not certified by the device CA",
 }
 
 
@@ -52,9 +56,18 @@ def meaning(record: EgressRecord) -> str:
     if isinstance(body, PerfEstimate):
         sure = "" if body.valid else " (not valid)"
         return f"accuracy by {body.method} is about {body.estimate} %, {body.low} to {body.high} %{sure}"
-    if isinstance(body, HeadStats):
-        return f"{len(body.values)} masked numbers that mean nothing without {body.peers - 1} other sites"
+    if isinstance(body, MaskedKey):
+        return f"a one-time key: this site would take part in a sum over its rows of {_days(record)}, with nine others at least"
+    if isinstance(body, MaskedSum):
+        return (
+            f"this site's share of a sum over its rows of {_days(record)}: {len(body.values)} numbers with noise, masked, which "
+            f"mean nothing without the shares of all {body.sites - 1} other sites"
+        )
     return _ops(body)
+
+
+def _days(record: EgressRecord) -> str:
+    return f"{record.start:%Y-%m-%d %H:%M} to {record.end:%Y-%m-%d %H:%M}"
 
 
 def payload(record: EgressRecord) -> str:

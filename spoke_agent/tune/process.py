@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from model_formats.errors import SpokeshaveError
+from spoke_agent.coredumps import forbid_core_dumps
 
 if TYPE_CHECKING:
     from spoke_agent.tune.site import Origin
@@ -19,6 +20,7 @@ __all__ = ["main"]
 def main(home: Path, model: str, origin: str, niceness: int) -> int:
     """Tune once. Never raises for a refusal: it is told on standard error."""
     os.nice(niceness)
+    forbid_core_dumps()
     try:
         _tune(home, model, cast("Origin", origin))
     except SpokeshaveError as e:

@@ -16,6 +16,7 @@ from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
 from model_formats.document import Value
 from model_formats.errors import OperatorError
+from model_formats.types import digest_of
 from sync.files import atomic_write
 from sync.trust.errors import KeyMissing
 
@@ -25,6 +26,7 @@ __all__ = [
     "PublicKey",
     "Signer",
     "device_signer",
+    "fingerprint",
     "key_of_certificate",
     "key_of_pem",
     "load_signer",
@@ -99,6 +101,15 @@ def key_of_certificate(pem: bytes) -> Key:
         return _key_of(x509.load_pem_x509_certificate(pem).public_key())
     except (ValueError, UnsupportedAlgorithm) as e:
         raise KeyFileInvalid(f"not a certificate: {e}") from e
+
+
+def fingerprint(certificate: bytes) -> str:
+    """Digest of a certificate's public key (SubjectPublicKeyInfo, DER): the same after a renewal, and told by openssl too."""
+    try:
+        public = x509.load_pem_x509_certificate(certificate).public_key()
+    except (ValueError, UnsupportedAlgorithm) as e:
+        raise KeyFileInvalid(f"not a certificate: {e}") from e
+    return digest_of(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
 
 
 def pem_of(key: Key) -> str:

@@ -94,5 +94,5 @@ def test_a_relay_may_do_what_its_spokes_may_and_no_more() -> None:
     assert Right("read", topics.desired(SITES[0][0])) in rights
     assert not any("/me/" in right.pattern or "dubai" in right.pattern or "#" in right.pattern for right in rights)
     own = len([right for right in spoke_rights(*SITES[0]) if "/site/" in right.pattern])
-    assert len(rights) == len(set(rights)) == 3 + own * len(SITES)
+    assert len(rights) == len(set(rights)) == 5 + own * len(SITES)
     assert "user relay-berlin" in render_acl([], relays={"berlin": SITES})

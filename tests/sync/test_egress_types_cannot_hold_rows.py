@@ -9,11 +9,11 @@ from pydantic import BaseModel
 
 from model_formats.document import DocumentRefused
 from sync import egress
-from sync.egress import DriftHist, DriftVerdict, EgressRecord, FeatureCounts, HeadStats, Ops, PerfEstimate, RffMean
+from sync.egress import DriftHist, DriftVerdict, EgressRecord, FeatureCounts, MaskedKey, MaskedSum, Ops, PerfEstimate, RffMean
 from sync.types import Reason, Regime
 
 DIGEST = "sha256:" + "ab" * 32
-BODIES = (DriftVerdict, DriftHist, RffMean, PerfEstimate, HeadStats, Ops)
+BODIES = (DriftVerdict, DriftHist, RffMean, PerfEstimate, MaskedKey, MaskedSum, Ops)
 
 
 def record(body: Any, **changes: Any) -> EgressRecord:

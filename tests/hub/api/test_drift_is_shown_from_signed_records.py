@@ -12,7 +12,7 @@ from hub.fleet.profiles import known_package
 from hub.rules.access import Role
 from hub.rules.residency import judge
 from hub.store.tokens import make_token
-from sync.egress import DriftVerdict, EgressRecord, FeatureVerdict
+from sync.egress import DriftHist, DriftVerdict, EgressRecord, FeatureCounts, FeatureVerdict
 from sync.trust.envelope import seal
 from tests.samples.adaptable import packed_adaptable
 
@@ -40,9 +40,9 @@ def index(house, tmp_path):
     return index
 
 
-def tell(house, device, index, level, sequence=1, *, edges=None, feature=0):
+def tell(house, device, index, level, sequence=1, *, edges=None, feature=0, body=None):
     known = known_package(house.hub, index)
-    body = DriftVerdict(
+    body = body or DriftVerdict(
         edges=edges or known.profile.edges_digest,
         level=level,
         evidence=6 if level == "alarm" else 0,
@@ -94,3 +94,23 @@ def test_nothing_heard_is_an_empty_view(house, shown, capsys):
     assert shown() == []
     _show(_flat([]))
     assert "no site has said anything yet" in capsys.readouterr().out
+
+
+def test_what_moved_is_drawn_beside_what_the_model_was_built_on(house, index, shown, capsys):
+    profile = known_package(house.hub, index).profile
+    feature = profile.features[0]
+    counts = [0] * feature.cells
+    counts[-2] = 3000  # all in the last cell: brighter than anything
+    for site in ("frankfurt", "lyon"):
+        device = house.enrol(site, "eu", "gdpr")
+        tell(house, device, index, "alarm")
+        body = DriftHist(edges=profile.edges_digest, rounded_to=1, features=(FeatureCounts(feature=0, counts=tuple(counts)),))
+        tell(house, device, index, "alarm", 3, body=body)
+    flat = _flat(shown())
+    _show(flat)
+    said = capsys.readouterr().out
+    assert f"{feature.id} is higher at 2 of 2 sites since Sunday 01 March" in said
+    built, now = (next(line for line in said.splitlines() if word in line).split(word)[1] for word in ("built on ", "now      "))
+    assert len(built) == feature.cells  # it fits a terminal of 80 columns, unbroken
+    assert built.count(" ") < 10
+    assert now.strip() == "\u2588"  # all rows stand in one cell

@@ -1,9 +1,10 @@
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, insert, inspect, text
 
 from hub.store.database import Database, DatabaseDown, DatabaseUnusable
 from hub.store.facts import get_fact
 from hub.store.migrations import SCHEMA, STEPS
+from hub.store.tables import facts, metadata
 
 
 def test_a_new_database_is_stamped_and_opened_again_unchanged(sqlite_url):
@@ -16,6 +17,20 @@ def test_a_new_database_is_stamped_and_opened_again_unchanged(sqlite_url):
 
 def test_there_is_a_step_for_every_number():
     assert sorted(STEPS) == list(range(1, SCHEMA))
+
+
+def test_a_database_of_the_first_schema_is_walked_up_to_the_tables_of_now(sqlite_url):
+    engine = create_engine(sqlite_url)
+    with engine.begin() as db:
+        metadata.create_all(db, tables=[t for t in metadata.sorted_tables if t.name != "questions"])
+        db.execute(insert(facts).values(key="schema", value="1"))
+    engine.dispose()
+    found = Database(sqlite_url).open()
+    with found.read() as db:
+        assert get_fact(db, "schema") == str(SCHEMA)
+        for table in metadata.sorted_tables:
+            assert {c["name"] for c in inspect(db).get_columns(table.name)} == set(table.c.keys()), table.name
+    found.close()
 
 
 def test_a_newer_database_is_refused_and_left_alone(sqlite_url):

@@ -12,13 +12,37 @@ from spoke_agent.slots import read_slots
 from sync import topics
 from sync.bus import Message
 from sync.clock import SystemClock
-from sync.messages import Directive, ProbationTerms
+from sync.messages import Directive, EgressReceipt, ProbationTerms
 from sync.trust.envelope import seal
-from sync.trust.keys import role_signer
+from sync.trust.keys import fingerprint, role_signer
 from tests.spoke_agent.agent.conftest import ME
 from tests.spoke_agent.twins import Behaviour
 
 GOOD = ["admitted", "staging", "verified", "shadow", "armed", "probation", "committed"]
+
+
+def _receipt(field, sequence, *, signer=None, **changes):
+    identity = field.hub.identities[ME]
+    digest = "sha256:" + "ab" * 32
+    fields = {
+        "site": ME.site, "spoke": ME.spoke, "device": fingerprint(identity.certificate), "sequence": sequence, "record": digest,
+        "time": field.hub.clock.now().replace(microsecond=0),
+    }  # fmt: skip
+    data = seal(EgressReceipt(**(fields | changes)), signer or field.hub.repository.director)
+    field.hub.bus.publish(Message(topics.receipt(ME), data, retain=True))
+
+
+def test_only_the_hubs_own_receipt_for_this_device_is_kept(field):
+    index = field.package(1)
+    parts = field.start()
+    field.hub.want(ME, index, 1)
+    field.settled()
+    _receipt(field, 7, signer=role_signer())
+    _receipt(field, 8, device="sha256:" + "cd" * 32)
+    _receipt(field, 9, site="dubai")
+    _receipt(field, 4)
+    field.until(parts.outbox.log.receipts)
+    assert [r.sequence for r in parts.outbox.log.receipts()] == [4]
 
 
 def test_a_released_version_comes_over_the_bus_and_is_reported_step_by_step(field):

@@ -56,7 +56,7 @@ def test_an_interval_holds_except_for_a_changed_level():
 
 
 def test_the_hub_cannot_widen_what_the_site_allows():
-    generous = EgressCeiling(kinds=("ops", "drift_verdict", "drift_hist", "head_stats"), max_bytes_per_day=10**9)
+    generous = EgressCeiling(kinds=("ops", "drift_verdict", "drift_hist", "masked_sum"), max_bytes_per_day=10**9)
     assert decide(default_policy("dubai", "none"), generous, "none", HIST, Day()) is Why.NOT_IN_SITE_POLICY
     assert decide(OPEN, generous, "ae-pdpl", HIST, Day(bytes=9999)) is Why.DAY_FULL
 
@@ -71,7 +71,20 @@ def test_no_file_is_the_default_of_verdicts_and_operations(tmp_path: Path):
     [
         ("allow: [{kind: raw_rows}]", "kind"),
         ("allow: [{kind: ops}, {kind: ops}]", "allowed twice"),
-        ("allow: [{kind: head_stats}]", "needs a consent"),
+        ("allow: [{kind: masked_sum}]", "needs a consent"),
+        ("allow: [{kind: masked_key}]", "goes with masked_sum"),
+        ("allow: [{kind: ops, consent: x}]", "belong to masked_sum"),
+        ("allow: [{kind: masked_sum, consent: x, peers: []}]", "peers"),
+        ("allow: [{kind: drift_hist, features: []}]", "features is empty"),
+        ("allow: [{kind: drift_verdict, features: [age]}]", "no effect on drift_verdict"),
+        ("allow: [{kind: rff_mean, features: [age]}]", "no effect on rff_mean"),
+        ("allow: [{kind: drift_hist, protect: [dp, round]}]", "dp alone"),
+        ("allow: [{kind: drift_hist, protect: []}]", "dp alone"),
+        ("sovereignty: sealed\nallow: []\nsovereignty: normal", "sovereignty stands there twice"),
+        ("allow: [{kind: ops, kind: drift_hist}]", "kind stands there twice"),
+        ("allow: [{kind: ops, interval_min_s: -1}]", "interval_min_s"),
+        ("epsilon_per_day: .nan", "epsilon_per_day"),
+        ("epsilon_per_day: .inf", "epsilon_per_day"),
         ("regime: ae-health\nallow: [{kind: drift_hist}]", "never lets drift_hist out"),
         ("min_cell: 3", "min_cell"),
         ("epsilon_per_day: 5\nepsilon_per_30_days: 2", "epsilon_per_day is more"),

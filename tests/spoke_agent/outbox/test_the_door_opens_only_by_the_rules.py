@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from spoke_agent.outbox.words import REASONS, line
 from sync.bus import BusDown
 from sync.clock import ManualClock
 from sync.egress import DriftVerdict, EgressRecord, Ops
+from sync.messages import EgressReceipt
 from sync.trust.envelope import seal, unseal
 from sync.trust.keys import device_signer
 from sync.types import Regime, SpokeId
@@ -19,6 +21,7 @@ DIGEST = "sha256:" + "ab" * 32
 START = datetime(2026, 1, 1, 8, 3, 21, tzinfo=UTC)
 VERDICT = DriftVerdict(edges=DIGEST, level="alarm", evidence=4, budget=100, p=6, joint=3, windows=1, rows=200)
 ABOUT = About(MODEL, VERSION, INDEX, START, START + timedelta(minutes=7), 250)
+ABOUT_MANY = About(MODEL, VERSION, INDEX, START, START + timedelta(hours=1), 5000)
 OPS = Ops(version=(0, 1, 0), disk_free_percent=40, memory_free_percent=30, uptime_hours=5)
 
 
@@ -211,5 +214,55 @@ def test_noise_spends_a_ledger_that_runs_out_and_survives_a_restart(tmp_path: Pa
     assert sum(e.entry.epsilon_milli for e in log.entries()) == 500
 
 
+def test_a_clock_that_jumps_back_gives_no_budget_back_and_verdicts_still_leave(tmp_path: Path):
+    policy = "epsilon_per_day: 0.5\nepsilon_per_30_days: 0.5\nallow: [{kind: drift_hist, protect: [dp]}, {kind: drift_verdict}]"
+    (tmp_path / "egress.yaml").write_text(policy)
+    counts = [[int(c) for c in f.counts] for f in profile().features]
+    clock = ManualClock(START + timedelta(days=400))
+    box = Outbox(tmp_path, SpokeId("dubai"), "ae-pdpl", clock=clock, send=Road(), seal=lambda r: r.canonical())
+    assert box.offer_counts(profile(), counts, ABOUT_MANY)
+    clock.set(START)
+    later = replace(ABOUT_MANY, start=ABOUT_MANY.end, end=ABOUT_MANY.end + timedelta(hours=1))
+    assert not box.offer_counts(profile(), counts, later)
+    assert whys(box)[-1] is Why.LEDGER_EXHAUSTED
+    assert box.offer(VERDICT, ABOUT)
+    assert box.log.verify().left == 2
+
+
 def test_every_rule_has_words():
     assert set(REASONS) == set(Why)
+
+
+def receipt(box: Outbox, sequence: int, record: str | None = None, day: int = 1) -> None:
+    """The hub's word on one record of the log (as it stands there, unless another is given)."""
+    digests = [e.record.digest for e in box.log.entries() if e.record]
+    given = EgressReceipt(
+        site="dubai",
+        spoke="main",
+        device=DIGEST,
+        sequence=sequence,
+        record=record or digests[sequence - 1],
+        time=datetime(2026, 1, day, 12, tzinfo=UTC),
+    )
+    box.log.keep_receipt(given, given.canonical())
+
+
+def test_a_log_that_was_cut_off_behind_a_receipt_of_the_hub_does_not_verify(tmp_path: Path):
+    box = outbox(tmp_path, Road())
+    for _ in range(3):
+        box.offer(OPS)
+    receipt(box, 1, day=1)
+    receipt(box, 3, day=2)
+    receipt(box, 2, day=2)  # it came late: the newer one of that day stays
+    assert box.log.verify().receipted == 3
+    box.log._connection.execute("DELETE FROM log WHERE sequence = 3")
+    with pytest.raises(LogBroken, match="the hub has record 3"):
+        box.log.verify()
+
+
+def test_a_record_that_is_not_the_one_the_hub_has_does_not_verify(tmp_path: Path):
+    box = outbox(tmp_path, Road())
+    box.offer(OPS)
+    receipt(box, 1, DIGEST)
+    with pytest.raises(LogBroken, match="record 1 is not the one"):
+        box.log.verify()

@@ -1,0 +1,241 @@
+"""Canary rows through a whole spoke: two processes, a real broker, a real model. Every byte that left is searched, by channel.
+
+Unique values are served, labelled, mistyped and drifted upon, and both processes fall. Then: MQTT (all that the broker saw, and
+what is inside the signatures), HTTP (who was called), DNS (which names were asked for), logs and tracebacks, metrics, answers of
+the command line, the evidence pack, receipts for the way by hand, core dumps. The outbox alone is tried in
+`test_planted_values_never_leave.py`. The store and the callers' answers must hold the values, or the search would prove nothing.
+"""
+
+import base64
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from model_formats.package import Layout
+from provisioning.enrol import HubAddress
+from spoke_agent.data.store import open_data
+from spoke_agent.home import SpokeHome
+from sync.egress import EgressRecord
+from sync.types import SpokeId
+from tests.samples.adaptable import packed_adaptable
+from tests.spoke_agent.agent.smallhub import SmallHub
+
+pytestmark = [pytest.mark.mosquitto]
+ME = SpokeId("frankfurt")
+VALUE, WORDS, LABEL = np.float32(13.579135), "canary-9f31-zelda", 8675309
+HEARING = """
+import json, os, sys
+
+_out = os.open(os.environ["HEARD"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+def _hear(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg"):
+        told = [str(a) for a in args if not hasattr(a, "fileno")]
+        os.write(_out, (json.dumps([event, told]) + "\\n").encode())
+
+sys.addaudithook(_hear)
+"""
+SETTINGS = (
+    "tick_s = 0.05\nretry_s = 0.1\nupkeep_s = 0.2\ndrift_window_s = 0.5\ndrift_tell_s = 0.5\nops_every_s = 1\n"
+    "serve_access_log = true\nheartbeat_s = 1\n"
+)
+WIDE_OPEN = (
+    "round_to: 1\nallow: [{kind: ops}, {kind: drift_verdict}, {kind: drift_hist}, {kind: rff_mean}, {kind: perf_estimate}, "
+    "{kind: masked_sum, consent: x}]\n"
+)
+
+
+def traces() -> list[bytes]:
+    """The planted things as text, rounded, raw in both widths and orders, and the words."""
+    value = float(VALUE)
+    texts = {repr(value), str(VALUE), f"{value:.5f}", f"{value:.3f}", WORDS, "zelda", str(LABEL)}
+    return [t.encode() for t in texts] + [struct.pack(code, value) for code in ("<f", ">f", "<d", ">d")]
+
+
+def found_in(data: bytes) -> list[bytes]:
+    opened = [base64.b64decode(p) for p in re.findall(rb'"payload": ?"([A-Za-z0-9+/=]+)"', data)]
+    return [t for t in traces() for part in (data, *opened) if t in part]
+
+
+class Spoke:
+    """`spoke run` under a hub, with everything that leaves it on record."""
+
+    def __init__(self, folder: Path, house) -> None:
+        self.folder, self.house, self.home = folder, house, SpokeHome(folder / "s")
+        self.home.root.mkdir()
+        house.admit(ME, "eu")
+        address = HubAddress(url="https://localhost:1", broker_host="localhost", broker_port=house.broker.port)
+        self.hub = SmallHub(folder / "hub", house.hub(), address=address, ca=house.ca)
+        self.heard_by_mqtt: list[bytes] = []
+        tap = house.hub("hub-1")
+        tap.connect()
+        tap.subscribe("ss/v1/site/#", lambda m: self.heard_by_mqtt.append(m.topic.encode() + b" " + m.payload))
+        tap.subscribe("ss/v1/zone/+/blob/+/want", lambda m: self.heard_by_mqtt.append(m.topic.encode() + b" " + m.payload))
+        self.hub.open()
+        self.hub.enrol(self.home.root)
+        (self.home.root / "spoke.toml").write_text(SETTINGS)
+        (self.home.root / "egress.yaml").write_text(WIDE_OPEN)
+        (folder / "hearing").mkdir()
+        (folder / "hearing" / "sitecustomize.py").write_text(HEARING)
+        self.log = (folder / "log").open("wb")
+        self.heard, self.environment = (
+            folder / "heard",
+            os.environ
+            | {
+                "HEARD": str(folder / "heard"),
+                "PYTHONPATH": str(folder / "hearing"),
+            },
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+        self.answers = b""
+
+    def start(self, index: str) -> None:
+        line = [sys.executable, "-m", "spoke_agent", "--home", str(self.home.root), "run"]
+        self.process = subprocess.Popen(line, env=self.environment, stdout=self.log, stderr=self.log, cwd=self.folder)
+        self.hub.want(ME, index, 1)
+        self.until(lambda: self.hub.chain(ME)[-1:] == ["committed"])
+
+    def publish(self) -> str:
+        layout, index = packed_adaptable(self.folder / "package")
+        for blob in (Layout(layout.folder).folder / "blobs" / "sha256").iterdir():
+            self.hub.layout.put(blob.read_bytes())
+        return self.hub.release(index, 1)
+
+    def post(self, path: str, body: object) -> httpx.Response:
+        port = self.home.server_port.read_text().strip()
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        answer = httpx.post(f"http://127.0.0.1:{port}{path}", content=content, timeout=30)
+        self.answers += answer.content
+        return answer
+
+    def tell(self, lines: dict[str, str]) -> dict[str, bytes]:
+        """What commands say on both streams; they run side by side."""
+        start = [sys.executable, "-m", "spoke_agent", "--json", "--home", str(self.home.root)]
+        kept = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": self.environment, "cwd": self.folder}
+        running = {name: subprocess.Popen([*start, *line.split()], **kept) for name, line in lines.items()}
+        return {name: process.communicate(timeout=60)[0] for name, process in running.items()}
+
+    def until(self, done, seconds: float = 40.0) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                if done():
+                    return
+            except (OSError, httpx.HTTPError, ValueError):
+                pass
+            assert time.monotonic() < deadline, (self.folder / "log").read_text()[-3000:]
+            time.sleep(0.05)
+
+    def kinds(self) -> set[str]:
+        egress = [m for m in self.heard_by_mqtt if b"/egress/" in m.split(b" ", 1)[0]]
+        return {EgressRecord.parse(base64.b64decode(json.loads(m.split(b" ", 1)[1])["payload"])).body.kind for m in egress}
+
+    def pid(self, name: str) -> int:
+        return int((self.home.run / f"{name}.pid").read_text())
+
+    def stop(self) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(30)
+
+    def close(self) -> None:
+        self.stop()
+        self.hub.close()
+        self.log.close()
+
+
+@pytest.fixture
+def spoke(tmp_path: Path, mosquitto):
+    made = Spoke(tmp_path, mosquitto)
+    yield made
+    made.close()
+
+
+def rows(number: int, seed: int) -> np.ndarray:
+    """Pictures of noise, the first two of nothing but the canary: then even a row's own mean is the planted value."""
+    images = np.random.default_rng(seed).uniform(0, 16, (number, 1, 8, 8)).astype(np.float32)
+    images[:2] = VALUE
+    return images
+
+
+def tensor(images: np.ndarray, **changes: object) -> dict:
+    return {"name": "image", "datatype": "FP32", "shape": list(images.shape), "data": images.ravel().tolist()} | changes
+
+
+def test_no_channel_carries_a_planted_value(spoke: Spoke):
+    spoke.start(spoke.publish())
+    infer, feedback = "/v2/models/digits/infer", "/v2/models/digits/feedback"
+    for i in range(11):
+        assert spoke.post(infer, {"id": f"{WORDS}-{i}", "inputs": [tensor(rows(200, i))]}).status_code == 200
+        assert spoke.post(feedback, {"id": f"{WORDS}-{i}", "label": [3] * 200}).status_code == 200
+    wrong = [
+        (infer, {"id": WORDS, "inputs": [tensor(rows(2, 0), datatype=WORDS)]}),
+        (infer, {"id": WORDS, "inputs": [tensor(rows(2, 0), name=WORDS)]}),
+        (infer, {"id": WORDS, "inputs": [tensor(rows(2, 0), shape=[2, 1, 8, LABEL])]}),
+        (infer, {"id": WORDS, "inputs": [tensor(rows(2, 0), data=[WORDS] * 128)]}),
+        (infer, {"id": WORDS, "inputs": [tensor(rows(2, 0) * 1e6)]}),
+        (infer, b'{"inputs": [' + repr(float(VALUE)).encode() + b", " + WORDS.encode()),
+        (f"/v2/models/nobody/infer?{WORDS}", {"inputs": [tensor(rows(2, 0))]}),
+        (f"/v2/models/digits/versions/9/infer?label={LABEL}", {"inputs": [tensor(rows(2, 0))]}),
+        (feedback, {"id": f"{WORDS}-0", "label": LABEL}),
+        (feedback, {"id": WORDS, "label": WORDS}),
+        (feedback, {"id": f"{WORDS}-none", "label": float(VALUE)}),
+    ]
+    statuses = [spoke.post(path, body).status_code for path, body in wrong]
+    assert sum(status >= 400 for status in statuses) >= 8
+    spoke.until(lambda: {"ops", "drift_verdict", "drift_hist", "rff_mean", "perf_estimate"} <= spoke.kinds())
+    limits = [Path(f"/proc/{spoke.pid(name)}/limits").read_text() for name in ("server", "agent")]
+    port = spoke.home.server_port.read_text().strip()
+    metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).content
+    for name in ("server", "agent"):
+        os.kill(spoke.pid(name), signal.SIGSEGV)
+    spoke.until(lambda: spoke.post(infer, {"inputs": [tensor(rows(2, 0))]}).status_code == 200)
+    told = spoke.tell(COMMANDS)
+    spoke.stop()
+    told |= spoke.tell({"packing": "egress pack --out pack", "writing receipts": "sideload receipts receipts.json"})
+    channels = {
+        "mqtt": b"\n".join(spoke.heard_by_mqtt),
+        "http and dns": spoke.heard.read_bytes(),
+        "log": (spoke.folder / "log").read_bytes(),
+        "metrics": metrics,
+        "evidence": b"".join(f.read_bytes() for f in sorted((spoke.folder / "pack").iterdir())),
+        "receipts": (spoke.folder / "receipts.json").read_bytes(),
+        **told,
+    }
+    assert all(channels.values()), {name: len(data) for name, data in channels.items()}
+    assert {name: found_in(data) for name, data in channels.items() if found_in(data)} == {}
+    assert found_in(spoke.answers), "the callers' own answers hold what they sent: the search finds what is there"
+    with_rows = open_data(spoke.home.root)
+    assert any((b.inputs["image"] == VALUE).any() for b in with_rows.batches("digits"))
+    with_rows.close()
+    assert all(re.search(r"Max core file size +0 +0", text) for text in limits)
+    assert [str(f) for f in spoke.folder.rglob("core*") if f.is_file() and "site-packages" not in str(f)] == []
+    _only_the_hub_was_called(spoke)
+
+
+COMMANDS = {
+    "status": "status",
+    "doctor": "doctor",
+    "data": "data list",
+    "egress": "egress show --exact",
+}
+
+
+def _only_the_hub_was_called(spoke: Spoke) -> None:
+    """Nothing was resolved but the hub's name (it is here on this machine), and nothing else was called over a network."""
+    events = [json.loads(line) for line in spoke.heard.read_text().splitlines()]
+    asked = {told[0] for event, told in events if event in ("socket.getaddrinfo", "socket.gethostbyname")}
+    assert asked <= {"localhost", "127.0.0.1", "None"}
+    called = {told[0] for event, told in events if event == "socket.connect"}
+    strangers = [c for c in called if not c.startswith("/") and "run/" not in c and not re.search(r"'(127\.0\.0\.1|::1)', ", c)]
+    assert strangers == []
