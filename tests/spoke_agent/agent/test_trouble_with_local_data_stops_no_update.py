@@ -25,7 +25,7 @@ def test_a_spoke_that_lost_its_site_key_takes_the_next_version(field, caplog):
 
 def test_a_policy_that_cannot_be_read_is_an_ailment_with_its_field(field):
     (field.home.root / "egress.yaml").write_text("allow: [{kind: everything}]")
-    assert "allow.0.kind" in {f.ailment: f for f in examine(field.home)}["outbox"].issue
+    assert "allow.0.kind" in {f.ailment: f for f in examine(field.home)}["egress"].issue
 
 
 def test_on_a_full_disk_nothing_leaves_and_afterwards_all_of_it_does(field):
