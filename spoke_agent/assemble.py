@@ -148,7 +148,7 @@ def _parts(
             trust=belief,
             server=server,
             settings=settings,
-            seal=_sealer(identity),
+            seal=_sealer(identity, outbox),
             jobs=jobs,
             timer=timer,
             now=trusted.now,
@@ -217,10 +217,10 @@ def manners(home: SpokeHome, settings: SpokeSettings, clock: Clock) -> Pace:
     return together(*paces)
 
 
-def _sealer(identity: Identity) -> Callable[[Report], bytes]:
+def _sealer(identity: Identity, outbox: Outbox) -> Callable[[Report], bytes]:
     signer = identity.signer()
 
     def sealed(report: Report) -> bytes:
-        return seal(report, signer)
+        return seal(report.model_copy(update={"evidence": outbox.told(report.evidence)}), signer)
 
     return sealed

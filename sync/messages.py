@@ -147,6 +147,8 @@ class Serving(Value):
 class UpdateEvidence(Value):
     """Counts gathered on the way through an update. No rows, no values: counts and times."""
 
+    withheld: bool = False
+    """The site keeps all that it counted over its rows to itself (`without_rows`): zero then means untold."""
     shadow_rows: Count = 0
     shadow_disagreements: Count = 0
     latency_ratio: float | None = None
@@ -162,6 +164,11 @@ class UpdateEvidence(Value):
     used_delta: bool = False
     rollback_ms: Count | None = None
     """From the moment the fault was seen to last-good answering again."""
+
+    def without_rows(self) -> "UpdateEvidence":
+        """What is left when nothing that was counted over the site's rows may be told: bytes, times, the package's own claim."""
+        kept = {"claimed_accuracy", "bytes_received", "bytes_total", "used_delta", "rollback_ms"}
+        return UpdateEvidence(withheld=True, **self.model_dump(include=kept))
 
 
 class Report(Document):

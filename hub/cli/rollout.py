@@ -113,7 +113,7 @@ def _online(member: dict[str, Any]) -> str:
 
 def _evidence(member: dict[str, Any]) -> str:
     e = member["evidence"]
-    parts = []
+    parts = ["counts withheld by the site"] if e["withheld"] else []
     if e["shadow_rows"]:
         parts.append(f"differs on {e['shadow_disagreements']} of {e['shadow_rows']} mirrored rows")
     if e["labelled"]:

@@ -10,7 +10,7 @@ from model_formats.profile import ReferenceProfile
 from spoke_agent.outbox.errors import PolicyInvalid
 from spoke_agent.outbox.floors import merge_small, noisy, rounded
 from spoke_agent.outbox.log import EgressLog, LogEntry
-from spoke_agent.outbox.policy import Asked, SitePolicy, Why, decide, load_policy
+from spoke_agent.outbox.policy import Asked, SitePolicy, Why, decide, load_policy, may_tell_counts
 from sync.bus import BusDown
 from sync.clock import Clock
 from sync.egress import (
@@ -26,7 +26,7 @@ from sync.egress import (
     coarse_end,
     coarse_start,
 )
-from sync.messages import EgressCeiling
+from sync.messages import EgressCeiling, UpdateEvidence
 from sync.types import Regime, SpokeId
 
 __all__ = ["About", "Asking", "Outbox", "Send"]
@@ -136,6 +136,14 @@ class Outbox:
     def policy(self) -> SitePolicy:
         """The site's policy as it is on disk now. Raises PolicyInvalid."""
         return load_policy(self._home, self._me.site, self._regime)
+
+    def told(self, evidence: UpdateEvidence) -> UpdateEvidence:
+        """What a report may say of an update: all of it, or nothing that was counted over rows. A closed door tells nothing."""
+        try:
+            whole = may_tell_counts(self.policy(), self._regime)
+        except PolicyInvalid:
+            whole = False
+        return evidence if whole else evidence.without_rows()
 
     def flush(self) -> int:
         """Send what waits; returns how many left. Call from the loop. Stops quietly when the bus is down."""

@@ -33,6 +33,7 @@ __all__ = [
     "decide",
     "default_policy",
     "load_policy",
+    "may_tell_counts",
     "turn_switch",
 ]
 
@@ -181,6 +182,14 @@ def decide(policy: SitePolicy, ceiling: EgressCeiling, regime: Regime, asked: As
         (asked.epsilon > 0 and day.epsilon_30_days + asked.epsilon > policy.epsilon_per_30_days, Why.LEDGER_EXHAUSTED),
     )
     return next((why for no, why in noes if no), Why.ALLOWED)
+
+
+def may_tell_counts(policy: SitePolicy, regime: Regime) -> bool:
+    """Whether a report of an update may tell what was counted over the site's rows: mirrored, asked, labelled, right.
+
+    They have no floor, so they go only where the switch lets policy decide and the regime lets an estimate of accuracy out.
+    """
+    return policy.sovereignty == "normal" and "perf_estimate" in FLOORS[regime] & FLOORS[policy.regime]
 
 
 class _Strict(yaml.SafeLoader):

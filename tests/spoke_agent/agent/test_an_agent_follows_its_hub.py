@@ -7,6 +7,8 @@ import pytest
 from spoke_agent.agent import AgentRunning
 from spoke_agent.assemble import assemble
 from spoke_agent.journal import Journal, JournalDamaged
+from spoke_agent.outbox.policy import POLICY_FILE, turn_switch
+from spoke_agent.serve.answers import ShadowStats
 from spoke_agent.settings import SpokeSettings
 from spoke_agent.slots import read_slots
 from sync import topics
@@ -133,6 +135,40 @@ def test_a_worse_version_goes_back_by_itself_and_the_hub_hears_why(field):
     field.settled("failed")
     last = field.hub.reports[ME][-1]
     assert (str(last.reason), last.serving[0].version) == ("golden_mismatch", 1)
+
+
+def _mirrored(field):
+    """Serve version 1, bring version 2 with rows mirrored on the way; the reports about 2."""
+    first, second = field.package(1), field.package(2)
+    field.hub.want(ME, first, 1)
+    field.settled()
+    field.server.behaviour[2] = Behaviour(shadow=ShadowStats(rows=40, disagreements=3))
+    field.hub.want(ME, second, 2)
+    field.until(lambda: _committed(field, 2))
+    return [r.evidence for r in field.hub.reports[ME] if r.version == 2]
+
+
+def test_reports_tell_what_was_counted_on_the_way(field):
+    field.start()
+    last = _mirrored(field)[-1]
+    assert (last.shadow_rows, last.shadow_disagreements, last.withheld) == (40, 3, False)
+
+
+@pytest.mark.parametrize("switch", ["sealed", "verdict_only"])
+def test_a_site_that_turns_its_switch_tells_no_count_of_rows_in_reports_either(field, switch):
+    field.start()
+    turn_switch(field.home.root, ME.site, "gdpr", switch)
+    told = _mirrored(field)
+    assert all(e.withheld for e in told)
+    assert not any(e.shadow_rows or e.shadow_disagreements or e.probation_requests or e.labelled for e in told)
+    assert told[-1].bytes_received, "what the update itself cost is no word about anybody"
+    assert field.parts.journal.update("digits").evidence.shadow_rows == 40, "the site itself judges by all it knows"
+
+
+def test_under_a_policy_that_cannot_be_read_no_count_of_rows_is_told(field):
+    field.start()
+    (field.home.root / POLICY_FILE).write_text("allow: everything")
+    assert all(e.withheld and not e.shadow_rows for e in _mirrored(field))
 
 
 def test_an_abort_by_the_hub_puts_the_version_before_back(field):

@@ -3,7 +3,18 @@ from pathlib import Path
 import pytest
 
 from spoke_agent.outbox.errors import PolicyInvalid
-from spoke_agent.outbox.policy import Allow, Asked, Day, SitePolicy, Why, decide, default_policy, load_policy, turn_switch
+from spoke_agent.outbox.policy import (
+    Allow,
+    Asked,
+    Day,
+    SitePolicy,
+    Why,
+    decide,
+    default_policy,
+    load_policy,
+    may_tell_counts,
+    turn_switch,
+)
 from sync.messages import EgressCeiling
 
 OPEN = SitePolicy(
@@ -108,3 +119,12 @@ def test_the_switch_is_written_into_the_sites_own_file(tmp_path: Path):
     assert found.sovereignty == "sealed"
     assert found.allow[0].features == ("age",)
     assert turn_switch(tmp_path, "dubai", "ae-pdpl", "normal").sovereignty == "normal"
+
+
+@pytest.mark.parametrize(
+    ("regime", "sovereignty", "tells"),
+    [("gdpr", "normal", True), ("gdpr", "verdict_only", False), ("gdpr", "sealed", False), ("ae-health", "normal", False)],
+)
+def test_reports_tell_counts_of_rows_only_where_an_estimate_could_leave(regime: str, sovereignty: str, tells: bool):
+    policy = default_policy("clinic", regime).model_copy(update={"sovereignty": sovereignty})  # type: ignore[arg-type]
+    assert may_tell_counts(policy, regime) is tells  # type: ignore[arg-type]
