@@ -175,7 +175,7 @@ def decide(
     2. Evidence against the version ends a running or paused one.
     3. A paused or pending one waits.
     4. The open ring hands out places.
-    5. It passes when its gate has held for the soak.
+    5. It passes when its gate has held for the soak; after a ring that has shown enough, one without anybody passes at once.
     6. The next ring starts, or it is complete.
     """
     # 1
@@ -262,6 +262,8 @@ def _assign(number: int, ring: RingView, limit: int) -> tuple[Step, ...]:
 
 
 def _run(spec: RolloutSpec, number: int, ring: RingView, claim: float | None, now: float) -> tuple[Step, ...]:
+    if number > 0 and not ring.members:
+        return (PassRing(number, "nobody is in it"),)
     places = _assign(number, ring, spec.max_parallel)
     if places:
         return places

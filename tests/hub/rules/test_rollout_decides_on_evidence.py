@@ -73,6 +73,9 @@ ROWS = {
     "after the last ring it is complete": (
         spec(), RUN, (ring(OK_A, OK_B, state=RingState.PASSED), ring(member(C, State.COMMITTED), state=RingState.PASSED)),
         (Complete(),)),
+    "a later ring without anybody holds nothing up": (
+        spec(), RUN, (ring(OK_A, OK_B, state=RingState.PASSED), ring()), (PassRing(1, "nobody is in it"),)),
+    "a first ring without anybody shows nothing": (spec(), RUN, (ring(), WAITING_TWO), (Wait("0 of at least 1 committed"),)),
     "missing beyond the budget waits, and is no failure": (
         spec(), RUN, (ring(OK_A, member(B, online=False)), WAITING_TWO),
         (Wait("0 still at work and 1 missing of 2, 0 allowed"),)),
