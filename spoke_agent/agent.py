@@ -236,16 +236,16 @@ class Agent:
     # ---- believing and following
 
     def _update_trust(self) -> None:
-        """Move the trusted set forward, if the mirror holds a whole new one."""
-        self._dirty = False
+        """Move the trusted set forward, if the mirror holds a whole new one. What the disk would not take is tried again."""
         try:
             released = self._belief.update(self._mirror)
         except MetadataIncomplete:
+            self._dirty = False
             return
         except MetadataRefused as e:
-            self._doubt = (self._clock.monotonic() + DOUBT_S, e)
+            self._dirty, self._doubt = False, (self._clock.monotonic() + DOUBT_S, e)
             return
-        self._doubt = None
+        self._dirty, self._doubt = False, None
         self._refused.clear()
         self._tell_refused_families(released)
         self.updater.deny(released.denied)
@@ -300,7 +300,11 @@ class Agent:
         if self._post is not None:
             if self._reconnected.is_set():
                 self._reconnected.clear()
-                self._post.reconnected()
+                try:
+                    self._post.reconnected()
+                except DeviceError:
+                    self._reconnected.set()
+                    raise
                 self._upkeep_at = 0.0
             self._post.tick(heartbeat_s=self._settings.heartbeat_s)
         if self._upkeep is not None and self._clock.monotonic() >= self._upkeep_at:

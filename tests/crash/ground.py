@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from model_formats.delta.encode import encode
-from model_formats.package import closure, open_package, pack
+from model_formats.package import open_package, pack
 from model_formats.types import digest_of
 from spoke_agent import assemble as assembling
 from spoke_agent.assemble import Parts, assemble
@@ -70,23 +70,23 @@ class Hub(SmallHub):
 
 
 class Ground:
-    """`template`: a home that serves version 1. `allowed`: digests of all blobs of each version."""
+    """`template`: a home that serves version 1, once `settle` was called."""
 
     def __init__(self, folder: Path) -> None:
         self.hub = Hub(folder / "hub", MemoryBroker().client("hub"))
         self.hub.files = {}
-        self.template, self.stick = folder / "template", folder / "stick.tar"
-        self.index = {version: self._package(folder / f"build-{version}", version) for version in (1, 2)}
-        self.allowed = {v: {d.digest for d in closure(self.hub.layout, i)} for v, i in self.index.items()}
-        self.offer = self._delta(folder / "delta")
-        self.hub.repository.refresh_online()
-        self.hub.files = self.hub.repository.files()
+        self.folder, self.template, self.stick = folder, folder / "template", folder / "stick.tar"
+        self.index = {1: self._package(1)}
         self.hub.enrol(self.template, ME.site)
         self.home = SpokeHome(self.template)
 
-    def _package(self, folder: Path, version: int) -> str:
-        source = write_model_folder(folder, version=version, weights=TRUNK, vocabulary=vocabulary(version))
-        return self.hub.release(pack(source, self.hub.layout.folder), version)
+    def _package(self, version: int) -> str:
+        source = self.folder / f"build-{version}"
+        write_model_folder(source, version=version, weights=TRUNK, vocabulary=vocabulary(version))
+        index = self.hub.release(pack(source, self.hub.layout.folder), version)
+        self.hub.repository.refresh_online()
+        self.hub.files = self.hub.repository.files()
+        return index
 
     def _delta(self, file: Path) -> DeltaOffer:
         old, new = (open_package(self.hub.layout, self.index[v]).files[VOCABULARY].digest for v in (1, 2))
@@ -129,7 +129,10 @@ class Ground:
     # ---- before the first case
 
     def settle(self) -> None:
-        """Bring version 1 to the template, and an adapter. All that is imported late is here afterwards, for the forks."""
+        """Bring version 1 to the template, and an adapter; then release version 2.
+
+        All that is imported late is here afterwards, for the forks.
+        """
         with self.online(self.home) as parts:
             self.hub.send(ME, self.hub.directive(ME, self.desired(1)))
             self.follow(parts)
@@ -140,6 +143,8 @@ class Ground:
         assert base == open_package(self.hub.layout, self.index[1]).files[WEIGHTS].digest
         adapter = AdapterSlot(name="mine", file=digest_of(HEAD), base=base)
         edit_slots(self.home.slots, "digits", lambda m: m.model_copy(update={"adapter": adapter}))
+        self.index[2] = self._package(2)
+        self.offer = self._delta(self.folder / "delta")
 
     # ---- a spoke's process
 

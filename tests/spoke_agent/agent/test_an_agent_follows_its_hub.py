@@ -6,6 +6,7 @@ import pytest
 
 from spoke_agent.agent import AgentRunning
 from spoke_agent.assemble import assemble
+from spoke_agent.belief import Belief
 from spoke_agent.journal import Journal, JournalDamaged
 from spoke_agent.outbox.policy import POLICY_FILE, turn_switch
 from spoke_agent.serve.answers import ShadowStats
@@ -15,6 +16,7 @@ from sync import topics
 from sync.bus import Message
 from sync.clock import SystemClock
 from sync.messages import Directive, EgressReceipt, ProbationTerms
+from sync.store import DiskFailed
 from sync.trust.envelope import seal
 from sync.trust.keys import fingerprint, role_signer
 from tests.spoke_agent.agent.conftest import ME
@@ -103,6 +105,23 @@ def test_a_directive_that_the_disk_would_not_take_is_followed_next_turn(field, m
     field.hub.want(ME, index, 1)
     field.settled()
     assert not refusals
+
+
+def test_metadata_that_the_disk_would_not_take_is_believed_next_turn(field, monkeypatch):
+    field.start()
+    update, disk = Belief.update, {"works": False}
+
+    def while_it_works(self, mirror):
+        if not disk["works"]:
+            raise DiskFailed("trusted.json: Input/output error")
+        return update(self, mirror)
+
+    monkeypatch.setattr(Belief, "update", while_it_works)
+    index = field.package(1)
+    field.until(lambda: field.parts.agent.last_refusal and field.parts.agent._queue.empty())
+    disk["works"] = True
+    field.hub.want(ME, index, 1)
+    field.settled()
 
 
 def test_an_agent_tidies_up_when_it_starts(field):
