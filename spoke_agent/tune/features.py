@@ -12,6 +12,7 @@ from model_formats.runtimes.base import Array, Session
 from model_formats.runtimes.choose import open_session
 from model_formats.spec import ANCHORS, AdapterPoint
 from spoke_agent.data.store import StoredBatch
+from spoke_agent.serve.slim import slim
 from spoke_agent.tune.errors import NotAdaptable
 from spoke_agent.tune.fit import Rows
 
@@ -41,7 +42,10 @@ class Trunk:
 
 
 def open_trunk(package: Package, variant: str) -> Trunk:
-    """Open a variant for fitting. Raises NotAdaptable, saying why."""
+    """Open a variant for fitting. Raises NotAdaptable, saying why.
+
+    Code that ran only until here, and only while the model was opened, is given back to the system: the peak is what counts.
+    """
     spec, chosen = package.spec, package.variant(variant)
     if spec.residency.learning == "none":
         raise NotAdaptable(f"{spec.model}@{spec.version}: its author allows no learning at a site")
@@ -49,13 +53,11 @@ def open_trunk(package: Package, variant: str) -> Trunk:
         raise NotAdaptable(f"{spec.model}@{spec.version}: has no separable head")
     if chosen.format != "onnx":
         raise NotAdaptable(f"{spec.model}@{spec.version}: variant {variant} is {chosen.format}; adapters need an ONNX variant")
-    return Trunk(
-        open_session(package.path(chosen.main)),
-        spec.adapter,
-        read_anchors(package.path(ANCHORS)),
-        package.files[chosen.main].digest,
-        package.contract,
-    )
+    anchors = read_anchors(package.path(ANCHORS))
+    slim()
+    session = open_session(package.path(chosen.main))
+    slim()
+    return Trunk(session, spec.adapter, anchors, package.files[chosen.main].digest, package.contract)
 
 
 def labelled_rows(trunk: Trunk, batches: Iterable[StoredBatch]) -> Rows:

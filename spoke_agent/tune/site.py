@@ -14,6 +14,7 @@ from spoke_agent.data.store import DataStore, StoredBatch
 from spoke_agent.home import SpokeHome
 from spoke_agent.serve.answers import ReconcileAnswer
 from spoke_agent.serve.errors import ServerUnreachable
+from spoke_agent.serve.slim import slim
 from spoke_agent.slots import AdapterSlot, ModelSlots, Slot, edit_slots, read_slots
 from spoke_agent.tune.errors import AdapterUnknown, GateClosed, NotAdaptable, TooFewLabels
 from spoke_agent.tune.features import Trunk, labelled_rows, open_trunk
@@ -136,10 +137,14 @@ class Tuner:
         trunk = self.trunk(slot)
         batches = list(self._data.labelled(model, limit=_MOST_ROWS))
         rows = labelled_rows(trunk, batches)
+        if batches:
+            _check_parity(trunk, batches[0])
+        slim()  # the engine's code: the fit needs none of it
         tuned = tune_head(rows, trunk.anchors, current=self._current(trunk, used), terms=self._terms)
         if not tuned.verdict.passed:
             raise GateClosed(f"{model}@{slot.version}: {_told(tuned)}")
-        _check_parity(trunk, tuned.head, batches[0])
+        if not (np.isfinite(tuned.head.weight).all() and np.isfinite(tuned.head.bias).all()):
+            raise NotAdaptable("the fit did not converge to finite numbers")
         kept = self._keep(model, slot, trunk, tuned, [b.id for b in batches], origin)
         return kept, tuned
 
@@ -190,7 +195,7 @@ class Tuner:
         return self._clock.now().replace(microsecond=0)
 
 
-def _check_parity(trunk: Trunk, head: Head, batch: StoredBatch) -> None:
+def _check_parity(trunk: Trunk, batch: StoredBatch) -> None:
     """The trunk's own head, computed here, must be the model's output: otherwise the adapter point is not what it says."""
     some = {name: array[:16] for name, array in batch.inputs.items()}
     features, output = trunk.session.run(some, [trunk.point.features, trunk.point.output])
@@ -198,8 +203,6 @@ def _check_parity(trunk: Trunk, head: Head, batch: StoredBatch) -> None:
     here = features.reshape(len(features), -1).astype(np.float64) @ hub.weight + hub.bias
     if not np.allclose(here, output.reshape(len(output), -1), rtol=1e-3, atol=1e-3 * max(1.0, float(np.abs(here).max()))):
         raise NotAdaptable("the package's features and head do not give its output; an adapter would not do what was tested")
-    if not (np.isfinite(head.weight).all() and np.isfinite(head.bias).all()):
-        raise NotAdaptable("the fit did not converge to finite numbers")
 
 
 def _told(tuned: Tuned) -> str:

@@ -152,6 +152,7 @@ def prepare(folder: Path, index: str) -> None:
 def tune(folder: Path) -> None:
     from model_formats.package import Layout
     from spoke_agent.data.store import open_data
+    from spoke_agent.serve.slim import slim
     from spoke_agent.tune.shelf import Shelf
     from spoke_agent.tune.site import Tuner
     from sync.clock import SystemClock
@@ -163,6 +164,7 @@ def tune(folder: Path) -> None:
         tuner = Tuner(
             folder, blobs=Layout(PACKAGE / "layout"), data=open_data(folder), shelf=shelf, clock=SystemClock(), server=None
         )
+        slim()  # as the tuner does before it opens a model
         import onnxruntime  # noqa: F401 (its import is told apart from the tuning)
 
         imported = time.process_time()
