@@ -180,7 +180,7 @@ def tune(folder: Path) -> None:
                 "cpu_s": round(seconds, 4),
                 "process_cpu_s": round(time.process_time(), 3),
                 "peak_rss_mb": round(peak, 1),
-                "held_out_after": outcome.tuned.verdict.after,
+                "held_out_after": outcome.verdict.after,
             }
         )
     )
