@@ -11,7 +11,7 @@ TORCH   := $(shell sed -n '/^torch==/p' constraints.txt)
 PIP     := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench sweep docs clean mosquitto
+.PHONY: help demo test check fix bench sweep docs clean mosquitto softhsm
 
 help:  ## Show what can be made.
 	@sed -n 's/^\([a-z]*\):.*##/  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -19,7 +19,7 @@ help:  ## Show what can be made.
 demo: $(READY) mosquitto  ## The whole story on real data, from nothing; KEEP=1 leaves it running.
 	$(BIN)/python -m examples.demo $(if $(KEEP),--keep)
 
-test: $(READY) mosquitto  ## Everything: checks, units, contracts, attacks, crashes, end to end.
+test: $(READY) mosquitto softhsm  ## Everything: checks, units, contracts, attacks, crashes, end to end.
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
@@ -58,3 +58,6 @@ $(READY): pyproject.toml constraints.txt
 
 mosquitto:
 	@command -v mosquitto >/dev/null || test -x /usr/sbin/mosquitto || .ci/apt mosquitto
+
+softhsm:  # For the tests of keys in a token; without it they are skipped.
+	@command -v softhsm2-util >/dev/null || .ci/apt softhsm2 || echo "Tests with SoftHSM2 will be skipped." >&2

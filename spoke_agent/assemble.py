@@ -1,6 +1,7 @@
 """Puts a spoke's agent together from its home: every real part, in one place."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,7 +12,8 @@ from provisioning.online import hub_client
 from spoke_agent.agent import Agent, hold_home
 from spoke_agent.belief import Belief, Mirror, TrustedClock
 from spoke_agent.capacity import boot_id, read_capacity
-from spoke_agent.data.store import DataStore, open_data
+from spoke_agent.data.errors import DataKeyLost, SiteKeyUnavailable
+from spoke_agent.data.store import DataStore, no_data, open_data
 from spoke_agent.home import SpokeHome
 from spoke_agent.jobs import InlineJobs, Jobs, ThreadJobs
 from spoke_agent.journal import Journal
@@ -37,6 +39,9 @@ from sync.trust.client import TrustStore
 from sync.trust.envelope import seal
 
 __all__ = ["Parts", "assemble", "manners"]
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +98,20 @@ def _bus(identity: Identity) -> Bus:
     return MqttBus(address.broker_host, address.broker_port, identity.spoke.username, identity.tls)
 
 
+def _rows(home: SpokeHome, identity: Identity) -> DataStore:
+    """The local rows; none while their key cannot be had: updates go on, what learns from rows waits for the next start."""
+    try:
+        return open_data(home.root, regime=identity.regime)
+    except (DataKeyLost, SiteKeyUnavailable) as e:
+        log.error("local rows cannot be read: %s: %s", e.code, e.message)
+        return no_data()
+
+
 def _parts(
     home: SpokeHome, settings: SpokeSettings, identity: Identity, clock: Clock, bus: Bus | None, server: Server, jobs: Jobs
 ) -> Parts:
     me, store, journal = identity.spoke, BlobStore(home.store), Journal(home.journal)
-    data = open_data(home.root, regime=identity.regime)
+    data = _rows(home, identity)
     belief = Belief(TrustStore(home.trust, clock, identity.tuf_root, site=me.site), identity.zone, identity.regime)
     trusted = TrustedClock(clock, belief.store)
     boot = boot_id()

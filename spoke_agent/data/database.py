@@ -23,11 +23,15 @@ CREATE TABLE IF NOT EXISTS pending (handle BLOB PRIMARY KEY, time REAL NOT NULL,
 """
 
 
-def open_database(path: Path) -> sqlite3.Connection:
-    """Open (or create, mode 0600) with WAL, overwriting of deleted content, and a short wait for the other process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600, exist_ok=True)
-    connection = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
+def open_database(path: Path | None) -> sqlite3.Connection:
+    """Open (or create, mode 0600) with WAL, overwriting of deleted content, and a short wait for the other process.
+
+    None: in memory.
+    """
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600, exist_ok=True)
+    connection = sqlite3.connect(path or ":memory:", timeout=10, check_same_thread=False, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA secure_delete = ON")

@@ -6,6 +6,7 @@ as `max_kept_rows` allows. Several processes may open the same file (SQLite, WAL
 """
 
 import contextlib
+import os
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,12 +19,14 @@ from typing import Any
 import numpy as np
 
 from model_formats.runtimes.base import Array
-from spoke_agent.data.crypto import SiteKey, load_site_key
+from spoke_agent.data.crypto import SiteKey, site_key
 from spoke_agent.data.database import open_database
 from spoke_agent.data.errors import DataKeyLost, LabelRefused
 from spoke_agent.data.rows import Batch, StoredBatch, decode, encode
+from spoke_agent.home import SpokeHome
+from spoke_agent.settings import load_settings
 
-__all__ = ["Batch", "DataStore", "Limits", "StoredBatch", "open_data"]
+__all__ = ["Batch", "DataStore", "Limits", "StoredBatch", "no_data", "open_data"]
 
 _ROWS, _LABELS = "rows", "labels"
 
@@ -44,14 +47,14 @@ class DataStore:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         key: SiteKey,
         *,
         limits: Limits | None = None,
         regime: str = "none",
         now: Callable[[], float] = wall_time,
     ) -> None:
-        """Raises DataKeyLost when the file was written under another key."""
+        """`path` None: in memory only. Raises DataKeyLost when the file was written under another key."""
         self._connection = open_database(path)
         self._key = key
         self._limits = limits or Limits()
@@ -218,12 +221,12 @@ class DataStore:
 
     # ---- inside -----------------------------------------------------------------------------------------------------------
 
-    def _claim(self, path: Path) -> None:
+    def _claim(self, path: Path | None) -> None:
         with self._transaction():
             self._connection.execute("INSERT OR IGNORE INTO about VALUES ('key', ?)", (self._key.fingerprint,))
             (owner,) = self._one("SELECT value FROM about WHERE name = 'key'") or ("",)
         if owner != self._key.fingerprint:
-            raise DataKeyLost(f"{path.name} was written under another site key")
+            raise DataKeyLost(f"{path.name if path else 'the store'} was written under another site key")
 
     def _insert(self, batch: Batch, sealed: bytes, *, origin: int | None = None) -> int:
         times = np.asarray(batch.times, np.float64)
@@ -442,12 +445,17 @@ class DataStore:
 
 
 def open_data(home: Path, *, limits: Limits | None = None, regime: str = "none") -> DataStore:
-    """The store of one spoke: `data.db` under `identity/site.key`, which is made at first use.
+    """The store of one spoke: `data.db` under the site key (setting `site_key`), which is made at first use.
 
-    Raises DataKeyLost when the file is there and the key is not.
+    Raises DataKeyLost when the file is there and the key is not, SiteKeyUnavailable when its token is not.
     """
-    path = home / "data.db"
-    return DataStore(path, load_site_key(home, create=not path.exists()), limits=limits, regime=regime)
+    path, source = home / "data.db", load_settings(SpokeHome(home)).site_key
+    return DataStore(path, site_key(home, source, create=not path.exists()), limits=limits, regime=regime)
+
+
+def no_data() -> DataStore:
+    """An empty store in memory: for an agent that must go on updating while the site key cannot be had."""
+    return DataStore(None, SiteKey(os.urandom(32)))
 
 
 def _agrees(batch: StoredBatch, row: int, value: float) -> bool | None:

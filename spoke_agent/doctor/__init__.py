@@ -29,7 +29,7 @@ def examine(home: SpokeHome) -> list[Finding]:
 
 
 def _checks() -> list[tuple[str, Check]]:
-    from spoke_agent.doctor import certificate, clock, disk, files, identity, journal, processes, trust, updates
+    from spoke_agent.doctor import certificate, clock, disk, files, identity, journal, processes, rows, trust, updates
 
-    modules = (identity, certificate, files, disk, journal, processes, clock, trust, updates)
+    modules = (identity, certificate, files, disk, journal, processes, clock, rows, trust, updates)
     return [(module.__name__.rpartition(".")[2], module.check) for module in modules]
