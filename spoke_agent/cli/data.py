@@ -90,4 +90,5 @@ def _day(seconds: float) -> str:
 
 def _show_erased(record: dict[str, Any]) -> None:
     adapters = f", and the adapters {', '.join(record['adapters'])}" if record["adapters"] else ""
-    out.print(f"{record['rows']} rows{adapters}")
+    fresh = f"; fitted anew on what is left: {', '.join(record['retrained'])}" if record.get("retrained") else ""
+    out.print(f"{record['rows']} rows{adapters}{fresh}")

@@ -356,13 +356,18 @@ class DataStore:
                 self._connection.execute("UPDATE requests SET batch = ?, row = ? WHERE handle = ?", (number, place[row], handle))
 
     def _thin_kept(self) -> None:
-        """Drop kept batches at random until they fit: what stays is a fair sample of all that was ever kept."""
-        while True:
-            (rows,) = self._one("SELECT coalesce(sum(rows), 0) FROM batches WHERE kept = 1") or (0,)
-            if rows <= self._limits.max_kept_rows:
+        """Each batch has a ticket, a keyed hash of its number; the highest go until the rest fits, the newest as any other.
+
+        So what stays is a fair sample of all that was ever kept (bottom-k sampling, Cohen and Kaplan 2007). Dropping one at
+        random each time would not be: the old ones would have stood in every draw.
+        """
+        kept = self._all("SELECT id, rows, origin FROM batches WHERE kept = 1")
+        left = sum(rows for _, rows, _ in kept)
+        for number, rows, _ in sorted(kept, key=lambda b: self._key.handle(f"kept batch {b[2]}"), reverse=True):
+            if left <= self._limits.max_kept_rows:
                 return
-            victim = self._one("SELECT id FROM batches WHERE kept = 1 ORDER BY random() LIMIT 1")
-            self._erase_batches("id = ?", victim or (0,))
+            self._erase_batches("id = ?", (number,))
+            left -= rows
 
     def _erase_batches(self, where: str, values: tuple[Any, ...]) -> int:
         chosen = f"SELECT id FROM batches WHERE {where}"  # noqa: S608 - `where` is one of our own literals

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from model_formats.adapter import Head
+from model_formats.errors import SpokeshaveError
 from model_formats.layout import BlobReader
 from model_formats.package import open_package
 from model_formats.runtimes.base import HeadAdapter
+from spoke_agent.data.erase import Retired
 from spoke_agent.data.store import DataStore, StoredBatch
 from spoke_agent.home import SpokeHome
 from spoke_agent.serve.answers import ReconcileAnswer
@@ -131,15 +133,21 @@ class Tuner:
             self.use(record.model, None)
         self.shelf.erase(name)
 
-    def forget(self, batches: frozenset[int]) -> list[str]:
-        """Erase the adapters that were fitted on any of these stored batches, and what a cut-off fit left. Returns the names."""
+    def forget(self, batches: frozenset[int]) -> list[Retired]:
+        """Erase the adapters that were fitted on any of these stored batches, and what a cut-off fit left."""
         self.shelf.sweep()
-        if not batches:
-            return []
-        names = [k.record.name for k in self.shelf.made_from(range(min(batches), max(batches) + 1))]
-        for name in names:
-            self.erase(name)
-        return names
+        records = [k.record for k in self.shelf.made_from(range(min(batches), max(batches) + 1))] if batches else []
+        found = [Retired(r.name, r.model, answered=self._slots(r.model).adapter == r.slot) for r in records]
+        for retired in found:
+            self.erase(retired.name)
+        return found
+
+    def renew(self, model: str) -> str | None:
+        """A head fitted on the rows that are left after an erasure. None where they prove none: the hub's head answers."""
+        try:
+            return self.tune(model, origin="erasure").kept.record.name
+        except SpokeshaveError:
+            return None  # best effort: what was asked for, the erasure, is done
 
     def trunk(self, slot: Slot) -> Trunk:
         """The variant of a slot, opened for its features. Raises NotAdaptable."""
