@@ -24,7 +24,6 @@ from spoke_agent.data.database import open_database
 from spoke_agent.data.errors import DataKeyLost, LabelRefused
 from spoke_agent.data.rows import Batch, StoredBatch, decode, encode
 from spoke_agent.home import SpokeHome
-from spoke_agent.settings import load_settings
 
 __all__ = ["Batch", "DataStore", "Limits", "StoredBatch", "no_data", "open_data"]
 
@@ -454,8 +453,17 @@ def open_data(home: Path, *, limits: Limits | None = None, regime: str = "none")
 
     Raises DataKeyLost when the file is there and the key is not, SiteKeyUnavailable when its token is not.
     """
-    path, source = home / "data.db", load_settings(SpokeHome(home)).site_key
-    return DataStore(path, site_key(home, source, create=not path.exists()), limits=limits, regime=regime)
+    path = home / "data.db"
+    return DataStore(path, site_key(home, _key_source(home), create=not path.exists()), limits=limits, regime=regime)
+
+
+def _key_source(home: Path) -> str:
+    """The setting `site_key`. A home without settings costs a tuning process not even the memory of their definition."""
+    if not SpokeHome(home).settings.exists() and "SPOKE_SITE_KEY" not in os.environ:
+        return "file"
+    from spoke_agent.settings import load_settings
+
+    return load_settings(SpokeHome(home)).site_key
 
 
 def no_data() -> DataStore:

@@ -31,7 +31,7 @@ def main() -> None:
         (PACKAGE / "index").write_text(pack(PACKAGE / "folder", PACKAGE / "layout"))
     index = (PACKAGE / "index").read_text()
     package = open_package(Layout(PACKAGE / "layout"), index)
-    rows = [*accuracies(package), *gate(package), whole_process(index), *second_dataset()]
+    rows = [*accuracies(package), *gate(package), *whole_models(package), whole_process(index), *second_dataset()]
     page = {"name": "learning", "rows": rows, "ratios": ratios(rows)}
     (BENCH / "learning.json").write_text(json.dumps(page, indent=2))
     for row in rows:
@@ -116,6 +116,38 @@ def gate(package: Any) -> Iterator[dict[str, Any]]:
                     useful, useful_in = useful + 1, useful_in + tuned.verdict.passed
     yield {"case": "gate, harmful heads", "heads": harmful, "accepted": int(harmful_in)}
     yield {"case": "gate, useful heads", "heads": useful, "accepted": int(useful_in)}
+
+
+def whole_models(package: Any) -> Iterator[dict[str, Any]]:
+    """LoRA and full fine-tuning of the INT8 file through the gate, on turned digits and on shuffled labels."""
+    from hub.train.datasets import digits
+    from spoke_agent.data.store import StoredBatch
+    from spoke_agent.tune.features import open_trunk
+    from spoke_agent.tune.gate import GateTerms
+    from spoke_agent.tune.whole import tune_model
+
+    trunk, shares = open_trunk(package, "onnx-int8"), digits().sites.values()
+    source = package.path(package.variant("onnx-int8").main)
+    images, labels = (np.concatenate(x) for x in zip(*((s.inputs["image"], s.labels) for s in shares), strict=True))
+    turned = shifts()["turned 35"](images).astype(np.float32)
+    order = np.random.default_rng(0).permutation(len(labels))
+    own, test = order[:ROWS], order[ROWS:]
+    right = labels[own].astype(float)
+    for method, given in (("lora", right), ("full", right), ("full", np.random.default_rng(1).permutation(right))):
+        batch = StoredBatch(1, "digits", 1, package.index, np.zeros(ROWS), {"image": turned[own]}, {}, given)
+        began = time.process_time()
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "out.onnx"
+            tuned = tune_model(trunk, source, out, [batch], method, current=None, limit_s=300, gate=GateTerms())
+            row = {"case": f"{method}, turned 35" + ("" if given is right else ", shuffled labels")}
+            row |= {"accepted": tuned.verdict.passed, "cpu_s": round(time.process_time() - began, 1)}
+            if tuned.verdict.passed:
+                fitted = trunk.session.load_adapter(str(out), method)
+                answers = (trunk.answers({"image": x[test]}, fitted).argmax(axis=1) for x in (turned, images))
+                row |= dict(
+                    zip(("after", "clean_after"), (round(float((a == labels[test]).mean()), 4) for a in answers), strict=True)
+                )
+        yield row
 
 
 def whole_process(index: str) -> dict[str, Any]:
@@ -262,6 +294,8 @@ def ratios(rows: list[dict[str, Any]]) -> dict[str, float]:
         "rotated_before": turned["before"],
         "rotated_after": turned["after"],
         "clean_after": turned["clean_after"],
+        "lora_rotated_after": by_case["lora, turned 35"].get("after"),
+        "full_rotated_after": by_case["full, turned 35"].get("after"),
         "harmful_accepted": harmful["accepted"],
         "harmful_heads": harmful["heads"],
         "useful_accepted_share": round(useful["accepted"] / max(1, useful["heads"]), 3),
