@@ -11,7 +11,7 @@ TORCH   := $(shell sed -n '/^torch==/p' constraints.txt)
 PIP     := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench sweep docs clean mosquitto registries
+.PHONY: help demo test check fix bench sweep docs clean mosquitto others
 
 help:  ## Show what can be made.
 	@sed -n 's/^\([a-z]*\):.*##/  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -19,7 +19,7 @@ help:  ## Show what can be made.
 demo: $(READY) mosquitto  ## The whole story on real data, from nothing; KEEP=1 leaves it running.
 	$(BIN)/python -m examples.demo $(if $(KEEP),--keep)
 
-test: $(READY) mosquitto registries  ## Everything: checks, units, contracts, attacks, crashes, end to end.
+test: $(READY) mosquitto others  ## Everything: checks, units, contracts, attacks, crashes, end to end.
 	$(MAKE) --no-print-directory check
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
@@ -59,7 +59,7 @@ $(READY): pyproject.toml constraints.txt
 mosquitto:
 	@command -v mosquitto >/dev/null || test -x /usr/sbin/mosquitto || .ci/apt mosquitto
 
-# Other people's OCI programs, to test against. Without them, and without the right to install them, those tests are skipped.
-registries:
-	@for one in skopeo docker-registry; do \
-	  command -v $$one >/dev/null || .ci/apt $$one || echo "Tests with $$one will be skipped." >&2; done
+# What other people's programs are tested against. Where they may not be installed, those tests are skipped.
+others:
+	@for one in skopeo:skopeo docker-registry:docker-registry softhsm2-util:softhsm2; do \
+	  command -v $${one%:*} >/dev/null || .ci/apt $${one#*:} || echo "Tests with $${one#*:} will be skipped." >&2; done

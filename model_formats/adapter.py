@@ -4,7 +4,8 @@ The head is `output = features @ weight + bias`, weight [d, k], bias [k]. An ada
 replaces both initializers for the requests that ask for it; the signed base file stays byte-exact.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from model_formats.spec import AdapterPoint
 __all__ = ["Anchors", "Head", "read_anchors", "read_head", "write_adapter", "write_anchors"]
 
 MAX_BYTES = 32 << 20
+_INPUT = "input/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Anchors:
     labels: Array
     """[m] int64: class index. For regression [m] float32: the target."""
     head: Head
+    inputs: Mapping[str, Array] = field(default_factory=dict)
+    """The same rows as the model takes them, by input: for fitting the whole model. Empty where they would be too large."""
 
 
 def write_anchors(path: Path, anchors: Anchors) -> None:
@@ -46,6 +50,7 @@ def write_anchors(path: Path, anchors: Anchors) -> None:
             "labels": anchors.labels,
             "weight": anchors.head.weight,
             "bias": anchors.head.bias,
+            **{_INPUT + name: array for name, array in anchors.inputs.items()},
         },
     )
 
@@ -56,15 +61,18 @@ def read_anchors(path: Path) -> Anchors:
     Raises ArraysRefused when shapes disagree or a number is not finite.
     """
     found = read_arrays(path, max_bytes=MAX_BYTES)
+    inputs = {name.removeprefix(_INPUT): found.pop(name) for name in [n for n in found if n.startswith(_INPUT)]}
     if set(found) != {"features", "labels", "weight", "bias"}:
         raise ArraysRefused(f"{path.name}: holds {sorted(found)}, not features, labels, weight and bias")
     features, labels, weight, bias = (found[n] for n in ("features", "labels", "weight", "bias"))
     fits = (
         weight.ndim == 2 and bias.shape == weight.shape[1:] and features.shape == (len(labels), len(weight)) and labels.ndim == 1
     )
-    if not fits or any(a.dtype.kind not in "fi" or not np.isfinite(a).all() for a in (features, labels, weight, bias)):
+    fits = fits and all(a.ndim and len(a) == len(labels) and a.dtype.kind in "fiub" for a in inputs.values())
+    fits = fits and all(a.dtype.kind in "fi" for a in (features, labels, weight, bias))
+    if not fits or not all(np.isfinite(a).all() for a in (features, labels, weight, bias, *inputs.values())):
         raise ArraysRefused(f"{path.name}: the head and the anchors do not fit each other, or hold a number that is not finite")
-    return Anchors(features, labels, Head(weight.astype(np.float32), bias.astype(np.float32)))
+    return Anchors(features, labels, Head(weight.astype(np.float32), bias.astype(np.float32)), inputs)
 
 
 def read_head(path: Path) -> Head:

@@ -17,6 +17,8 @@ from model_formats.workbench import FP32, Workbench
 
 __all__ = ["anchors_of", "golden_rows", "golden_vectors", "profile_of"]
 
+_ANCHOR_INPUT_BYTES = 2 << 20
+"""Anchors come with their inputs up to here (100 images of 8x8 are 25 KB, of 128 tokens 300 KB); else heads alone are fitted."""
 _TOLERANCE = {"fp32": (1e-4, 1e-3), "int8": (1e-3, 0.03)}
 """Golden (atol, rtol): INT8 differs between engines and between processors with and without VNNI by a few steps of its scales."""
 
@@ -43,7 +45,7 @@ def golden_rows(build: Workbench) -> dict[str, Array]:
 
 
 def anchors_of(build: Workbench, session: Session, point: AdapterPoint) -> Anchors:
-    """Features of hub-owned training rows, the same number of each class."""
+    """Features of hub-owned training rows, the same number of each class, with their inputs where those are small."""
     train = build.data.train
     if build.options.contract.task == "classification":
         each = max(1, build.options.anchors // max(1, len(build.options.contract.classes or ())))
@@ -53,7 +55,10 @@ def anchors_of(build: Workbench, session: Session, point: AdapterPoint) -> Ancho
     rows = train.take(np.sort(chosen))
     found = constants(load_graph(build.main(FP32)))
     features = predict(session, rows.inputs, [point.features])[point.features]
-    return Anchors(np.clip(features, -6e4, 6e4).astype(np.float16), rows.labels, Head(found[point.weight], found[point.bias]))
+    numbers = all(a.dtype.kind in "fiub" for a in rows.inputs.values())
+    inputs = rows.inputs if numbers and sum(a.nbytes for a in rows.inputs.values()) <= _ANCHOR_INPUT_BYTES else {}
+    head = Head(found[point.weight], found[point.bias])
+    return Anchors(np.clip(features, -6e4, 6e4).astype(np.float16), rows.labels, head, inputs)
 
 
 def profile_of(build: Workbench, session: Session) -> ReferenceProfile:

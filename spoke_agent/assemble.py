@@ -12,7 +12,7 @@ from provisioning.online import hub_client
 from spoke_agent.agent import Agent, hold_home
 from spoke_agent.belief import Belief, Mirror, TrustedClock
 from spoke_agent.capacity import boot_id, read_capacity
-from spoke_agent.data.errors import DataKeyLost
+from spoke_agent.data.errors import DataKeyLost, SiteKeyUnavailable
 from spoke_agent.data.store import DataStore, open_data
 from spoke_agent.home import SpokeHome
 from spoke_agent.jobs import InlineJobs, Jobs, ThreadJobs
@@ -183,10 +183,10 @@ def _parts(
 
 
 def _open_data(home: SpokeHome, identity: Identity, clock: Clock) -> DataStore | None:
-    """The rows of this site; None where their key is lost: then nothing is learned and no drift seen, but updates go on."""
+    """The rows of this site; None where their key cannot be had: then nothing is learned and no drift seen, but updates go on."""
     try:
         return open_data(home.root, regime=identity.regime, now=lambda: clock.now().timestamp())
-    except DataKeyLost as e:
+    except (DataKeyLost, SiteKeyUnavailable) as e:
         log.error("data.lost", extra={"error": e.message, "hint": e.hint})  # told here and by `spoke doctor`
         return None
 

@@ -63,6 +63,9 @@ class SpokeSettings(BaseModel):
     ops_every_s: Seconds = 3600.0
     """How often the machine's own state (disk, memory, latency, problems) is offered to the outbox."""
 
+    site_key: str = "file"
+    """Where the key of the local rows is: `file` (`identity/site.key`), `credential:NAME` (systemd) or a `pkcs11:` address."""
+
     # adapting
     tune_every_hours: Annotated[float, Field(ge=0)] = 0.0
     """How often heads are fitted anew to labelled rows that came since; 0 is never."""

@@ -19,7 +19,7 @@ from model_formats.runtimes.base import (
     TensorSpec,
 )
 
-__all__ = ["OnnxAdapter", "OnnxSession", "open_onnx"]
+__all__ = ["OnnxAdapter", "OnnxSession", "WholeModel", "open_onnx"]
 
 MAX_ADAPTER_BYTES = 64 << 20
 _DATATYPES = {
@@ -49,13 +49,21 @@ class OnnxAdapter:
     """Kept alive: the run options only point to it."""
 
 
+@dataclass(frozen=True, slots=True)
+class WholeModel:
+    """A model fitted from another and answering in its place: the adapter of a site that fits more than heads."""
+
+    name: str
+    session: "OnnxSession"
+
+
 class OnnxSession:
     """`Session` on ONNX Runtime. Safe to run from several threads."""
 
     engine: Engine = "onnxruntime"
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
+    def __init__(self, session: Any, *, threads: int = 1) -> None:
+        self._session, self._threads = session, threads
         self.inputs: tuple[TensorSpec, ...] = tuple(_spec(node) for node in session.get_inputs())
         self.outputs: tuple[TensorSpec, ...] = tuple(_spec(node) for node in session.get_outputs())
         self._names = [o.name for o in self.outputs]
@@ -64,6 +72,8 @@ class OnnxSession:
         self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None, adapter: HeadAdapter | None = None
     ) -> list[Array]:
         """Run one batch; see `Session.run`."""
+        if isinstance(adapter, WholeModel):
+            return adapter.session.run(inputs, outputs)
         names = self._names if outputs is None else outputs
         options = adapter.options if isinstance(adapter, OnnxAdapter) else None
         try:
@@ -72,11 +82,16 @@ class OnnxSession:
             raise RunFailed(f"ONNX Runtime could not run the model: {_first_line(e)}") from e
         return result
 
-    def load_adapter(self, path: str, name: str) -> OnnxAdapter:
-        """Load an adapter file. Raises AdapterRefused when it is damaged or replaces anything but this model's head."""
+    def load_adapter(self, path: str, name: str) -> "OnnxAdapter | WholeModel":
+        """Load an adapter file, or a whole model fitted from this one (`.onnx`), which then answers in its place.
+
+        Raises AdapterRefused when it is damaged, replaces anything but this model's head, or has another face than this model.
+        """
         import onnxruntime as ort
 
         file = Path(path)
+        if file.suffix == ".onnx":
+            return self._whole(file, name)
         try:
             if file.stat().st_size > MAX_ADAPTER_BYTES:
                 raise AdapterRefused(f"adapter {name}: larger than {MAX_ADAPTER_BYTES} bytes")
@@ -89,6 +104,15 @@ class OnnxSession:
         options = ort.RunOptions()
         options.add_active_adapter(adapter)
         return OnnxAdapter(name, options, adapter)
+
+    def _whole(self, file: Path, name: str) -> "WholeModel":
+        try:
+            session = open_onnx(file, threads=self._threads)
+        except LoadFailed as e:
+            raise AdapterRefused(f"adapter {name}: {e.message}") from e
+        if (session.inputs, session.outputs) != (self.inputs, self.outputs):
+            raise AdapterRefused(f"adapter {name}: its inputs or outputs are not those of this model")
+        return WholeModel(name, session)
 
     def _check_parameters(self, name: str, found: Mapping[str, tuple[int, ...]]) -> None:
         allowed = {n.name: tuple(n.shape) for n in self._session.get_overridable_initializers()}
@@ -108,7 +132,7 @@ def open_onnx(path: Path, *, threads: int = 1) -> OnnxSession:
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
-        return OnnxSession(ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
+        return OnnxSession(ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]), threads=threads)
     except Exception as e:  # onnxruntime raises many kinds, bare RuntimeError among them
         raise LoadFailed(f"ONNX Runtime cannot open {path.name}: {_first_line(e)}") from e
 

@@ -94,4 +94,5 @@ def _show_erased(record: dict[str, Any]) -> None:
         out.print(f"{record['rows']} rows would be erased, and every adapter that was fitted on one of them")
         return
     adapters = f", and the adapters {', '.join(record['adapters'])}" if record["adapters"] else ""
-    out.print(f"{record['rows']} rows erased{adapters}; the signed record is in erasures/")
+    fresh = f"; fitted anew on what is left: {', '.join(record['retrained'])}" if record.get("retrained") else ""
+    out.print(f"{record['rows']} rows erased{adapters}{fresh}; the signed record is in erasures/")

@@ -1,5 +1,6 @@
 """`spoke tune` and `spoke adapter`: fit a model's head to this site, and manage what came of it. Nothing of it leaves."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from spoke_agent.tune.gate import GateVerdict
 
 __all__ = ["adapter", "tune"]
 
+_NICE = 10
+
 
 class TuneView(Value):
     """What `spoke tune` prints."""
@@ -20,6 +23,7 @@ class TuneView(Value):
     model: str
     version: int
     base: str
+    method: str
     rows: int
     penalty: float
     gate: GateVerdict
@@ -63,12 +67,22 @@ def _open(home: Path) -> _Site:
 @click.command()
 @click.option("--model", required=True, help="Name of the model to adapt.")
 @click.option("--no-use", is_flag=True, help="Only fit and gate; `spoke adapter use` switches later.")
+@click.option(
+    "--method",
+    type=click.Choice(["head", "lora", "full"]),
+    default="head",
+    show_default=True,
+    help="Fit the head, or the whole model by low-rank changes or freely; these two need the [train] extra.",
+)
+@click.option("--minutes", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Most time for lora or full.")
 @pass_context
-def tune(ctx: Context, *, model: str, no_use: bool) -> None:
-    """Fit the model's head to this site's labelled rows, and serve it when it is surely better."""
+def tune(ctx: Context, *, model: str, no_use: bool, method: str, minutes: float) -> None:
+    """Fit the model to this site's labelled rows, and serve what was fitted when it is surely better."""
     site = _open(ctx.home)
+    if method != "head":
+        os.nice(_NICE)
     try:
-        outcome = site.tuner.tune(model, use=not no_use)
+        outcome = site.tuner.tune(model, use=not no_use, method=method, limit_s=minutes * 60)
     finally:
         site.close()
     record = outcome.kept.record
@@ -77,6 +91,7 @@ def tune(ctx: Context, *, model: str, no_use: bool) -> None:
         model=record.model,
         version=record.version,
         base=record.base,
+        method=record.method,
         rows=record.rows,
         penalty=record.penalty,
         gate=record.gate,
@@ -89,7 +104,7 @@ def tune(ctx: Context, *, model: str, no_use: bool) -> None:
 
 @click.group()
 def adapter() -> None:
-    """Locally tuned heads: list, use, erase. They never leave this site."""
+    """Locally tuned heads and models: list, use, erase. They never leave this site."""
 
 
 @adapter.command("list")
@@ -107,6 +122,7 @@ def list_(ctx: Context, *, model: str | None) -> None:
                 "name": k.record.name,
                 "model": k.record.model,
                 "version": k.record.version,
+                "method": k.record.method,
                 "created": k.record.created.isoformat(),
                 "rows": k.record.rows,
                 "before": k.record.gate.before,
@@ -177,12 +193,13 @@ def _show_tuned(view: TuneView) -> None:
 
 def _show_list(rows: list[dict[str, Any]]) -> None:
     table(
-        ["adapter", "model", "version", "rows", "before", "after", "in use", "whole"],
+        ["adapter", "model", "version", "method", "rows", "before", "after", "in use", "whole"],
         [
             [
                 r["name"],
                 r["model"],
                 r["version"],
+                r["method"],
                 r["rows"],
                 f"{r['before']:.3f}",
                 f"{r['after']:.3f}",

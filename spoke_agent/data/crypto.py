@@ -1,10 +1,11 @@
 """The site key, and what is sealed with it.
 
 AES-256-GCM with a random 96-bit nonce a record; the record's public columns are bound in as associated data, so that nobody can
-move a batch to another model or time. From one key file three keys are derived (HKDF): for rows, for labels, for request ids.
+move a batch to another model or time. From one secret three keys are derived (HKDF): for rows, for labels, for request ids.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import hmac
 import os
@@ -18,10 +19,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from spoke_agent.data.errors import DataKeyLost, StoreDamaged
+from spoke_agent.data.errors import DataKeyLost, SiteKeyInvalid, StoreDamaged
 from sync.files import atomic_write, fsync_dir
 
-__all__ = ["SITE_KEY", "SiteKey", "load_site_key"]
+__all__ = ["SITE_KEY", "SiteKey", "load_site_key", "site_key"]
 
 SITE_KEY = Path("identity") / "site.key"
 _NONCE = 12
@@ -76,6 +77,25 @@ def _create_once(path: Path, secret: bytes) -> None:
     fsync_dir(path.parent)
 
 
+def site_key(home: Path, source: str, *, create: bool) -> SiteKey:
+    """The key from where the setting `site_key` says: `file`, `credential:NAME` (systemd) or `pkcs11:...` (RFC 7512).
+
+    `create`: make it when it is not there (never a credential's). Raises DataKeyLost, SiteKeyUnavailable, SiteKeyInvalid.
+    """
+    if source == "file":
+        return load_site_key(home, create=create)
+    from spoke_agent.data.token import credential, parse_address, token_secret
+
+    if source.startswith("credential:"):
+        return _sized(credential(source.removeprefix("credential:")))
+    if source.startswith("pkcs11:"):
+        (home / "run").mkdir(parents=True, exist_ok=True)
+        with (home / "run" / "site-key.lock").open("w") as lock:  # agent and server both come first: one makes it
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return SiteKey(token_secret(home, parse_address(source), create=create))
+    raise SiteKeyInvalid(f"site_key is {source[:40]!r}")
+
+
 def load_site_key(home: Path, *, create: bool = True) -> SiteKey:
     """Read `identity/site.key` (32 bytes, mode 0600), or make it at first use. Raises DataKeyLost on a file of wrong length."""
     path = home / SITE_KEY
@@ -83,6 +103,10 @@ def load_site_key(home: Path, *, create: bool = True) -> SiteKey:
         if not create:
             raise DataKeyLost(f"{path} is missing")
         _create_once(path, os.urandom(32))
+    return _sized(path)
+
+
+def _sized(path: Path) -> SiteKey:
     secret = path.read_bytes()
     if len(secret) != 32:
         raise DataKeyLost(f"{path} holds {len(secret)} bytes, not 32")

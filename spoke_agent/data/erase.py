@@ -3,6 +3,7 @@
     1. the rows, their labels and handles (content overwritten in the file)
     2. adapters that were fitted on any of them, in slots and on disk
     3. drift sums that counted them and had not left yet
+    4. where a retired adapter answered, a head is fitted on the rows that are left, if they prove one
 
 What left through the outbox cannot be called back; it holds no rows (docs/residency.md).
 """
@@ -23,7 +24,7 @@ from sync.files import atomic_write
 from sync.trust.envelope import seal
 from sync.trust.keys import Signer
 
-__all__ = ["Derived", "ErasureRecord", "Scope", "erase"]
+__all__ = ["Derived", "ErasureRecord", "Retired", "Scope", "erase"]
 
 
 class ErasureRecord(Document):
@@ -38,6 +39,8 @@ class ErasureRecord(Document):
     before: AwareDatetime | None = None
     rows: Annotated[int, Field(ge=0)]
     adapters: tuple[Name, ...]
+    retrained: tuple[Name, ...] = ()
+    """Heads that were fitted on what is left, in place of adapters that answered."""
     drift_sums_reset: bool
 
 
@@ -55,24 +58,38 @@ class Scope:
         return "all" if self.everything else "before" if self.before else "subject"
 
 
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """An adapter that was erased, and whether it answered by default."""
+
+    name: str
+    model: str
+    answered: bool
+
+
 class Derived(Protocol):
     """What was made from rows (`spoke_agent.tune.site.Tuner`)."""
 
-    def forget(self, batches: frozenset[int]) -> list[str]:
-        """Retire the adapters fitted on any of these batches; returns their names."""
+    def forget(self, batches: frozenset[int]) -> list[Retired]:
+        """Retire the adapters fitted on any of these batches."""
+
+    def renew(self, model: str) -> str | None:
+        """Fit a head anew on the rows that are left; its name, or None where they prove none."""
 
 
 def erase(home: Path, data: DataStore, scope: Scope, *, derived: Derived, clock: Clock, signer: Signer) -> ErasureRecord:
     """Erase and write the signed record. What was made from the rows goes first, lest it outlive them."""
-    adapters = derived.forget(data.touched(before=scope.before, request_ids=scope.request_ids, everything=scope.everything))
+    retired = derived.forget(data.touched(before=scope.before, request_ids=scope.request_ids, everything=scope.everything))
     rows = data.erase(before=scope.before, request_ids=scope.request_ids, everything=scope.everything)
     reset = _reset_drift(home) if rows else False
+    renewed = [derived.renew(model) for model in sorted({r.model for r in retired if r.answered})]
     record = ErasureRecord(
         time=clock.now().replace(microsecond=0),
         scope=scope.name,
         before=scope.before,
         rows=rows,
-        adapters=tuple(adapters),
+        adapters=tuple(r.name for r in retired),
+        retrained=tuple(name for name in renewed if name is not None),
         drift_sums_reset=reset,
     )
     atomic_write(home / "erasures" / f"{record.time:%Y%m%dT%H%M%SZ}-{record.digest[7:15]}.json", seal(record, signer), mode=0o600)

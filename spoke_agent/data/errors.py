@@ -2,14 +2,29 @@
 
 from model_formats.errors import DeviceError, OperatorError
 
-__all__ = ["BatchInvalid", "DataKeyLost", "LabelRefused", "StoreDamaged"]
+__all__ = ["BatchInvalid", "DataKeyLost", "LabelRefused", "SiteKeyInvalid", "SiteKeyUnavailable", "StoreDamaged"]
 
 
 class DataKeyLost(DeviceError):
     """Encrypted rows exist, but the key that reads them does not, or is another one."""
 
     code = "data_key_lost"
-    hint = "Restore identity/site.key from the site's own backup, or start again with `spoke data erase --all`."
+    hint = "Restore the site key from the site's own backup, or start again with `spoke data erase --all`."
+
+
+class SiteKeyUnavailable(DeviceError):
+    """The site key is kept elsewhere (a token, a credential), and that cannot be reached now. Nothing is lost."""
+
+    code = "site_key_unavailable"
+    retryable = True
+    hint = "Plug the token in, correct its PIN, or start the service that holds the credential; until then no rows are kept."
+
+
+class SiteKeyInvalid(OperatorError):
+    """The setting `site_key` cannot be understood."""
+
+    code = "site_key_invalid"
+    hint = "Write `file`, `credential:NAME` or `pkcs11:token=...;object=...?module-path=...&pin-source=file:...`."
 
 
 class StoreDamaged(DeviceError):

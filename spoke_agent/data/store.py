@@ -6,6 +6,7 @@ as `max_kept_rows` allows. Several processes may open the same file (SQLite, WAL
 """
 
 import contextlib
+import os
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from model_formats.runtimes.base import Array
-from spoke_agent.data.crypto import SiteKey, load_site_key
+from spoke_agent.data.crypto import SiteKey, site_key
 from spoke_agent.data.database import open_database
 from spoke_agent.data.errors import DataKeyLost, LabelRefused
 from spoke_agent.data.rows import Batch, StoredBatch, decode, encode
+from spoke_agent.home import SpokeHome
 
 __all__ = ["Batch", "DataStore", "Limits", "StoredBatch", "open_data"]
 
@@ -375,13 +377,18 @@ class DataStore:
                 self._connection.execute("UPDATE requests SET batch = ?, row = ? WHERE handle = ?", (number, place[row], handle))
 
     def _thin_kept(self) -> None:
-        """Drop kept batches at random until they fit: what stays is a fair sample of all that was ever kept."""
-        while True:
-            (rows,) = self._one("SELECT coalesce(sum(rows), 0) FROM batches WHERE kept = 1") or (0,)
-            if rows <= self._limits.max_kept_rows:
+        """Each batch has a ticket, a keyed hash of its number; the highest go until the rest fits, the newest as any other.
+
+        So what stays is a fair sample of all that was ever kept (bottom-k sampling, Cohen and Kaplan 2007). Dropping one at
+        random each time would not be: the old ones would have stood in every draw.
+        """
+        kept = self._all("SELECT id, rows, origin FROM batches WHERE kept = 1")
+        left = sum(rows for _, rows, _ in kept)
+        for number, rows, _ in sorted(kept, key=lambda b: self._key.handle(f"kept batch {b[2]}"), reverse=True):
+            if left <= self._limits.max_kept_rows:
                 return
-            victim = self._one("SELECT id FROM batches WHERE kept = 1 ORDER BY random() LIMIT 1")
-            self._erase_batches("id = ?", victim or (0,))
+            self._erase_batches("id = ?", (number,))
+            left -= rows
 
     def _erase_batches(self, where: str, values: tuple[Any, ...]) -> int:
         chosen = f"SELECT id FROM batches WHERE {where}"  # noqa: S608 - `where` is one of our own literals
@@ -466,12 +473,22 @@ class DataStore:
 def open_data(
     home: Path, *, limits: Limits | None = None, regime: str = "none", now: Callable[[], float] = wall_time
 ) -> DataStore:
-    """The store of one spoke: `data.db` under `identity/site.key`, which is made at first use.
+    """The store of one spoke: `data.db` under the site key (setting `site_key`), which is made at first use.
 
-    Raises DataKeyLost when the file is there and the key is not.
+    Raises DataKeyLost when the file is there and the key is not, SiteKeyUnavailable when its token is not.
     """
     path = home / "data.db"
-    return DataStore(path, load_site_key(home, create=not path.exists()), limits=limits, regime=regime, now=now)
+    key = site_key(home, _key_source(home), create=not path.exists())
+    return DataStore(path, key, limits=limits, regime=regime, now=now)
+
+
+def _key_source(home: Path) -> str:
+    """The setting `site_key`. A home without settings costs a tuning process not even the memory of their definition."""
+    if not SpokeHome(home).settings.exists() and "SPOKE_SITE_KEY" not in os.environ:
+        return "file"
+    from spoke_agent.settings import load_settings
+
+    return load_settings(SpokeHome(home)).site_key
 
 
 def _agrees(batch: StoredBatch, row: int, value: float) -> bool | None:

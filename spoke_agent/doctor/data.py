@@ -1,11 +1,11 @@
-"""Local rows that cannot be read, because their key is lost or another one."""
+"""Local rows that cannot be read: a lost site key, a token that is not there, a PIN it refuses."""
 
 from spoke_agent.doctor.finding import Finding
 from spoke_agent.home import SpokeHome
 
 
 def check(home: SpokeHome) -> Finding | None:
-    """Raises DataKeyLost."""
+    """Raises DataKeyLost, SiteKeyUnavailable, SiteKeyInvalid. Before the first row there is nothing to find."""
     if home.data.exists():
         from spoke_agent.data.store import open_data
 

@@ -152,7 +152,10 @@ def load_adapter(folder: Path, loaded: Engined, slot: AdapterSlot) -> HeadAdapte
 
 
 def shelf_adapters(home: SpokeHome, loaded: Engined) -> dict[str, HeadAdapter]:
-    """The adapters that callers may name: fitted on this very file, by a record that this device signed. The newest ones."""
+    """The adapters that callers may name: heads fitted on this very file, by a record that this device signed. The newest ones.
+
+    A whole fitted model costs the memory of a model: only the default one is loaded.
+    """
     if not any(home.adapters.glob("*/record.json")):
         return {}
     from spoke_agent.tune.shelf import Shelf  # late: a site without adapters needs neither this nor its cryptography
@@ -163,7 +166,8 @@ def shelf_adapters(home: SpokeHome, loaded: Engined) -> dict[str, HeadAdapter]:
         signer = load_signer(home.identity / "device.key")
         shelf = Shelf(home.adapters, signer=signer, key=signer.public_key)
         records = [kept.record for kept in shelf.all(loaded.model) if kept.trusted]
-        for record in [r for r in records if r.gate.passed and r.base == loaded.file][-_NAMED_ADAPTERS:]:
+        heads = [r for r in records if r.gate.passed and r.base == loaded.file and r.method == "head"]
+        for record in heads[-_NAMED_ADAPTERS:]:
             found[record.name] = load_adapter(home.adapters, loaded, record.slot)
     return found
 

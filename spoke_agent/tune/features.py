@@ -1,6 +1,6 @@
 """Labelled rows as features: the package's own (quantized) trunk is run over them, a few at a time."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,14 +8,15 @@ import numpy as np
 from model_formats.adapter import Anchors, read_anchors
 from model_formats.contract import FeatureContract
 from model_formats.package import Package
-from model_formats.runtimes.base import Array, Session
+from model_formats.runtimes.base import Array, HeadAdapter, Session
 from model_formats.runtimes.choose import open_session
 from model_formats.spec import ANCHORS, AdapterPoint
 from spoke_agent.data.store import StoredBatch
+from spoke_agent.serve.slim import slim
 from spoke_agent.tune.errors import NotAdaptable
 from spoke_agent.tune.fit import Rows
 
-__all__ = ["Trunk", "labelled_rows", "open_trunk"]
+__all__ = ["Trunk", "labelled_rows", "labels_of", "open_trunk"]
 
 _AT_ONCE = 64
 
@@ -35,13 +36,21 @@ class Trunk:
         """[n, d] float32. Raises RunFailed where the rows do not fit the model."""
         return np.concatenate([self._run(piece) for piece in _pieces(inputs)])
 
+    def answers(self, inputs: dict[str, Array], adapter: HeadAdapter | None = None) -> Array:
+        """[n, k] float32: what callers would get, from the hub's model or with an adapter. Raises RunFailed."""
+        found = [self.session.run(piece, [self.point.output], adapter)[0] for piece in _pieces(inputs)]
+        return np.concatenate([a.reshape(len(a), -1) for a in found])
+
     def _run(self, inputs: dict[str, Array]) -> Array:
         features: Array = self.session.run(inputs, [self.point.features])[0]
         return features.reshape(len(features), -1)
 
 
 def open_trunk(package: Package, variant: str) -> Trunk:
-    """Open a variant for fitting. Raises NotAdaptable, saying why."""
+    """Open a variant for fitting. Raises NotAdaptable, saying why.
+
+    Code that ran only until here, and only while the model was opened, is given back to the system: the peak is what counts.
+    """
     spec, chosen = package.spec, package.variant(variant)
     if spec.residency.learning == "none":
         raise NotAdaptable(f"{spec.model}@{spec.version}: its author allows no learning at a site")
@@ -49,28 +58,23 @@ def open_trunk(package: Package, variant: str) -> Trunk:
         raise NotAdaptable(f"{spec.model}@{spec.version}: has no separable head")
     if chosen.format != "onnx":
         raise NotAdaptable(f"{spec.model}@{spec.version}: variant {variant} is {chosen.format}; adapters need an ONNX variant")
-    return Trunk(
-        open_session(package.path(chosen.main)),
-        spec.adapter,
-        read_anchors(package.path(ANCHORS)),
-        package.files[chosen.main].digest,
-        package.contract,
-    )
+    anchors = read_anchors(package.path(ANCHORS))
+    slim()
+    session = open_session(package.path(chosen.main))
+    slim()
+    return Trunk(session, spec.adapter, anchors, package.files[chosen.main].digest, package.contract)
 
 
-def labelled_rows(trunk: Trunk, batches: Iterable[StoredBatch]) -> Rows:
+def labelled_rows(trunk: Trunk, batches: Sequence[StoredBatch]) -> Rows:
     """Features and labels of labelled batches (of any version: the contract is the same). May be empty."""
-    features, labels = [], []
-    for batch in batches:
-        features.append(trunk.features(batch.inputs))
-        labels.append(batch.labels)
     width = len(trunk.anchors.head.weight)
-    if not features:
-        return Rows(np.empty((0, width), np.float32), _labels(trunk, np.empty(0)))
-    return Rows(np.concatenate(features), _labels(trunk, np.concatenate(labels)))
+    features = [trunk.features(batch.inputs) for batch in batches] or [np.empty((0, width), np.float32)]
+    return Rows(np.concatenate(features), labels_of(trunk, batches))
 
 
-def _labels(trunk: Trunk, labels: Array) -> Array:
+def labels_of(trunk: Trunk, batches: Sequence[StoredBatch]) -> Array:
+    """Class indexes (int64), or targets. May be empty."""
+    labels: Array = np.concatenate([batch.labels for batch in batches] or [np.empty(0)])
     return labels.astype(np.int64) if trunk.contract.task == "classification" else labels
 
 

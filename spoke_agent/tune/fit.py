@@ -72,9 +72,13 @@ def losses(head: Head, rows: Rows) -> Array:
 
 
 def lbfgs(
-    f: Callable[[Array], tuple[float, Array]], x: Array, *, steps: int = 60, memory: int = 8, tolerance: float = 1e-4
+    f: Callable[[Array], tuple[float, Array]], x: Array, *, steps: int = 60, memory: int = 5, tolerance: float = 1e-4
 ) -> Array:
-    """Minimise a smooth convex function from `x`. `f` gives value and gradient (Nocedal and Wright, algorithm 7.5)."""
+    """Minimise a smooth convex function from `x`. `f` gives value and gradient (Nocedal and Wright, algorithm 7.5).
+
+    Ends when no slope is steeper than `tolerance`, or when a step gains less than that share of the value: what further steps
+    would change is far below what other rows of the same site would.
+    """
     value, gradient = f(x)
     pairs: list[tuple[Array, Array, float]] = []
     for _ in range(steps):
@@ -95,7 +99,9 @@ def lbfgs(
         curvature = float(np.vdot(moved, bent))
         if curvature > 1e-12:
             pairs = [*pairs[-(memory - 1) :], (moved, bent, 1.0 / curvature)]
-        x, value, gradient = fresh, new_value, new_gradient
+        gained, x, value, gradient = value - new_value, fresh, new_value, new_gradient
+        if gained < tolerance * abs(value):
+            break
     return x
 
 
@@ -116,18 +122,19 @@ def _classify(parts: list[tuple[Array, Array, float]], start: Array, penalty: fl
     weight = np.concatenate([np.full(len(y), w / len(y)) for _, y, w in parts])
     rows = np.vstack([x for x, _, _ in parts])
     labels = np.concatenate([y for _, y, _ in parts]).astype(np.int64)
-    at = np.arange(len(rows))
+    at, columns = np.arange(len(rows)), np.ascontiguousarray(rows.T)
 
     def value_and_gradient(head: Array) -> tuple[float, Array]:
         scores = rows @ head
         scores -= scores.max(axis=1, keepdims=True)
-        shares = np.exp(scores)
-        total = shares.sum(axis=1, keepdims=True)
-        loss = float(weight @ (np.log(total[:, 0]) - scores[at, labels]))
-        shares /= total
-        shares[at, labels] -= 1.0
+        right = scores[at, labels]
+        shares = np.exp(scores, out=scores)
+        total = shares.sum(axis=1)
+        loss = float(weight @ (np.log(total) - right))
+        shares *= (weight / total)[:, None]
+        shares[at, labels] -= weight
         away = head - start
-        return loss + 0.5 * penalty * float(np.vdot(away, away)), rows.T @ (shares * weight[:, None]) + penalty * away
+        return loss + 0.5 * penalty * float(np.vdot(away, away)), columns @ shares + penalty * away
 
     return lbfgs(value_and_gradient, begin, steps=steps)
 

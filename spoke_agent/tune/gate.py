@@ -14,7 +14,7 @@ from model_formats.runtimes.base import Array
 from spoke_agent.tune.fit import Rows
 from spoke_agent.tune.shuffle import shuffles
 
-__all__ = ["Fold", "GateTerms", "GateVerdict", "judge", "judge_pair", "score"]
+__all__ = ["Fold", "GateTerms", "GateVerdict", "judge", "judge_pair", "score", "side_by_side"]
 
 
 _SHUFFLES = 499
@@ -97,6 +97,17 @@ def judge_pair(fitted: Head, current: Head, rows: Rows) -> GateVerdict:
         anchors_before=1.0,
         anchors_after=1.0,
     )
+
+
+def side_by_side(answers: Sequence[Array], labels: Array) -> tuple[Rows, list[Head]]:
+    """What several models answered [n, k] as the features of rows, and for each model the head that picks its answers.
+
+    So whole models are judged by the very rule that heads are judged by.
+    """
+    width = answers[0].shape[1]
+    one, none = np.eye(width, dtype=np.float32), np.zeros((width, width), np.float32)
+    picks = [np.concatenate([one if i == k else none for i in range(len(answers))]) for k in range(len(answers))]
+    return Rows(np.concatenate(answers, axis=1), labels), [Head(p, np.zeros(width, np.float32)) for p in picks]
 
 
 def score(head: Head, rows: Rows) -> float:

@@ -8,8 +8,8 @@ from model_formats.errors import SpokeshaveError
 from model_formats.pvalues import binomial_tail
 from spoke_agent.data.store import DataStore
 from spoke_agent.slots import ModelSlots, read_slots
-from spoke_agent.tune.features import labelled_rows
-from spoke_agent.tune.gate import GateVerdict, judge_pair
+from spoke_agent.tune.features import labels_of
+from spoke_agent.tune.gate import GateVerdict, judge_pair, side_by_side
 from spoke_agent.tune.site import Tuner
 
 __all__ = ["AdapterKeeper"]
@@ -66,9 +66,12 @@ class AdapterKeeper:
             kept = self.tuner.shelf.get(places.adapter.name)
             trunk = self.tuner.trunk(places.champion)
             later = [b for b in self.data.labelled(model, limit=1000) if b.id > kept.record.last_batch]
-            rows = labelled_rows(trunk, later)
-            finite = np.isfinite(rows.features).all(axis=1) if len(rows) else np.empty(0, bool)
-            rows = rows.take(np.flatnonzero(finite))
-            return judge_pair(kept.head(), trunk.anchors.head, rows) if len(rows) >= _LEAST else None
+            if sum(b.rows for b in later) < _LEAST or not kept.trusted:
+                return None
+            adapter = trunk.session.load_adapter(str(kept.file), kept.record.name)
+            answers = [np.concatenate([trunk.answers(b.inputs, a) for b in later]) for a in (adapter, None)]
+            rows, (its, hub) = side_by_side(answers, labels_of(trunk, later))
+            rows = rows.take(np.flatnonzero(np.isfinite(rows.features).all(axis=1)))
+            return judge_pair(its, hub, rows) if len(rows) >= _LEAST else None
         except SpokeshaveError:
             return None  # best effort: an adapter whose base or record is gone is the server's to refuse

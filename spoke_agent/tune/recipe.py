@@ -11,7 +11,7 @@ from spoke_agent.tune.fit import Rows, fit_head, losses
 from spoke_agent.tune.gate import Fold, GateTerms, GateVerdict, judge
 from spoke_agent.tune.shuffle import shuffle
 
-__all__ = ["Tuned", "clean", "tune_head"]
+__all__ = ["Tuned", "clean", "folds_of", "per_class", "tune_head", "usable"]
 
 PENALTIES = (1e-1, 1e-2, 1e-3)
 _CV_STEPS = 12
@@ -43,7 +43,7 @@ def tune_head(rows: Rows, anchors: Anchors, *, current: Head | None = None, term
     rows = clean(rows, anchors.head)
     hub, known = anchors.head, _anchor_rows(anchors, rows)
     parts = _FOLDS_OF_FEW if len(rows) < _FEW else _FOLDS
-    fold, of_anchors = _order(rows) % parts, np.arange(len(known)) % parts
+    fold, of_anchors = folds_of(rows, parts), np.arange(len(known)) % parts
     trials = [_trials(rows, known, hub, fold != k, of_anchors != k) for k in range(parts)]
     folds = []
     for k in range(parts):
@@ -54,27 +54,44 @@ def tune_head(rows: Rows, anchors: Anchors, *, current: Head | None = None, term
     penalty = PENALTIES[int(np.argmin(sum(t.errors for t in trials)))]
     verdict = judge(folds, current or hub, hub, terms or GateTerms())
     head = fit_head(rows, known, hub, penalty, near=_middle([f.fitted for f in folds]))
+    return Tuned(head, verdict, penalty, len(rows), per_class(rows, hub))
+
+
+def per_class(rows: Rows, hub: Head) -> tuple[int, ...]:
+    """Rows of each class; for regression one number."""
     counts = np.bincount(rows.labels, minlength=hub.weight.shape[1]) if rows.classes else np.array([len(rows)])
-    return Tuned(head, verdict, penalty, len(rows), tuple(int(c) for c in counts))
+    return tuple(int(c) for c in counts)
 
 
 def clean(rows: Rows, hub: Head) -> Rows:
     """Without rows that are not finite, that are there twice, or whose class does not exist. Raises TooFewLabels."""
+    return rows.take(usable(rows, hub))
+
+
+def usable(rows: Rows, hub: Head) -> Array:
+    """Places of the rows that `clean` keeps. Raises TooFewLabels."""
     numbers = rows.labels.astype(np.float64)
     sound = np.isfinite(numbers) if numbers.ndim == 1 else np.isfinite(numbers).all(axis=1)
     finite = np.isfinite(rows.features).all(axis=1) & sound
     if rows.classes:
         finite &= (rows.labels >= 0) & (rows.labels < hub.weight.shape[1])
-    kept = rows.take(np.flatnonzero(finite))
-    _, first = np.unique(np.ascontiguousarray(kept.features), axis=0, return_index=True)
-    kept = kept.take(np.sort(first))
+    sound_ones = np.flatnonzero(finite)
+    _, first = np.unique(np.ascontiguousarray(rows.features[sound_ones]), axis=0, return_index=True)
+    places: Array = sound_ones[np.sort(first)]
+    kept = rows.take(places)
     if len(kept) < _LEAST_ROWS:
         raise TooFewLabels(
             f"{len(kept)} usable labelled rows of {len(rows)} (finite, different, of known classes); {_LEAST_ROWS} are needed"
         )
     if rows.classes and len(np.unique(kept.labels)) < 2:
         raise TooFewLabels(f"all {len(kept)} rows have one class; that teaches nothing about the others")
-    return kept
+    return places
+
+
+def folds_of(rows: Rows, parts: int) -> Array:
+    """The fold of each row: 0 .. parts-1, every class spread evenly, by a fixed shuffle."""
+    fold: Array = _order(rows) % parts
+    return fold
 
 
 def _anchor_rows(anchors: Anchors, rows: Rows) -> Rows:

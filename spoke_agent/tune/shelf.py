@@ -1,12 +1,14 @@
 """The adapters of a site: each in a folder of its own, with a signed record of how it came about. They never leave.
 
-adapters/<name>/<hex digest>.onnx_adapter   what ONNX Runtime loads
-adapters/<name>/head.npz                    the same numbers, for the next gate
+adapters/<name>/<hex digest>.onnx_adapter   what ONNX Runtime loads; a fitted whole model is <hex digest>.onnx
+adapters/<name>/head.npz                    the same numbers, for the next gate (heads only)
 adapters/<name>/record.json                 AdapterRecord in a DSSE envelope of the device key
 """
 
+import contextlib
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -42,6 +44,8 @@ class AdapterRecord(Document):
     file: Digest
     created: AwareDatetime
     origin: Literal["operator", "schedule", "drift", "new_base", "erasure"]
+    method: Literal["head", "lora", "full"] = "head"
+    """What was fitted: the head alone, or the whole model (by low-rank changes, or freely)."""
     rows: int
     per_class: tuple[int, ...]
     first_batch: int
@@ -67,10 +71,10 @@ class Kept:
     @property
     def file(self) -> Path:
         """The adapter file."""
-        return self.folder / f"{self.record.file.removeprefix('sha256:')}.onnx_adapter"
+        return self.folder / _named(self.record)
 
     def head(self) -> Head:
-        """The head, for comparing with the next one."""
+        """The head, for comparing with the next one. Whole models have none."""
         found = read_arrays(self.folder / "head.npz")
         return Head(found["weight"], found["bias"])
 
@@ -91,20 +95,44 @@ class Shelf:
 
     def add(self, name: str, point: AdapterPoint, head: Head, describe: Callable[[str], AdapterRecord]) -> Kept:
         """Write an adapter; `describe(file digest)` gives its record. All or nothing: the folder appears when it is whole."""
+
+        def write(folder: Path) -> Path:
+            write_adapter(folder / "adapter", point, head.weight, head.bias)
+            write_arrays(folder / "head.npz", {"weight": head.weight, "bias": head.bias})
+            return folder / "adapter"
+
+        return self._add(name, write, describe)
+
+    def add_model(self, name: str, file: Path, describe: Callable[[str], AdapterRecord]) -> Kept:
+        """The same for a whole fitted model, of which a copy is taken."""
+        return self._add(name, lambda folder: Path(shutil.copyfile(file, folder / "model")), describe)
+
+    def _add(self, name: str, write: Callable[[Path], Path], describe: Callable[[str], AdapterRecord]) -> Kept:
         beside = self.folder / f".{name}.tmp"
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True, mode=0o700)
         try:
-            write_adapter(beside / "adapter", point, head.weight, head.bias)
-            record = describe(digest_of_file(beside / "adapter"))
-            (beside / "adapter").rename(beside / f"{record.file.removeprefix('sha256:')}.onnx_adapter")
-            write_arrays(beside / "head.npz", {"weight": head.weight, "bias": head.bias})
+            file = write(beside)
+            record = describe(digest_of_file(file))
+            file.rename(beside / _named(record))
             atomic_write(beside / "record.json", seal(record, self._signer), mode=0o600)
             beside.rename(self.folder / name)
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
         return Kept(record, self.folder / name, trusted=True)
+
+    @contextlib.contextmanager
+    def bench(self) -> Iterator[Path]:
+        """A folder to work in, beside the adapters and as private. Gone afterwards; `sweep` takes what a crash left."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as work:
+            yield Path(work)
+
+    def sweep(self) -> None:
+        """Remove what is not an adapter. A fit that is going on loses its work and fails: its rows may have been erased."""
+        for path in self.folder.glob(".*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def all(self, model: str | None = None) -> list[Kept]:
         """What is on the shelf, oldest first."""
@@ -131,3 +159,8 @@ class Shelf:
         kept = Kept(record, folder, trusted=False)
         whole = record.name == folder.name and kept.file.is_file() and digest_of_file(kept.file) == record.file
         return Kept(record, folder, trusted=whole)
+
+
+def _named(record: AdapterRecord) -> str:
+    """By its digest; the ending tells an adapter from a whole model."""
+    return record.file.removeprefix("sha256:") + (".onnx_adapter" if record.method == "head" else ".onnx")

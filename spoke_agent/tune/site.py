@@ -1,30 +1,41 @@
 """Tuning at one spoke, from slots to slots: gather, fit, gate, shelve, switch, and go back when it does not load."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from model_formats.adapter import Head
+from model_formats.errors import SpokeshaveError
 from model_formats.layout import BlobReader
 from model_formats.package import open_package
+from model_formats.runtimes.base import HeadAdapter
+from spoke_agent.data.erase import Retired
 from spoke_agent.data.store import DataStore, StoredBatch
 from spoke_agent.home import SpokeHome
 from spoke_agent.serve.answers import ReconcileAnswer
 from spoke_agent.serve.errors import ServerUnreachable
+from spoke_agent.serve.slim import slim
 from spoke_agent.slots import AdapterSlot, ModelSlots, Slot, edit_slots, read_slots
 from spoke_agent.tune.errors import AdapterUnknown, GateClosed, NotAdaptable, TooFewLabels
 from spoke_agent.tune.features import Trunk, labelled_rows, open_trunk
-from spoke_agent.tune.gate import GateTerms
+from spoke_agent.tune.gate import GateTerms, GateVerdict
 from spoke_agent.tune.recipe import Tuned, tune_head
 from spoke_agent.tune.shelf import AdapterRecord, Kept, Shelf
 from sync.clock import Clock
 
-__all__ = ["Origin", "Server", "TuneOutcome", "Tuner"]
+if TYPE_CHECKING:
+    from model_formats.finetune import FitTerms
+    from model_formats.finetune import Method as Whole
+    from spoke_agent.tune.whole import TunedModel
+
+__all__ = ["Method", "Origin", "Server", "TuneOutcome", "Tuner"]
 
 Origin = Literal["operator", "schedule", "drift", "new_base", "erasure"]
+Method = Literal["head", "lora", "full"]
 _MOST_ROWS = 5000
 
 
@@ -40,7 +51,7 @@ class TuneOutcome:
     """What came of a tuning."""
 
     kept: Kept
-    tuned: Tuned
+    verdict: GateVerdict
     serving: bool
     """Whether it answers now; False where the server is not running (it will when it starts) or was not asked to."""
 
@@ -58,22 +69,30 @@ class Tuner:
         clock: Clock,
         server: Server | None,
         terms: GateTerms | None = None,
+        fit_terms: "FitTerms | None" = None,
     ) -> None:
         self.home, self.shelf = SpokeHome(home), shelf
         self._blobs, self._data, self._clock, self._server = blobs, data, clock, server
-        self._terms = terms or GateTerms()
+        self._terms, self._fit_terms = terms or GateTerms(), fit_terms
 
-    def tune(self, model: str, *, origin: Origin = "operator", use: bool = True) -> TuneOutcome:
-        """Fit a head for the champion on the labelled rows, and serve it when the gate opens.
+    def tune(
+        self, model: str, *, method: Method = "head", origin: Origin = "operator", use: bool = True, limit_s: float = 600.0
+    ) -> TuneOutcome:
+        """Fit a head for the champion (or, where torch is installed, the whole model) on the labelled rows, and serve it when the
+        gate opens. `limit_s` bounds the fit of a whole model.
 
-        Raises NotAdaptable, TooFewLabels, GateClosed (with the counts); then nothing has changed.
+        Raises NotAdaptable, TooFewLabels, GateClosed (with the counts), TrainMissing, NotDifferentiable, FitTooLong; then nothing
+        has changed.
         """
         slots = self._slots(model)
         if slots.champion is None:
             raise NotAdaptable(f"{model}: nothing is served here", hint="Wait for a rollout, then tune.")
-        kept, tuned = self._fit(model, slots.champion, slots.adapter, origin)
+        if method == "head":
+            kept = self._fit(model, slots.champion, slots.adapter, origin)
+        else:
+            kept = self._fit_whole(model, slots.champion, slots.adapter, origin, method, limit_s)
         serving = self.use(model, kept.record.name) if use else False
-        return TuneOutcome(kept, tuned, serving)
+        return TuneOutcome(kept, kept.record.gate, serving)
 
     def refit(self, model: str, slot: Slot) -> AdapterSlot | None:
         """An adapter for a version that is about to be committed: one from the shelf, or a new fit; None when neither is better.
@@ -83,7 +102,7 @@ class Tuner:
         try:
             base = self.base_of(slot)
             ready = [k for k in self.shelf.all(model) if k.trusted and k.record.base == base]
-            return ready[-1].record.slot if ready else self._fit(model, slot, None, "new_base")[0].record.slot
+            return ready[-1].record.slot if ready else self._fit(model, slot, None, "new_base").record.slot
         except (NotAdaptable, GateClosed, TooFewLabels):
             return None
 
@@ -114,14 +133,21 @@ class Tuner:
             self.use(record.model, None)
         self.shelf.erase(name)
 
-    def forget(self, batches: frozenset[int]) -> list[str]:
-        """Erase the adapters that were fitted on any of these stored batches; returns their names."""
-        if not batches:
-            return []
-        names = [k.record.name for k in self.shelf.made_from(range(min(batches), max(batches) + 1))]
-        for name in names:
-            self.erase(name)
-        return names
+    def forget(self, batches: frozenset[int]) -> list[Retired]:
+        """Erase the adapters that were fitted on any of these stored batches, and what a cut-off fit left."""
+        self.shelf.sweep()
+        records = [k.record for k in self.shelf.made_from(range(min(batches), max(batches) + 1))] if batches else []
+        found = [Retired(r.name, r.model, answered=self._slots(r.model).adapter == r.slot) for r in records]
+        for retired in found:
+            self.erase(retired.name)
+        return found
+
+    def renew(self, model: str) -> str | None:
+        """A head fitted on the rows that are left after an erasure. None where they prove none: the hub's head answers."""
+        try:
+            return self.tune(model, origin="erasure").kept.record.name
+        except SpokeshaveError:
+            return None  # best effort: what was asked for, the erasure, is done
 
     def trunk(self, slot: Slot) -> Trunk:
         """The variant of a slot, opened for its features. Raises NotAdaptable."""
@@ -132,19 +158,54 @@ class Tuner:
         package = open_package(self._blobs, slot.index)
         return package.files[package.variant(slot.variant).main].digest
 
-    def _fit(self, model: str, slot: Slot, used: AdapterSlot | None, origin: Origin) -> tuple[Kept, Tuned]:
+    def _fit(self, model: str, slot: Slot, used: AdapterSlot | None, origin: Origin) -> Kept:
         trunk = self.trunk(slot)
         batches = list(self._data.labelled(model, limit=_MOST_ROWS))
         rows = labelled_rows(trunk, batches)
+        if batches:
+            _check_parity(trunk, batches[0])
+        slim()  # the engine's code: the fit needs none of it
         tuned = tune_head(rows, trunk.anchors, current=self._current(trunk, used), terms=self._terms)
         if not tuned.verdict.passed:
-            raise GateClosed(f"{model}@{slot.version}: {_told(tuned)}")
-        _check_parity(trunk, tuned.head, batches[0])
-        kept = self._keep(model, slot, trunk, tuned, [b.id for b in batches], origin)
-        return kept, tuned
+            raise GateClosed(f"{model}@{slot.version}: {_told(tuned.verdict)}")
+        if not (np.isfinite(tuned.head.weight).all() and np.isfinite(tuned.head.bias).all()):
+            raise NotAdaptable("the fit did not converge to finite numbers")
+        name = self.shelf.next_name(model, slot.version)
+        describe = self._record(name, model, slot, trunk, tuned, batches, origin, "head", tuned.penalty)
+        return self.shelf.add(name, trunk.point, tuned.head, describe)
 
-    def _keep(self, model: str, slot: Slot, trunk: Trunk, tuned: Tuned, batches: list[int], origin: Origin) -> Kept:
-        name, now = self.shelf.next_name(model, slot.version), self._now()
+    def _fit_whole(
+        self, model: str, slot: Slot, used: AdapterSlot | None, origin: Origin, method: "Whole", limit_s: float
+    ) -> Kept:
+        from spoke_agent.tune.whole import MOST_ROWS, tune_model  # late: heads are fitted without it
+
+        trunk, source = self.trunk(slot), self._blobs.path(self.base_of(slot))
+        batches = list(self._data.labelled(model, limit=MOST_ROWS))
+        current = self._adapter_in_use(trunk, used)
+        with self.shelf.bench() as work:
+            file = work / "model.onnx"
+            tuned = tune_model(
+                trunk, source, file, batches, method, current=current, limit_s=limit_s, gate=self._terms, fit=self._fit_terms
+            )
+            if not tuned.verdict.passed:
+                raise GateClosed(f"{model}@{slot.version}: {_told(tuned.verdict)}")
+            name = self.shelf.next_name(model, slot.version)
+            return self.shelf.add_model(name, file, self._record(name, model, slot, trunk, tuned, batches, origin, method, 0.0))
+
+    def _record(
+        self,
+        name: str,
+        model: str,
+        slot: Slot,
+        trunk: Trunk,
+        tuned: "Tuned | TunedModel",
+        batches: Sequence[StoredBatch],
+        origin: Origin,
+        method: Method,
+        penalty: float,
+    ) -> Callable[[str], AdapterRecord]:
+        """What the record will say, once the file's digest is known."""
+        numbers, now = [b.id for b in batches], self._now()
 
         def describe(file: str) -> AdapterRecord:
             return AdapterRecord(
@@ -156,21 +217,33 @@ class Tuner:
                 file=file,
                 created=now,
                 origin=origin,
+                method=method,
                 rows=tuned.rows,
                 per_class=tuned.per_class,
-                first_batch=min(batches),
-                last_batch=max(batches),
-                penalty=tuned.penalty,
+                first_batch=min(numbers),
+                last_batch=max(numbers),
+                penalty=penalty,
                 gate=tuned.verdict,
             )
 
-        return self.shelf.add(name, trunk.point, tuned.head, describe)
+        return describe
 
     def _current(self, trunk: Trunk, used: AdapterSlot | None) -> Head | None:
         if used is None or used.base != trunk.base:
             return None
         kept = self.shelf.get(used.name)
+        if kept.trusted and kept.record.method != "head":
+            raise NotAdaptable(
+                f"{used.name} is a whole fitted model; a head fitted on the hub's trunk is no step on from it",
+                hint="Fit it again with the method it was made by, or put it away first: `spoke adapter use --none`.",
+            )
         return kept.head() if kept.trusted else None
+
+    def _adapter_in_use(self, trunk: Trunk, used: AdapterSlot | None) -> HeadAdapter | None:
+        if used is None or used.base != trunk.base:
+            return None
+        kept = self.shelf.get(used.name)
+        return trunk.session.load_adapter(str(kept.file), used.name) if kept.trusted else None
 
     def _fitting(self, model: str, name: str) -> AdapterSlot:
         kept, slots = self.shelf.get(name), self._slots(model)
@@ -190,7 +263,7 @@ class Tuner:
         return self._clock.now().replace(microsecond=0)
 
 
-def _check_parity(trunk: Trunk, head: Head, batch: StoredBatch) -> None:
+def _check_parity(trunk: Trunk, batch: StoredBatch) -> None:
     """The trunk's own head, computed here, must be the model's output: otherwise the adapter point is not what it says."""
     some = {name: array[:16] for name, array in batch.inputs.items()}
     features, output = trunk.session.run(some, [trunk.point.features, trunk.point.output])
@@ -198,13 +271,11 @@ def _check_parity(trunk: Trunk, head: Head, batch: StoredBatch) -> None:
     here = features.reshape(len(features), -1).astype(np.float64) @ hub.weight + hub.bias
     if not np.allclose(here, output.reshape(len(output), -1), rtol=1e-3, atol=1e-3 * max(1.0, float(np.abs(here).max()))):
         raise NotAdaptable("the package's features and head do not give its output; an adapter would not do what was tested")
-    if not (np.isfinite(head.weight).all() and np.isfinite(head.bias).all()):
-        raise NotAdaptable("the fit did not converge to finite numbers")
 
 
-def _told(tuned: Tuned) -> str:
-    v = tuned.verdict
+def _told(v: GateVerdict) -> str:
     return (
-        f"on {v.rows} held-out rows the new head is right where the old is wrong {v.wins} times, the other way round {v.losses} "
-        f"times (p = {v.p:.3f}); on {v.anchors} of the hub's rows it scores {v.anchors_after:.2f} against {v.anchors_before:.2f}"
+        f"on {v.rows} held-out rows what was fitted is right where the old is wrong {v.wins} times, the other way round "
+        f"{v.losses} times (p = {v.p:.3f}); on {v.anchors} of the hub's rows it scores {v.anchors_after:.2f} against "
+        f"{v.anchors_before:.2f}"
     )

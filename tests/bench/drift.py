@@ -1,8 +1,8 @@
 """Drift: false alarms, power, sums, sizes and cost: `python -m tests.bench.drift`. Writes build/bench/drift.json.
 
 Ten columns (five correlated normals, bimodal, Poisson, lognormal, two categories), reference of 5000 rows drawn anew every 25
-windows. The peers' columns are those measured in the field notes on windows of the same make (they need environments of their
-own); `python -m tests.bench.drift --quick` takes fewer windows.
+windows. Evidently and alibi-detect are given the same windows (the first of each case: one may take a second), each in an
+environment of its own (`drift_peers.py`); `--no-peers` leaves them out, `--quick` takes fewer windows.
 
 The notes give names and powers of their windows, not their numbers. A test that is not ours stands in the notes too (`KS exact +
 Bonf`: exact KS, chi-squared of categories), so it tells how alike the windows are: on "mix" it finds .76 to .80 here, .88 there,
@@ -12,6 +12,7 @@ on "mix of two" (a tenth moves from the first category to the second) .91, so th
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ PLAIN = {"small shift": 0.78, "all shifted": 0.16, "scale": 0.28, "mix of two": 
 def main() -> None:
     share = 0.2 if "--quick" in sys.argv else 1.0
     rows = [*false_alarms(share), *power(share), fleet(), cost(), capture()]
+    if "--no-peers" not in sys.argv:
+        rows = beside(rows, share)
     estimate = estimate_error()
     rows += [estimate] if estimate else []
     page = {"name": "drift", "rows": rows, "ratios": ratios(rows)}
@@ -57,21 +60,61 @@ def main() -> None:
 
 
 def reference(rng: np.random.Generator) -> ReferenceProfile:
-    """Inputs only: the outputs of these windows are noise and would only widen Bonferroni's divisor."""
+    return profiled(*reference_rows(rng))
+
+
+def reference_rows(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     rows = table(5000, rng)
-    profile = build_profile(CONTRACT, {"x": rows}, {"y": scores(rows, rng)})
+    return rows, scores(rows, rng)
+
+
+def profiled(rows: np.ndarray, outputs: np.ndarray) -> ReferenceProfile:
+    """Inputs only: the outputs of these windows are noise and would only widen Bonferroni's divisor."""
+    profile = build_profile(CONTRACT, {"x": rows}, {"y": outputs})
     return profile.model_copy(update={"features": tuple(f for f in profile.features if f.source == "input")})
 
 
-def windows(rows: int, number: int, drift: str, seed: int) -> np.ndarray:
+def pairs(rows: int, number: int, drift: str, seed: int) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], np.ndarray]]:
+    """Reference (the same object until it is drawn anew) and window, for us and for the peers."""
     rng = np.random.default_rng(seed)
-    found = []
-    profile = reference(rng)
+    kept = reference_rows(rng)
     for i in range(number):
         if i % 25 == 24:
-            profile = reference(rng)
-        found.append(judge(profile, columns(profile, {"x": table(rows, rng, drift)}, {})).p)
+            kept = reference_rows(rng)
+        yield kept, table(rows, rng, drift)
+
+
+def windows(rows: int, number: int, drift: str, seed: int) -> np.ndarray:
+    found: list[float] = []
+    seen, profile = None, None
+    for kept, window in pairs(rows, number, drift, seed):
+        profile = profile if seen is kept else profiled(*kept)
+        seen = kept
+        found.append(judge(profile, columns(profile, {"x": window}, {})).p)
     return np.array(found)
+
+
+def beside(rows: list[dict[str, Any]], share: float) -> list[dict[str, Any]]:
+    """The same cases with a column for each verdict of each peer: share of its windows that alarm."""
+    from tests.bench.drift_peers import PEERS, ask
+
+    cases = [r for r in rows if (r["case"] == "no drift" and r["rows"] <= 2000) or "power" in r]
+    for peer in PEERS:
+        number = max(5, int(peer.windows * share))
+        asked = {f"{r['case']} {r['rows']}": [(k[0], w) for k, w in pairs(r["rows"], number, _drift(r), _seed(r))] for r in cases}
+        found = ask(peer, asked)
+        for r in cases:
+            r |= found.get(f"{r['case']} {r['rows']}", {})
+        rows = [*rows, {"case": peer.name, **found["about"]}]
+    return rows
+
+
+def _drift(row: dict[str, Any]) -> str:
+    return "none" if row["case"] == "no drift" else str(row["case"])
+
+
+def _seed(row: dict[str, Any]) -> int:
+    return int(row["rows"]) + (row["case"] != "no drift")
 
 
 def false_alarms(share: float) -> list[dict[str, Any]]:

@@ -52,7 +52,14 @@ def test_anchors_are_a_hundred_hub_rows_over_all_classes(digits: BuildResult) ->
     anchors = read_anchors(digits.folder / "anchors.npz")
     assert anchors.features.dtype == np.float16
     assert np.bincount(anchors.labels).tolist() == [10] * 10
-    assert (digits.folder / "anchors.npz").stat().st_size < 20_000
+    with_inputs = sum(a.nbytes for a in anchors.inputs.values())
+    assert (digits.folder / "anchors.npz").stat().st_size - with_inputs < 20_000
+
+
+def test_anchors_come_with_the_inputs_that_give_their_features(digits: BuildResult, int8: Path) -> None:
+    anchors = read_anchors(digits.folder / "anchors.npz")
+    (features,) = open_session(int8).run(dict(anchors.inputs), ["features"])
+    assert np.allclose(features, anchors.features, atol=0.02, rtol=0.01)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,9 @@ def hub_head(seed: int = 1) -> Head:
     return fit_head(rows, None, blank, 1e-4)
 
 
-def write_adaptable(folder: Path, *, version: int = 1, seed: int = 1, learning: str = "adapter") -> Path:
+def write_adaptable(
+    folder: Path, *, version: int = 1, seed: int = 1, learning: str = "adapter", anchor_inputs: bool = True
+) -> Path:
     """A model folder with one variant, `onnx-fp32`."""
     shares, head, main = digits(), hub_head(seed), "variants/onnx-fp32/model.onnx"
     (folder / main).parent.mkdir(parents=True)
@@ -75,7 +77,9 @@ def write_adaptable(folder: Path, *, version: int = 1, seed: int = 1, learning: 
     (folder / PROFILE).write_bytes(build_profile(_contract(), {"image": held}, {"logits": logits}).canonical())
     (folder / CARD).write_text("# digits\n")
     write_golden(folder / GOLDEN, Golden({"image": held[:4]}, {"logits": logits[:4]}, 1e-4, 1e-4))
-    write_anchors(folder / ANCHORS, Anchors(features(held[:100], seed).astype(np.float16), shares.held_out.labels[:100], head))
+    inputs = {"image": held[:100]} if anchor_inputs else {}
+    known = shares.held_out.labels[:100]
+    write_anchors(folder / ANCHORS, Anchors(features(held[:100], seed).astype(np.float16), known, head, inputs))
     return folder
 
 

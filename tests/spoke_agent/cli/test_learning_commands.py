@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,18 @@ def turned_csv(path: Path, rows: slice = slice(0, 200), label: str = "label") ->
         writer.writerow([f"image.{i}" for i in range(64)] + [label])
         writer.writerows([*map(float, row), int(digit)] for row, digit in zip(images, share.labels, strict=True))
     return path
+
+
+def test_a_whole_model_is_tuned_by_a_process_of_low_priority(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    spoke(home, capsys, "data", "import", str(turned_csv(tmp_path / "rows.csv")), "--model", "digits")
+    words = [sys.executable, "-m", "spoke_agent", "--home", str(home), "--json", "tune", "--model", "digits", "--method", "full"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    tuned = json.loads(done.stdout)
+    assert tuned["method"] == "full"
+    assert tuned["gate"]["after"] > tuned["gate"]["before"] + 0.3
+    (listed,) = spoke(home, capsys, "adapter", "list")
+    assert (listed["method"], listed["in_use"]) == ("full", True)
 
 
 def test_import_tune_use_and_erase(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from spoke_agent.data.crypto import load_site_key
-from spoke_agent.data.erase import ErasureRecord, Scope, erase
+from spoke_agent.data.erase import ErasureRecord, Retired, Scope, erase
 from spoke_agent.data.store import Batch, DataStore, Limits
 from sync.clock import ManualClock
 from sync.trust.envelope import unseal
@@ -20,9 +20,12 @@ class Adapters:
     def __init__(self) -> None:
         self.asked: list[frozenset[int]] = []
 
-    def forget(self, batches: frozenset[int]) -> list[str]:
+    def forget(self, batches: frozenset[int]) -> list[Retired]:
         self.asked.append(batches)
-        return ["digits-1-a1"] if batches else []
+        return [Retired("digits-1-a1", "digits", answered=True)] if batches else []
+
+    def renew(self, model: str) -> str | None:
+        return f"{model}-1-a2"
 
 
 def store(home: Path, **limits: int) -> DataStore:
@@ -92,6 +95,7 @@ def test_erasure_retires_what_was_made_from_the_rows_and_leaves_a_signed_record(
     assert adapters.asked == [frozenset({1})]
     assert record.rows == (1 if scope.request_ids else 2)
     assert record.adapters == ("digits-1-a1",)
+    assert record.retrained == ("digits-1-a2",)
     (file,) = (tmp_path / "erasures").iterdir()
     assert unseal(file.read_bytes(), [signer.public_key], ErasureRecord) == record
 

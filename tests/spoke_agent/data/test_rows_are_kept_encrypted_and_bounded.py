@@ -160,6 +160,17 @@ def test_the_sample_of_the_past_stays_bounded(tmp_path: Path):
     assert 0 < sum(b.rows for b in kept) <= 6
 
 
+def test_the_sample_of_the_past_is_fair_to_the_old_and_the_new(tmp_path: Path):
+    limits = Limits(max_rows=2, max_kept_rows=40)
+    store = DataStore(tmp_path / "data.db", load_site_key(tmp_path), limits=limits, now=lambda: 1e3)
+    for n in range(400):
+        store.append(batch(1, ids=[f"r{n}"]))
+        store.label(f"r{n}", n % 10)
+    origins = np.array([row[0] for row in store._all("SELECT origin FROM batches WHERE kept = 1 ORDER BY origin")])
+    assert len(origins) == 40
+    assert 0.3 < (origins / origins.max()).mean() < 0.7  # 4 sigma of forty even draws; dropping at random each time gave .9
+
+
 def test_rows_older_than_the_limit_go(tmp_path: Path):
     now = [1000.0]
     store = DataStore(tmp_path / "data.db", load_site_key(tmp_path), limits=Limits(max_age_days=1), now=lambda: now[0])

@@ -184,7 +184,19 @@ def test_erasing_a_row_retires_the_adapter_that_learned_from_it(site: Site):
     record = erase(site.home, site.data, Scope(("0-7",)), derived=site.tuner, clock=site.clock, signer=site.signer)
     assert record.adapters == (name,)
     assert record.rows == 1
+    (fresh,) = record.retrained
+    assert site.places.adapter is not None
+    assert site.places.adapter.name == fresh
+    kept = site.shelf.get(fresh).record
+    assert (kept.origin, kept.rows) == ("erasure", 199)
+
+
+def test_erasing_all_rows_retires_the_adapter_and_leaves_nothing_to_retrain_on(site: Site):
+    name = site.tuner.tune("digits").kept.record.name
+    record = erase(site.home, site.data, Scope(everything=True), derived=site.tuner, clock=site.clock, signer=site.signer)
+    assert (record.adapters, record.retrained) == ((name,), ())
     assert site.places.adapter is None
+    assert site.shelf.all() == []
 
 
 def test_an_adapter_that_labels_turn_against_retreats(site: Site):
