@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -24,7 +25,8 @@ __all__ = ["serve"]
 )
 @click.option("--no-capture", is_flag=True, help="Keep no rows: no drift, no labels, no tuning from this traffic.")
 @click.option("--access-log", is_flag=True, help="Log one line of JSON for each answer (setting serve_access_log).")
-@click.option("--memory-mb", type=click.IntRange(min=32), help="Refuse models that would take this process beyond.")
+@click.option("--memory-mb", type=click.IntRange(min=32), help="Refuse models that would take all workers beyond.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Server processes on one port (default: setting serve_workers, 1).")
 @pass_context
 def serve(
     ctx: Context,
@@ -39,19 +41,21 @@ def serve(
     no_capture: bool,
     access_log: bool,
     memory_mb: int | None,
+    workers: int | None,
 ) -> None:
     """Serve the models that slots.json names, by the Open Inference Protocol v2, until stopped.
 
     The port is written to HOME/run/server.port, that of gRPC to HOME/run/grpc.port. No agent is needed.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the models bring their own threads
-    from spoke_agent.serve.server import Server
+    from spoke_agent.serve.server import Server, serve_many
     from spoke_agent.serve.server import serve as run
     from spoke_agent.serve.settings import ServeSettings
     from spoke_agent.settings import load_settings
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     given = {"serve_host": host, "serve_port": port, "serve_grpc_port": grpc_port, "serve_access_log": access_log or None}
+    given["serve_workers"] = workers
     told = load_settings(SpokeHome(ctx.home), **given)
     settings = ServeSettings(
         home=ctx.home,
@@ -64,7 +68,10 @@ def serve(
         capture=not no_capture,
         access_log=told.serve_access_log,
         memory_mb=memory_mb,
+        workers=told.serve_workers,
     )
+    if settings.workers > 1:
+        sys.exit(serve_many(settings, ready=lambda found: click.echo(f"{settings.workers} workers on port {found}", err=True)))
 
     def ready(server: Server) -> None:
         where = f"port {server.port}" if server.port is not None else "the unix socket only"
