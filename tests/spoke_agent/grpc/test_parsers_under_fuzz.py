@@ -9,6 +9,7 @@ from spoke_agent.serve.grpc.tensors import Asked, parse_infer, render_infer
 from spoke_agent.serve.grpc.wire import MESSAGES
 from spoke_agent.serve.inference_protocol import InferRequest
 from spoke_agent.serve.tensors import DTYPES, from_binary, to_binary
+from tests.fuzz import targets
 from tests.spoke_agent.serve.test_parsers_under_fuzz import tensors
 
 Request, Answer = MESSAGES["ModelInferRequest"], MESSAGES["ModelInferResponse"]
@@ -55,6 +56,7 @@ def message(given):
 
 
 def read(data):
+    targets.grpc(data)  # the quick way and the whole parser agree
     try:
         asked = parse_infer(data)
     except RequestInvalid:
