@@ -115,12 +115,12 @@ class Routes:
     # ---- the server
 
     def _live(self, exchange: Exchange) -> None:
-        exchange.reply(200, b"{}")
+        exchange.reply(200, b'{"live":true}')  # KServe's client reads the word, Triton's the status
 
     def _ready(self, exchange: Exchange) -> None:
         if not self._models.ready:
             raise NotServing(self._models.slots_error or "not every model is loaded yet")
-        exchange.reply(200, b"{}")
+        exchange.reply(200, b'{"ready":true}')
 
     def _server(self, exchange: Exchange) -> None:
         _json(exchange, describe.server())

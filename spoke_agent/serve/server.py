@@ -10,6 +10,7 @@ import fcntl
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -39,6 +40,7 @@ __all__ = ["GrpcMissing", "ServeRefused", "Server", "serve", "serve_many"]
 
 log = logging.getLogger("spoke.serve")
 _LONGEST_SOCKET_PATH = 107
+_OWN_FILES = 256
 _SWITCH_S = 0.0005
 """How long a thread of ours (loading, capture) may keep the interpreter from the loop; Python's 5 ms shows in callers' p99. With
 gRPC's threads beside the loop it stays at Python's: turns that short cost each of its calls a tenth more.
@@ -159,6 +161,7 @@ def serve(
     """
     if settings.grpc_port is None:
         sys.setswitchinterval(_SWITCH_S)
+    _open_files(settings.limits.connections)
     gc.disable()  # until it is settled: what a start makes, stays
     _run(_serve(settings, ready, shared, parent))
 
@@ -219,6 +222,14 @@ async def _listen_unix(server: HttpServer, path: Path, mode: int) -> None:
         await server.listen_unix(str(path))
     finally:
         os.umask(before)
+
+
+def _open_files(connections: int) -> None:
+    """A file for each connection of both doors, as far as the machine allows: the usual 1024 are fewer than we take."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * connections + _OWN_FILES
+    if resource.RLIM_INFINITY not in (soft, hard) and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
 
 
 def _settle() -> None:
