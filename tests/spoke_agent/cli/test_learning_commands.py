@@ -17,7 +17,7 @@ from provisioning.ca import DeviceCA
 from provisioning.identity import HubAddress, IdentityDocument, device_csr
 from spoke_agent.cli import group
 from spoke_agent.outbox.outbox import Outbox
-from spoke_agent.slots import ModelSlots, Slot, Slots, write_slots
+from spoke_agent.slots import ModelSlots, Slot, Slots, edit_slots, read_slots, write_slots
 from sync.clock import SystemClock
 from sync.egress import Ops
 from sync.trust.keys import device_signer, save_signer
@@ -152,3 +152,17 @@ def test_a_lost_site_key_is_told_and_can_be_given_up(home: Path, tmp_path: Path,
 def test_commands_speak_to_people_too(home: Path, capsys: pytest.CaptureFixture[str], words: list[str]):
     assert run(group, ["--home", str(home), *words]) == 0
     assert capsys.readouterr().out
+
+
+def test_status_tells_of_a_challenger(home, capsys):
+    path = home / "slots.json"
+    champion = read_slots(path).models["digits"].champion
+    before = champion.model_copy(update={"version": 7, "index": "sha256:" + "7" * 64})
+    edit_slots(path, "digits", lambda m: m.model_copy(update={"last_good": before}))
+    spoke(home, capsys, "challenger", "set", "--model", "digits", "--version", "7", "--percent", "10")
+    (row,) = spoke(home, capsys, "status")["models"]
+    assert (row["challenger"], row["challenger_percent"]) == (7, 10)
+    assert spoke(home, capsys, "challenger", "show")[0]["rests"]  # no server runs here
+    spoke(home, capsys, "challenger", "stop", "--model", "digits")
+    (row,) = spoke(home, capsys, "status")["models"]
+    assert (row["challenger"], row["challenger_percent"]) == (None, 0)
