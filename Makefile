@@ -11,7 +11,7 @@ TORCH   := $(shell sed -n '/^torch==/p' constraints.txt)
 PIP     := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench sweep docs clean mosquitto others
+.PHONY: help demo test check fix bench fuzz sweep docs clean mosquitto others
 
 help:  ## Show what can be made.
 	@sed -n 's/^\([a-z]*\):.*##/  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -35,6 +35,10 @@ fix: $(READY)  ## Format, and mend what can be mended by machine.
 
 bench: $(READY) mosquitto  ## Tables and build/bench/*.json, peers beside us in the same run.
 	$(BIN)/python -m tests.bench
+
+fuzz: $(READY)  ## Throw bytes at the parsers of requests for three minutes (atheris).
+	@$(PIP) -e '.[fuzz]'
+	for target in request grpc http; do $(BIN)/python -m tests.fuzz $$target 60 || exit 1; done
 
 sweep: $(READY)  ## Cut the power at every write of an update (minutes).
 	$(BIN)/python -m tests.crash.sweep

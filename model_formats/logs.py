@@ -14,10 +14,13 @@ class _Lines(logging.Formatter):
         return super().formatMessage(record) + "".join(carried)
 
 
-def log_to_stderr(level: int = logging.INFO) -> None:
-    """Send events of `level` and above to stderr: `time logger LEVEL event key=value ...`. Once in a process, at its start."""
+def log_to_stderr(level: int = logging.INFO, *, worker: int | None = None) -> None:
+    """Send events of `level` and above to stderr: `time logger LEVEL event key=value ...`. Once in a process, at its start.
+
+    `worker`: which of several like processes this is, written behind the logger's name.
+    """
     handler = logging.StreamHandler()
-    handler.setFormatter(_Lines("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Lines(f"%(asctime)s %(name)s{'' if worker is None else f'[{worker}]'} %(levelname)s %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
     for chatty in ("tuf", "httpx"):  # each key that did not sign, each request: no news at a site
         logging.getLogger(chatty).setLevel(logging.WARNING)

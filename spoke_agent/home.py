@@ -97,6 +97,10 @@ class SpokeHome:
         """Written by the server once it listens for gRPC."""
         return self.run / "grpc.port"
 
+    def worker_socket(self, number: int) -> Path:
+        """The private door of one of several server processes, 0600."""
+        return self.run / f"worker-{number}.sock"
+
     @property
     def agent_socket(self) -> Path:
         """The agent's private door for the command line, 0600."""

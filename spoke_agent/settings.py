@@ -41,6 +41,8 @@ class SpokeSettings(BaseModel):
     """TCP port of the server; 0 takes a free one and writes it to `run/server.port`."""
     serve_grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """TCP port for gRPC (extra `grpc`), none unless set; 0 takes a free one and writes it to `run/grpc.port`."""
+    serve_workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Server processes on one port, each with its own sessions; for machines with cores to spare."""
     serve_access_log: bool = False
     """Write one line of JSON for each answer to the server's log."""
 

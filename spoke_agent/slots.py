@@ -36,11 +36,21 @@ class AdapterSlot(Value):
 
 
 class ChallengerSlot(Value):
-    """The candidate answers a part of the callers. Bound to one version, so that the next candidate does not inherit it."""
+    """A version that answers a part of the callers: the candidate, or one of its own that updates leave alone.
+
+    Bound to one version, so that the next candidate does not inherit it; and to the champion it was set against (`against`), so
+    that it rests while another answers and is over when that one is committed.
+    """
 
     index: Digest
     percent: Annotated[int, Field(ge=1, le=100)]
     """Of the requests that name neither a version nor an adapter."""
+    slot: Slot | None = None
+    """Loaded for this alone; None: the candidate."""
+    against: Digest | None = None
+    """Index of the champion; None: whichever."""
+    sticky_only: bool = False
+    """Only callers that send a key (parameter `sticky`) take part, so that nobody meets both versions."""
 
 
 class ModelSlots(Value):
@@ -55,6 +65,14 @@ class ModelSlots(Value):
     adapter: AdapterSlot | None = None
     """Default adapter for the champion's answers."""
     probation: bool = False
+
+    @property
+    def challenging(self) -> ChallengerSlot | None:
+        """The challenger, where the champion is the one it was set against."""
+        share, champion = self.challenger, self.champion
+        if share is None or champion is None or share.against not in (None, champion.index):
+            return None
+        return share
 
 
 class Slots(Document):
@@ -77,7 +95,10 @@ class Slots(Document):
     def pinned(self) -> frozenset[str]:
         """Index digests that the store must keep."""
         return frozenset(
-            slot.index for m in self.models.values() for slot in (m.champion, m.candidate, m.last_good) if slot is not None
+            slot.index
+            for m in self.models.values()
+            for slot in (m.champion, m.candidate, m.last_good, m.challenger.slot if m.challenger else None)
+            if slot is not None
         )
 
 

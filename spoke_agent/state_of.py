@@ -25,6 +25,9 @@ class ModelStatus:
     champion: int | None
     candidate: int | None
     last_good: int | None
+    challenger: int | None
+    """Version that answers a share of the callers."""
+    challenger_percent: int
     adapter: str | None
     serving: int | None
     """Version that answers right now; None when the server is away or has none."""
@@ -105,12 +108,16 @@ def _names(slots: Slots, journal: Journal) -> list[str]:
 def _model(name: str, slots: Slots, journal: Journal, serving: tuple[Serving, ...]) -> ModelStatus:
     places, update = slots.models.get(name, ModelSlots()), journal.update(name)
     answers = next((s for s in serving if s.model == name), None)
+    share = places.challenging
+    rival = (share.slot or places.candidate) if share is not None else None
     known = update if update is not None and not isinstance(update, UnreadableRow) else None
     return ModelStatus(
         model=name,
         champion=places.champion.version if places.champion else None,
         candidate=places.candidate.version if places.candidate else None,
         last_good=places.last_good.version if places.last_good else None,
+        challenger=rival.version if rival and share and rival.index == share.index else None,
+        challenger_percent=share.percent if share and rival and rival.index == share.index else 0,
         adapter=places.adapter.name if places.adapter else None,
         serving=answers.version if answers else None,
         file=answers.file if answers else None,

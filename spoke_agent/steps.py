@@ -238,7 +238,7 @@ class Steps:
 
     def _commit(self, update: Update) -> dict[str, object]:
         def committed(m: ModelSlots) -> ModelSlots:
-            return m.model_copy(update={"probation": False, "candidate": None})
+            return m.model_copy(update={"probation": False, "candidate": None, "challenger": m.challenging})
 
         self._edit(update.model, committed)
         self.collect(update.model)

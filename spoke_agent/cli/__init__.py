@@ -17,6 +17,7 @@ COMMANDS = {
     "data": "spoke_agent.cli.data:group",
     "tune": "spoke_agent.cli.tune:tune",
     "adapter": "spoke_agent.cli.tune:adapter",
+    "challenger": "spoke_agent.cli.challenger:group",
     "egress": "spoke_agent.cli.egress:group",
     "infer": "spoke_agent.cli.infer:infer",
 }

@@ -1,6 +1,7 @@
 """`spoke serve`: the serving process, alone."""
 
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -24,7 +25,8 @@ __all__ = ["serve"]
 )
 @click.option("--no-capture", is_flag=True, help="Keep no rows: no drift, no labels, no tuning from this traffic.")
 @click.option("--access-log", is_flag=True, help="Log one line of JSON for each answer (setting serve_access_log).")
-@click.option("--memory-mb", type=click.IntRange(min=32), help="Refuse models that would take this process beyond.")
+@click.option("--memory-mb", type=click.IntRange(min=32), help="Refuse models that would take all workers beyond.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Server processes on one port (default: setting serve_workers, 1).")
 @pass_context
 def serve(
     ctx: Context,
@@ -39,6 +41,7 @@ def serve(
     no_capture: bool,
     access_log: bool,
     memory_mb: int | None,
+    workers: int | None,
 ) -> None:
     """Serve the models that slots.json names, by the Open Inference Protocol v2, until stopped.
 
@@ -46,7 +49,7 @@ def serve(
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the models bring their own threads
     from spoke_agent.coredumps import forbid_core_dumps
-    from spoke_agent.serve.server import Server
+    from spoke_agent.serve.server import Server, serve_many
     from spoke_agent.serve.server import serve as run
     from spoke_agent.serve.settings import ServeSettings
     from spoke_agent.settings import load_settings
@@ -54,6 +57,7 @@ def serve(
     log_to_stderr()
     forbid_core_dumps()
     given = {"serve_host": host, "serve_port": port, "serve_grpc_port": grpc_port, "serve_access_log": access_log or None}
+    given["serve_workers"] = workers
     told = load_settings(SpokeHome(ctx.home), **given)
     settings = ServeSettings(
         home=ctx.home,
@@ -66,7 +70,10 @@ def serve(
         capture=not no_capture,
         access_log=told.serve_access_log,
         memory_mb=memory_mb,
+        workers=told.serve_workers,
     )
+    if settings.workers > 1:
+        sys.exit(serve_many(settings, ready=lambda found: click.echo(f"{settings.workers} workers on port {found}", err=True)))
 
     def ready(server: Server) -> None:
         where = f"port {server.port}" if server.port is not None else "the unix socket only"

@@ -10,7 +10,7 @@ from model_formats.console import Context, emit, out, pass_context, table
 
 if TYPE_CHECKING:
     from spoke_agent.doctor import Finding
-    from spoke_agent.state_of import SpokeStatus
+    from spoke_agent.state_of import ModelStatus, SpokeStatus
 
 __all__ = ["doctor", "status"]
 
@@ -46,8 +46,11 @@ def _show(found: "SpokeStatus", agent: Mapping[str, Any]) -> None:
     here = f"agent {'runs' if found.agent else 'is down'}, server {'runs' if found.server else 'is down'}{_link(agent)}"
     out.print(f"[bold]{found.spoke}[/] in zone {found.zone} ({found.regime}); {here}; directive {found.generation}")
     table(
-        ["model", "serving", "last good", "wanted", "state", "reason", "adapter", "engine"],
-        [(m.model, m.serving, m.last_good, m.wanted, m.state, _unless_none(m.reason), m.adapter, m.engine) for m in found.models],
+        ["model", "serving", "last good", "wanted", "state", "reason", "challenger", "adapter", "engine"],
+        [
+            (m.model, m.serving, m.last_good, m.wanted, m.state, _unless_none(m.reason), _share(m), m.adapter, m.engine)
+            for m in found.models
+        ],
     )
     for model, why in agent.get("waiting", {}).items():
         out.print(f"  {model} waits: {why}", markup=False)
@@ -74,6 +77,10 @@ def _tell(findings: "list[Finding]") -> None:
     for finding in findings:
         out.print(Text.assemble((finding.ailment, "bold"), f": {finding.issue}"))
         out.print(Text(f"  {finding.remedy}"))
+
+
+def _share(model: "ModelStatus") -> str:
+    return f"{model.challenger} ({model.challenger_percent} %)" if model.challenger else ""
 
 
 def _unless_none(reason: str) -> str:

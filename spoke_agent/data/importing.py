@@ -1,7 +1,8 @@
 """Rows from elsewhere into the local store: a CSV, an npz, or a folder of either. They are run through the champion first.
 
 CSV: one row a line; columns named as the contract's (`pixel0` ...) or `<input>.<n>`, and `label` (a class name of the contract,
-or its position). npz: the inputs by name, and `label`. Parquet where pyarrow is there. Nothing is stored unless all fits.
+or its position). npz: the inputs by name, and `label`. Parquet (extra `parquet`): as CSV, or lists by input.
+Nothing is stored unless all fits.
 """
 
 import csv
@@ -14,6 +15,7 @@ import numpy as np
 from model_formats.contract import FeatureContract, TensorContract
 from model_formats.errors import OperatorError
 from model_formats.runtimes.base import Array
+from spoke_agent.parquet import read_columns
 
 __all__ = ["ImportRefused", "Imported", "read_rows"]
 
@@ -69,12 +71,12 @@ def _csv(path: Path) -> dict[str, list[str]]:
 
 
 def _parquet(path: Path) -> dict[str, list[str]]:
-    try:
-        from pyarrow import parquet
-    except ImportError as e:
-        raise ImportRefused(f"{path.name}: reading Parquet needs pyarrow", hint="pip install pyarrow, or write it as CSV.") from e
-    table = parquet.read_table(path)
-    return {name: [str(v) if v is not None else "" for v in table.column(name).to_pylist()] for name in table.column_names}
+    """As text, like a CSV; a column of lists becomes one column for each place (`image.0`, ...)."""
+    found: dict[str, list[str]] = {}
+    for name, values in read_columns(path).items():
+        flat = [(name, values)] if values.ndim == 1 else [(f"{name}.{i}", values[:, i]) for i in range(values.shape[1])]
+        found |= {column: ["" if v != v else str(v) for v in given.tolist()] for column, given in flat}  # NaN: absent
+    return found
 
 
 def _from_columns(file: str, columns: dict[str, list[str]], contract: FeatureContract) -> Imported:

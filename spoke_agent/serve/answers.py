@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 Count = Annotated[int, Field(ge=0)]
-Role = Literal["champion", "candidate", "last_good"]
+Role = Literal["champion", "candidate", "challenger", "last_good"]
 
 
 class GoldenState(Value):
@@ -74,6 +74,8 @@ class ModelState(Value):
     champion: LoadedState | None = None
     candidate: LoadedState | None = None
     last_good: LoadedState | None = None
+    challenger: LoadedState | None = None
+    """A challenger with a place of its own; not loaded also when callers of the champion cannot use it alike."""
     adapter: AdapterState | None = None
     answering: Digest | None = None
     """Index digest of the version that answers callers now; differs from the champion's when that one could not be loaded."""
@@ -131,6 +133,8 @@ class ModelStats(Value):
     champion: RoleStats | None = None
     candidate: RoleStats | None = None
     last_good: RoleStats | None = None
+    challenger: RoleStats | None = None
+    """The version that answers its share now, whether it is the candidate or has a place of its own."""
     shadow: ShadowStats = ShadowStats()
     requests: Count = 0
     """Requests for this model since the process started, whichever version answered."""

@@ -2,17 +2,54 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+
+import orjson
 
 from model_formats.document import Document
 from model_formats.errors import SpokeshaveError
+from spoke_agent.serve import describe
 from spoke_agent.serve.answers import ServingAnswer, StatsAnswer
 from spoke_agent.serve.capture import Capture
 from spoke_agent.serve.metrics import rss_bytes
 from spoke_agent.serve.models import Models
+from spoke_agent.serve.page import render_metrics
 from spoke_agent.serve.transport import Exchange
 
-__all__ = ["Control"]
+__all__ = ["Control", "answering"]
+
+
+Ask = Callable[[], Awaitable[Document | bytes]]
+
+
+def answering(routes: Mapping[tuple[bytes, bytes], Ask], on_fault: Callable[[Exception], None]) -> Callable[[Exchange], None]:
+    """A transport's handler over these calls, each answered in a task of its own; `/control/alive` is answered at once."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    def handle(exchange: Exchange) -> None:
+        if exchange.path == b"/control/alive":
+            exchange.reply(200, b"{}")
+            return
+        ask = routes.get((exchange.method, exchange.path))
+        if ask is None:
+            exchange.refuse(404, f"no such call: {exchange.method.decode()} {exchange.path.decode('utf-8', 'replace')[:200]}")
+            return
+        task = asyncio.get_running_loop().create_task(_answer(exchange, ask, on_fault))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    return handle
+
+
+async def _answer(exchange: Exchange, ask: Ask, on_fault: Callable[[Exception], None]) -> None:
+    try:
+        found = await ask()
+        exchange.reply(200, found if isinstance(found, bytes) else found.canonical())
+    except SpokeshaveError as e:
+        exchange.refuse(e.http, e.message)
+    except Exception as e:  # noqa: BLE001 - the agent must get an answer
+        on_fault(e)
+        exchange.refuse(500, f"{type(e).__name__}: {e}")
 
 
 class Control:
@@ -21,36 +58,15 @@ class Control:
     def __init__(self, models: Models, capture: Capture | None, *, on_fault: Callable[[Exception], None]) -> None:
         self._models = models
         self._capture = capture
-        self._on_fault = on_fault
         self._started = time.monotonic()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._routes: dict[tuple[bytes, bytes], Callable[[], Awaitable[Document]]] = {
+        routes: dict[tuple[bytes, bytes], Ask] = {
             (b"POST", b"/control/reconcile"): self._models.reconcile,
             (b"GET", b"/control/stats"): self._stats,
             (b"GET", b"/control/serving"): self._serving,
+            (b"GET", b"/control/metrics"): self._metrics,
+            (b"GET", b"/control/statistics"): self._statistics,
         }
-
-    def handle(self, exchange: Exchange) -> None:
-        """Answer one call, in a task of its own."""
-        if exchange.path == b"/control/alive":
-            exchange.reply(200, b"{}")
-            return
-        answer = self._routes.get((exchange.method, exchange.path))
-        if answer is None:
-            exchange.refuse(404, f"no such call: {exchange.method.decode()} {exchange.path.decode('utf-8', 'replace')[:200]}")
-            return
-        task = asyncio.get_running_loop().create_task(self._answer(exchange, answer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _answer(self, exchange: Exchange, answer: Callable[[], Awaitable[Document]]) -> None:
-        try:
-            exchange.reply(200, (await answer()).canonical())
-        except SpokeshaveError as e:
-            exchange.refuse(e.http, e.message)
-        except Exception as e:  # noqa: BLE001 - the agent must get an answer
-            self._on_fault(e)
-            exchange.refuse(500, f"{type(e).__name__}: {e}")
+        self.handle = answering(routes, on_fault)
 
     async def _stats(self) -> StatsAnswer:
         capture = self._capture
@@ -64,3 +80,10 @@ class Control:
 
     async def _serving(self) -> ServingAnswer:
         return ServingAnswer(models=self._models.serving())
+
+    async def _metrics(self) -> bytes:
+        """For the other workers: this one's own page."""
+        return render_metrics(self._models, self._capture, time.monotonic() - self._started)
+
+    async def _statistics(self) -> bytes:
+        return orjson.dumps(describe.statistics(self._models, None, None))

@@ -111,6 +111,8 @@ def choose_version(places: Places, version: Version, request: InferRequest) -> V
     if places.challenger is None or share is None or "adapter" in request.parameters:
         return version
     key = request.text("sticky")
+    if share.sticky_only and not key:
+        return version
     lot = crc32(key.encode()) % 100 if key else int(random() * 100)  # noqa: S311 - nothing is guarded by it
     return places.challenger if lot < share.percent else version
 

@@ -31,7 +31,7 @@ __all__ = ["BASE_HEAD", "Models", "Places"]
 BASE_HEAD = "none"
 """Adapter name with which a caller asks for the hub's own head."""
 
-Role = Literal["champion", "candidate", "last_good"]
+Role = Literal["champion", "candidate", "challenger", "last_good"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Places:
     champion: Version | None = None
     candidate: Version | None = None
     challenger: Version | None = None
-    """The candidate, while it answers its share (see `infer.choose_version`)."""
+    """The version that answers a share of the callers now (see `infer.choose_version`)."""
     last_good: Version | None = None
     adapter_name: str = ""
     """Name of the adapter that answers by default; empty for the hub's head."""
@@ -57,7 +57,7 @@ class Places:
     @property
     def versions(self) -> tuple[Version, ...]:
         """All loaded versions, each once."""
-        found = (self.answering, self.champion, self.candidate, self.last_good)
+        found = (self.answering, self.champion, self.candidate, self.challenger, self.last_good)
         return tuple(dict.fromkeys(v for v in found if v is not None))
 
 
@@ -155,7 +155,10 @@ class Models:
         candidate = await self._load(name, slots.candidate, places, faults, "candidate", adaptable=slots.adapter is not None)
         if candidate is not None and candidate not in places.versions:
             await self._measure_again(champion)
-        self._put(name, self._with_candidate(places, candidate))
+        share = slots.challenging
+        own = share.slot if share is not None else None
+        rival = candidate if own is None else await self._load(name, own, old, faults, "challenger", adaptable=False)
+        self._put(name, self._with_others(places, candidate, rival))
         return self._state(name, swap_ms)
 
     async def _load(
@@ -213,14 +216,14 @@ class Models:
         golden = e.package.golden()
         _, e.latency_ms, e.row_ms_batch = await self.loop.run_in_executor(self._loader, measure, e.session, golden, e.signature)
 
-    def _with_candidate(self, places: Places, candidate: Version | None) -> Places:
+    def _with_others(self, places: Places, candidate: Version | None, rival: Version | None) -> Places:
         mirror = places.mirror
         if mirror is not None and (mirror.candidate is not candidate or mirror.champion is not places.answering):
             mirror.stop()
             mirror = None
         if mirror is None and candidate is not None and places.answering is not None and candidate is not places.answering:
             mirror = Mirror(places.answering, candidate, self.loop)
-        return replace(places, candidate=candidate, mirror=mirror, challenger=_challenger(places, candidate))
+        return replace(places, candidate=candidate, mirror=mirror, challenger=_challenger(places, rival))
 
     def _put(self, name: str, places: Places) -> None:
         """The swap: one assignment. Versions that have no place any more end after their last answer."""
@@ -251,6 +254,7 @@ class Models:
             champion=_told(slots.champion, places.champion, places.faults.get("champion")),
             candidate=_told(slots.candidate, places.candidate, places.faults.get("candidate")),
             last_good=_told(slots.last_good, places.last_good, places.faults.get("last_good")),
+            challenger=_told_rival(places),
             adapter=places.adapter,
             answering=places.answering.index if places.answering is not None else None,
             swap_ms=swap_ms,
@@ -262,6 +266,7 @@ class Models:
             champion=places.champion.stats() if places.champion else None,
             candidate=places.candidate.stats() if places.candidate else None,
             last_good=places.last_good.stats() if places.last_good else None,
+            challenger=places.challenger.stats() if places.challenger else None,
             shadow=places.mirror.stats() if places.mirror else ShadowStats(),
             requests=counts.requests,
             bad_requests=counts.bad_requests,
@@ -274,13 +279,15 @@ class Models:
         return fault.detail if fault is not None else "slots.json names no champion"
 
 
-def _challenger(places: Places, candidate: Version | None) -> Version | None:
-    """The candidate, when slots give it a share and callers of the champion can be answered by it."""
-    share, champion = places.slots.challenger, places.answering
-    if share is None or candidate is None or champion is None or candidate is champion or share.index != candidate.index:
+def _challenger(places: Places, rival: Version | None) -> Version | None:
+    """It, when slots give it a share and callers of the champion can be answered by it."""
+    share, champion = places.slots.challenging, places.answering
+    if share is None or rival is None or champion is None or rival is champion or share.index != rival.index:
         return None
-    mine, its = ((v.signature.inputs, v.signature.outputs) for v in (champion, candidate))
-    return candidate if [*map(_face, (*mine[0], *mine[1]))] == [*map(_face, (*its[0], *its[1]))] else None
+    if share.against not in (None, champion.index):
+        return None  # last-good answers for a champion that could not be loaded
+    mine, its = ((v.signature.inputs, v.signature.outputs) for v in (champion, rival))
+    return rival if [*map(_face, (*mine[0], *mine[1]))] == [*map(_face, (*its[0], *its[1]))] else None
 
 
 def _face(tensor: TensorContract) -> tuple[str, str, tuple[int, ...]]:
@@ -291,6 +298,17 @@ def _told(slot: Slot | None, version: Version | None, fault: LoadedState | None)
     if slot is None:
         return None
     return fault if fault is not None else version.state() if version is not None else None
+
+
+def _told_rival(places: Places) -> LoadedState | None:
+    share = places.slots.challenging
+    if share is None or share.slot is None:
+        return None
+    if places.challenger is not None or "challenger" in places.faults:
+        return _told(share.slot, places.challenger, places.faults.get("challenger"))
+    slot = share.slot
+    detail = "callers of the champion cannot use it alike: it takes or gives other tensors, or it is the champion"
+    return LoadedState(loaded=False, version=slot.version, index=slot.index, variant=slot.variant, detail=detail)
 
 
 def _fault(slot: Slot, error: Exception) -> LoadedState:

@@ -4,10 +4,11 @@ Paths are resolved once and remembered (bounded), so that a request costs one di
 files or memory of the server are answered, but refused: models come signed from the hub, never by request.
 """
 
+import asyncio
 import hmac
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import orjson
@@ -19,6 +20,8 @@ from spoke_agent.serve.errors import NotAllowed, NotServing, RequestInvalid, Unk
 from spoke_agent.serve.infer import answer_error, infer
 from spoke_agent.serve.models import Models
 from spoke_agent.serve.page import render_metrics
+from spoke_agent.serve.siblings import Siblings
+from spoke_agent.serve.sums import one_page, one_statistics
 from spoke_agent.serve.transport import Exchange
 
 __all__ = ["Routes"]
@@ -26,18 +29,22 @@ __all__ = ["Routes"]
 Answer = Callable[[Exchange], None]
 _REMEMBERED: Final = 1024
 _LONGEST_REMEMBERED: Final = 300
+_TEXT: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 
 class Routes:
     """`handle` is the transport's handler. `token` guards everything but health, where callers have to show one."""
 
     def __init__(
-        self, models: Models, capture: Capture | None, *, token: bytes | None = None, started: float | None = None
+        self, models: Models, capture: Capture | None, *, token: bytes | None = None, siblings: Siblings | None = None
     ) -> None:
+        """`siblings`: the other workers, whose counts are told with ours."""
         self._models = models
         self._capture = capture
         self._token = token
-        self._started = time.monotonic() if started is None else started
+        self._siblings = siblings
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._started = time.monotonic()
         self._known: dict[tuple[bytes, bytes], Answer] = {}
 
     def handle(self, exchange: Exchange) -> None:
@@ -108,25 +115,37 @@ class Routes:
     # ---- the server
 
     def _live(self, exchange: Exchange) -> None:
-        exchange.reply(200, b"{}")
+        exchange.reply(200, b'{"live":true}')  # KServe's client reads the word, Triton's the status
 
     def _ready(self, exchange: Exchange) -> None:
         if not self._models.ready:
             raise NotServing(self._models.slots_error or "not every model is loaded yet")
-        exchange.reply(200, b"{}")
+        exchange.reply(200, b'{"ready":true}')
 
     def _server(self, exchange: Exchange) -> None:
         _json(exchange, describe.server())
 
     def _metrics(self, exchange: Exchange) -> None:
         page = render_metrics(self._models, self._capture, time.monotonic() - self._started)
-        exchange.reply(200, page, content_type=b"text/plain; version=0.0.4; charset=utf-8")
+        if self._siblings is None:
+            exchange.reply(200, page, content_type=_TEXT)
+        else:
+            self._soon(_tell_page(exchange, page, self._siblings))
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._models.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _index(self, exchange: Exchange) -> None:
         _json(exchange, describe.index(self._models))
 
     def _statistics(self, exchange: Exchange, model: str | None, number: str | None) -> None:
-        _json(exchange, describe.statistics(self._models, model, number))
+        found = describe.statistics(self._models, model, number)
+        if self._siblings is None:
+            _json(exchange, found)
+        else:
+            self._soon(_tell_statistics(exchange, found, self._siblings))
 
     # ---- one model
 
@@ -152,6 +171,17 @@ class Routes:
         scheme, _, given = exchange.headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token or b""):
             raise TokenRequired("this server asks for a bearer token (header Authorization)")
+
+
+async def _tell_page(exchange: Exchange, own: bytes, siblings: Siblings) -> None:
+    pages = [own, *await siblings.ask("/control/metrics")]
+    exchange.reply(200, one_page([page.decode() for page in pages]).encode(), content_type=_TEXT)
+
+
+async def _tell_statistics(exchange: Exchange, own: dict[str, Any], siblings: Siblings) -> None:
+    asked = {(s["name"], s["version"]) for s in own["model_stats"]}
+    found = one_statistics([own, *map(orjson.loads, await siblings.ask("/control/statistics"))])
+    _json(exchange, {"model_stats": [s for s in found["model_stats"] if (s["name"], s["version"]) in asked]})
 
 
 class TokenRequired(NotAllowed):

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -21,7 +21,7 @@ from model_formats.errors import SpokeshaveError
 from model_formats.runtimes.base import Array, HeadAdapter
 from spoke_agent.serve.errors import DeadlinePassed, Overloaded
 
-__all__ = ["Batch", "Cost", "Job", "Lane", "Placement", "RowsWrong", "Run"]
+__all__ = ["Batch", "Cost", "Job", "Lane", "Placement", "RowsWrong", "Run", "joined"]
 
 Placement = Literal["loop", "thread"]
 
@@ -265,6 +265,27 @@ def _join(jobs: list[Job]) -> Batch | None:
         return Batch(jobs, jobs[0].rows, jobs[0].inputs)
     inputs = {name: np.concatenate([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
     return Batch(jobs, sum(job.rows for job in jobs), inputs)
+
+
+def joined(batches: Sequence[Batch], most_rows: int) -> Iterator[Batch]:
+    """Batches of one key that ran well, as few of at most so many rows (one that is larger stays alone)."""
+    start = rows = 0
+    for place, batch in enumerate(batches):
+        if rows and rows + batch.rows > most_rows:
+            yield _whole(batches[start:place], rows)
+            start, rows = place, 0
+        rows += batch.rows
+    if rows:
+        yield _whole(batches[start:], rows)
+
+
+def _whole(batches: Sequence[Batch], rows: int) -> Batch:
+    first = batches[0]
+    if len(batches) == 1:
+        return first
+    inputs = {name: np.concatenate([batch.inputs[name] for batch in batches]) for name in first.inputs}
+    outputs = [np.concatenate(parts) for parts in zip(*(batch.outputs for batch in batches), strict=True)]
+    return Batch([job for batch in batches for job in batch.jobs], rows, inputs, outputs, started=first.started)
 
 
 class RowsWrong(SpokeshaveError):

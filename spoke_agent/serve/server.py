@@ -10,7 +10,9 @@ import fcntl
 import gc
 import logging
 import os
+import resource
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Callable, Coroutine
@@ -24,6 +26,7 @@ from spoke_agent.serve.control import Control
 from spoke_agent.serve.models import Models
 from spoke_agent.serve.routes import Routes
 from spoke_agent.serve.settings import ServeSettings
+from spoke_agent.serve.siblings import Siblings
 from spoke_agent.serve.slim import slim
 from spoke_agent.serve.tracing import Tracing, find_tracing
 from spoke_agent.serve.transport import Exchange, HttpServer, Limits
@@ -33,12 +36,15 @@ from sync.store import BlobStore
 if TYPE_CHECKING:
     from spoke_agent.serve.grpc.server import GrpcServer
 
-__all__ = ["GrpcMissing", "ServeRefused", "Server", "serve"]
+__all__ = ["GrpcMissing", "ServeRefused", "Server", "serve", "serve_many"]
 
 log = logging.getLogger("spoke.serve")
 _LONGEST_SOCKET_PATH = 107
+_OWN_FILES = 256
 _SWITCH_S = 0.0005
-"""How long a thread of ours (loading, capture) may keep the interpreter from the loop; Python's 5 ms shows in callers' p99."""
+"""How long a thread of ours (loading, capture) may keep the interpreter from the loop; Python's 5 ms shows in callers' p99. With
+gRPC's threads beside the loop it stays at Python's: turns that short cost each of its calls a tenth more.
+"""
 
 
 class ServeRefused(OperatorError):
@@ -58,18 +64,22 @@ class GrpcMissing(OperatorError):
 class Server:
     """One serving process. Create it and call `start` inside a running loop."""
 
-    def __init__(self, settings: ServeSettings) -> None:
-        self.settings = settings
+    def __init__(self, settings: ServeSettings, *, shared: socket.socket | None = None) -> None:
+        """`shared`: for one of several workers, the unix socket that they all accept on."""
+        self.settings = settings = settings if settings.worker is None else settings.share
+        self._shared = shared
         self.home = settings.folder
         self.port: int | None = None
         self.grpc_port: int | None = None
         self.home.run.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = _locked(self.home.run / "server.lock")
+        self._lock = _locked(self.home.run / "server.lock") if settings.worker is None else None  # else the parent holds it
         self.capture = self._capture() if settings.capture else None
         watcher = self.capture.watch if self.capture is not None else None
         self.models = Models(settings, BlobStore(self.home.store), watcher=watcher)
         token = _token(settings)
-        local, guarded = Routes(self.models, self.capture), Routes(self.models, self.capture, token=token)
+        siblings = _siblings(settings)
+        local = Routes(self.models, self.capture, siblings=siblings)
+        guarded = Routes(self.models, self.capture, token=token, siblings=siblings)
         tracing = find_tracing()
         self._grpc = _grpc(settings, self.models, token, tracing) if settings.grpc_port is not None else None
         seen = _seen(settings, tracing)
@@ -80,8 +90,11 @@ class Server:
 
     async def start(self) -> None:
         """Listen, then load. A slot that cannot be loaded does not stop the rest."""
-        await _listen_unix(self._control, self.home.control_socket, 0o600)
-        await _listen_unix(self._local, self.home.server_socket, 0o660)
+        await _listen_unix(self._control, _door(self.settings), 0o600)
+        if self._shared is not None:
+            await self._local.listen_shared(self._shared)
+        else:
+            await _listen_unix(self._local, self.home.server_socket, 0o660)
         if self.settings.port is not None:
             self.port = await self._listen_tcp(self.settings.port)
         if self._grpc is not None and self.settings.grpc_port is not None:
@@ -91,31 +104,33 @@ class Server:
             await self.models.reconcile()
         except SpokeshaveError as e:
             log.error("slots_unreadable error=%s", e)  # health says so too, and the agent can put it right
-        if self.port is not None:
-            atomic_write(self.home.server_port, str(self.port).encode())
-        if self.grpc_port is not None:
-            atomic_write(self.home.grpc_port, str(self.grpc_port).encode())
+        if self._lock is not None:
+            for path, port in ((self.home.server_port, self.port), (self.home.grpc_port, self.grpc_port)):
+                if port is not None:
+                    atomic_write(path, str(port).encode())
         _settle()
         log.info("serving port=%s models=%s", self.port, ",".join(self.models.live))
 
     async def stop(self) -> None:
         """Answer what was taken, write what was captured, go."""
-        self.home.server_port.unlink(missing_ok=True)
-        self.home.grpc_port.unlink(missing_ok=True)
+        if self._lock is not None:
+            self.home.server_port.unlink(missing_ok=True)
+            self.home.grpc_port.unlink(missing_ok=True)
         if self._grpc is not None:
             await self._grpc.stop(grace_s=self.settings.drain_s)
         await asyncio.gather(*(s.stop(grace_s=self.settings.drain_s) for s in (self._tcp, self._local, self._control)))
         await self.models.close()
         if self.capture is not None:
             await asyncio.get_running_loop().run_in_executor(None, self.capture.close)
-        for path in (self.home.server_socket, self.home.control_socket):
-            path.unlink(missing_ok=True)
-        os.close(self._lock)
+        _door(self.settings).unlink(missing_ok=True)
+        if self._lock is not None:
+            self.home.server_socket.unlink(missing_ok=True)
+            os.close(self._lock)
 
     async def _listen_tcp(self, port: int) -> int:
         settings = self.settings
         try:
-            return await self._tcp.listen_tcp(settings.host, port, tls=_tls(settings))
+            return await self._tcp.listen_tcp(settings.host, port, tls=_tls(settings), reuse_port=settings.worker is not None)
         except OSError as e:
             raise ServeRefused(f"cannot listen on {settings.host} port {port}: {e.strerror or e}") from e
 
@@ -133,18 +148,48 @@ class Server:
         )
 
 
-def serve(settings: ServeSettings, *, ready: Callable[[Server], None] | None = None) -> None:
-    """Run until SIGTERM or SIGINT. `ready` is called once it serves."""
-    sys.setswitchinterval(_SWITCH_S)
+def serve(
+    settings: ServeSettings,
+    *,
+    ready: Callable[[Server], None] | None = None,
+    shared: socket.socket | None = None,
+    parent: int | None = None,
+) -> None:
+    """Run until SIGTERM or SIGINT. `ready` is called once it serves.
+
+    One of several workers has the unix socket they share, and ends when the file `parent` does.
+    """
+    if settings.grpc_port is None:
+        sys.setswitchinterval(_SWITCH_S)
+    _open_files(settings.limits.connections)
     gc.disable()  # until it is settled: what a start makes, stays
-    _run(_serve(settings, ready))
+    _run(_serve(settings, ready, shared, parent))
 
 
-async def _serve(settings: ServeSettings, ready: Callable[[Server], None] | None) -> None:
-    server = Server(settings)
+def serve_many(settings: ServeSettings, *, ready: Callable[[int | None], None] | None = None) -> int:
+    """Run `settings.workers` server processes until SIGTERM or SIGINT; returns the exit status. `ready` is told the port."""
+    from spoke_agent.serve.workers import run_workers
+
+    settings.folder.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _token(settings), _tls(settings)  # told here, once, not by every worker
+    lock = _locked(settings.folder.run / "server.lock")
+    try:
+        return asyncio.run(run_workers(settings, None if ready is None else lambda w: ready(w.settings.port)))
+    except OSError as e:
+        raise ServeRefused(f"cannot listen on {settings.host} port {settings.port}: {e.strerror or e}") from e
+    finally:
+        os.close(lock)
+
+
+async def _serve(
+    settings: ServeSettings, ready: Callable[[Server], None] | None, shared: socket.socket | None, parent: int | None
+) -> None:
+    server = Server(settings, shared=shared)
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
+    if parent is not None:
+        loop.add_reader(parent, ended.set)
     try:
         await server.start()
         tasks: set[asyncio.Future[Any]] = set()
@@ -179,12 +224,32 @@ async def _listen_unix(server: HttpServer, path: Path, mode: int) -> None:
         os.umask(before)
 
 
+def _open_files(connections: int) -> None:
+    """A file for each connection of both doors, as far as the machine allows: the usual 1024 are fewer than we take."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * connections + _OWN_FILES
+    if resource.RLIM_INFINITY not in (soft, hard) and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+
+
 def _settle() -> None:
     """What is loaded stays: keep it out of garbage collections, and give back what loading took and no longer needs."""
     gc.collect()
     gc.freeze()
     gc.enable()
     slim()
+
+
+def _door(settings: ServeSettings) -> Path:
+    """The control socket; with several workers the parent has that one, and each of them its own."""
+    home = settings.folder
+    return home.control_socket if settings.worker is None else home.worker_socket(settings.worker)
+
+
+def _siblings(settings: ServeSettings) -> Siblings | None:
+    if settings.worker is None or settings.workers < 2:
+        return None
+    return Siblings([settings.folder.worker_socket(n) for n in range(settings.workers) if n != settings.worker])
 
 
 def _locked(path: Path) -> int:
@@ -242,7 +307,8 @@ def _grpc(settings: ServeSettings, models: Models, token: bytes | None, tracing:
             raise
         raise GrpcMissing(f"--grpc-port: the library for gRPC is not installed ({e.name})") from e
     seen = tracing.rpc if tracing is not None else None
-    return GrpcServer(Service(models), body_bytes=settings.limits.body_bytes, token=token, on_answer=seen)
+    several = settings.worker is not None
+    return GrpcServer(Service(models), body_bytes=settings.limits.body_bytes, token=token, on_answer=seen, reuse_port=several)
 
 
 def _store_opener(home: Path) -> Callable[[], RowStore]:

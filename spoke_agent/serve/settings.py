@@ -1,6 +1,6 @@
 """What the serving process can be told. Times in seconds, sizes in bytes unless the name says otherwise."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from model_formats.runtimes.base import Engine
@@ -44,8 +44,19 @@ class ServeSettings:
     capture_burst: int = 5000
     """Rows kept at once after a quiet time."""
     drain_s: float = 5.0
+    workers: int = 1
+    """Server processes on one port, each with its own sessions. They share the memory ceiling and the capture budget evenly."""
+    worker: int | None = None
+    """Which of them this process is; None is not one of several."""
     access_log: bool = False
     """One line of JSON for each answer, on the logger `spoke.access`."""
+
+    @property
+    def share(self) -> "ServeSettings":
+        """The settings of one worker: its part of what all may take together."""
+        memory = None if self.memory_mb is None else self.memory_mb // self.workers
+        rate, burst = self.capture_rows_s / self.workers, self.capture_burst // self.workers
+        return replace(self, memory_mb=memory, capture_rows_s=rate, capture_burst=burst)
 
     @property
     def folder(self) -> SpokeHome:

@@ -1,9 +1,8 @@
-"""Rows from files and back: `.npz`, `.csv`, `.parquet` (with pyarrow installed), or a folder of `.npy` arrays, one row each."""
+"""Rows from files and back: `.npz`, `.csv`, `.parquet` (extra `parquet`), or a folder of `.npy` arrays, one row each."""
 
 import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from model_formats.arrays import read_arrays, write_arrays
 from model_formats.contract import TensorContract
 from model_formats.errors import OperatorError
 from model_formats.runtimes.base import Array
+from spoke_agent.parquet import read_columns, write_columns
 from spoke_agent.serve.tensors import DTYPES
 
 __all__ = ["TableInvalid", "read_rows", "write_rows"]
@@ -45,8 +45,7 @@ def write_rows(path: Path, columns: Mapping[str, Array]) -> None:
         return
     flat = dict(_flat(columns))
     if path.suffix == ".parquet":
-        arrow, parquet = _pyarrow()
-        parquet.write_table(arrow.table({name: arrow.array(values) for name, values in flat.items()}), path)
+        write_columns(path, flat)
     elif path.suffix == ".csv":
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
@@ -67,9 +66,9 @@ def _from_folder(path: Path, inputs: tuple[TensorContract, ...]) -> dict[str, Ar
         raise TableInvalid(f"{path.name}/: {e}") from e
 
 
-def _columns(path: Path) -> dict[str, Any]:
+def _columns(path: Path) -> dict[str, Array]:
     if path.suffix == ".parquet":
-        return {name: column.to_numpy() for name, column in zip(*_parquet(path), strict=True)}
+        return read_columns(path)
     with path.open(newline="") as file:
         reader = csv.reader(file)
         names = next(reader, [])
@@ -79,27 +78,16 @@ def _columns(path: Path) -> dict[str, Any]:
     return {name: np.array([row[place] for row in rows]) for place, name in enumerate(names)}
 
 
-def _parquet(path: Path) -> tuple[list[str], list[Any]]:
-    _, parquet = _pyarrow()
-    table = parquet.read_table(path)
-    return table.column_names, table.columns
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow as arrow
-        from pyarrow import parquet
-    except ImportError as e:
-        raise TableInvalid(
-            "Parquet needs pyarrow, which is not installed", hint="`pip install pyarrow`, or use .csv or .npz."
-        ) from e
-    return arrow, parquet
-
-
 def _from_columns(path: Path, columns: Mapping[str, Array], inputs: tuple[TensorContract, ...]) -> dict[str, Array]:
-    """By the contract's column names where it has them; otherwise, for one input, all columns but `id` in their order."""
+    """A column of lists by the input's name, else by the contract's column names where it has them; otherwise, for one input, all
+    columns but `id` in their order.
+    """
     found = {}
     for tensor in inputs:
+        whole = columns.get(tensor.name)
+        if whole is not None and whole.ndim > 1:
+            found[tensor.name] = whole
+            continue
         if tensor.columns is not None:
             names = [c.name for c in tensor.columns]
         elif len(inputs) == 1:

@@ -9,6 +9,7 @@ sending a body, an idle connection, taking the answer (a client that never reads
 
 import asyncio
 import contextlib
+import socket
 import ssl
 import zlib
 from collections import deque
@@ -144,6 +145,10 @@ class HttpServer:
     async def listen_unix(self, path: str) -> None:
         """Start on a unix socket; the caller sees to the file and its mode."""
         self._servers.append(await self.loop.create_unix_server(lambda: _Connection(self), path, backlog=1024))
+
+    async def listen_shared(self, shared: socket.socket) -> None:
+        """Start on a listening unix socket that other processes accept on too."""
+        self._servers.append(await self.loop.create_unix_server(lambda: _Connection(self), sock=shared))
 
     async def stop(self, *, grace_s: float = 5.0) -> None:
         """Accept nothing new, let answers under way go out (at most `grace_s`), then close."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -10,11 +11,21 @@ from model_formats.runtimes.base import Array, HeadAdapter
 from spoke_agent.serve.answers import GoldenState, LoadedState, RoleStats
 from spoke_agent.serve.engine import Engined
 from spoke_agent.serve.metrics import ModelCounts, VersionCounts
-from spoke_agent.serve.scheduler import Batch, Job, Lane
+from spoke_agent.serve.scheduler import Batch, Job, Lane, joined
 from spoke_agent.serve.settings import ServeSettings
 from sync.messages import Serving
 
-__all__ = ["Version", "Watcher"]
+__all__ = ["Alone", "Version", "Watcher"]
+
+
+class Alone(Job, Protocol):
+    """A job that ran outside the queue."""
+
+    batch: Batch
+    """Its run."""
+    seconds: float
+    """From its arrival to the end of its run."""
+
 
 Watcher = Callable[["Version", Batch], None]
 """Sees every batch that ran well, on the loop, after its callers have their answers. Must be quick."""
@@ -104,8 +115,13 @@ class Version:
         """Whether a request may run at once on its caller's thread: runs are short, and nothing waits before it."""
         return self.lane.placement == "loop" and self.lane.idle
 
+    def taken(self, job: Job) -> None:
+        """On the loop: count a request that is taken."""
+        self.model_counts.requests += 1
+        self.model_counts.last_request = job.started
+
     def run_alone(self, job: Job) -> Batch:
-        """On any thread: run one job that is in contract, outside the queue. Afterwards the loop calls `done` with the batch."""
+        """On any thread: run one job that is in contract, outside the queue. Afterwards the loop calls `ran_alone`."""
         batch = Batch([job], job.rows, job.inputs)
         self.lane.execute(batch)
         return batch
@@ -128,6 +144,28 @@ class Version:
             return False
         return True
 
+    def ran_alone(self, jobs: Sequence[Alone]) -> None:
+        """On the loop, after the callers have their answers: count jobs of one key that ran alone, each for itself, and show
+        them to the watchers together.
+        """
+        counts, good, rows = self.counts, [], 0
+        for job in jobs:
+            batch = job.batch
+            counts.queue_us.add(max(0, int((batch.started - job.started) * 1e6)))
+            counts.run_us.add(int(batch.seconds * 1e6))
+            counts.request_us.add(int(job.seconds * 1e6))
+            counts.batch_rows.add(batch.rows)
+            rows += batch.rows
+            if batch.error is None:
+                good.append(batch)
+        counts.requests += len(jobs)
+        counts.rows += rows
+        counts.errors += len(jobs) - len(good)
+        self.model_counts.requests += len(jobs)
+        self.model_counts.last_request = jobs[-1].started
+        for batch in joined(good, self.lane.rows_a_batch):
+            self._show(batch)
+
     def done(self, batch: Batch) -> None:
         """On the loop, after a batch's callers have their answers: count, and show it to the watchers."""
         if batch.jobs[0].mirrored:
@@ -142,8 +180,11 @@ class Version:
         if batch.error is not None:
             counts.errors += requests
             return
+        self._show(batch)
+
+    def _show(self, batch: Batch) -> None:
         if not _finite(batch.outputs):
-            counts.errors += requests
+            self.counts.errors += len(batch.jobs)
         for watcher in self.watchers:
             watcher(self, batch)
 

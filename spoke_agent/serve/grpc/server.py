@@ -16,6 +16,7 @@ import grpc
 
 from model_formats.errors import SpokeshaveError
 from spoke_agent.serve.grpc.service import OPEN, Method, Service
+from spoke_agent.serve.grpc.threads import Threads
 from spoke_agent.serve.grpc.wire import SERVICE
 
 __all__ = ["CODES", "GrpcServer"]
@@ -44,18 +45,26 @@ class GrpcServer:
     """One listening address. `listen` and `stop` are called on the loop; the calls come on threads."""
 
     def __init__(
-        self, service: Service, *, body_bytes: int, token: bytes | None = None, on_answer: OnAnswer | None = None
+        self,
+        service: Service,
+        *,
+        body_bytes: int,
+        token: bytes | None = None,
+        on_answer: OnAnswer | None = None,
+        reuse_port: bool = False,
     ) -> None:
+        """`reuse_port`: other workers listen on the same port."""
         self._token = token
         self._on_answer = on_answer
         self._health = ThreadPoolExecutor(1, thread_name_prefix="grpc-health")
+        self._threads = Threads(_THREADS, name="grpc")
         self._server = grpc.server(
-            ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"),
+            self._threads,
             options=[
                 ("grpc.max_receive_message_length", body_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_metadata_size", 32 * 1024),
-                ("grpc.so_reuseport", 0),
+                ("grpc.so_reuseport", int(reuse_port)),
             ],
             maximum_concurrent_rpcs=_WAITING,
         )
@@ -81,6 +90,7 @@ class GrpcServer:
         ended = self._server.stop(grace_s)
         await asyncio.get_running_loop().run_in_executor(None, ended.wait)
         self._health.shutdown(wait=False)
+        self._threads.close()
 
     def _behaviour(self, name: str, method: Method) -> Any:
         def call(data: bytes, context: Any) -> bytes:

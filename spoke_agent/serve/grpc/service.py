@@ -14,7 +14,7 @@ from math import inf
 from typing import Any, Final, TypeVar
 
 from model_formats.errors import SpokeshaveError
-from model_formats.runtimes.base import Array, HeadAdapter
+from model_formats.runtimes.base import Array
 from spoke_agent.serve import describe
 from spoke_agent.serve.errors import DeadlinePassed, NotAllowed, NotServing, Overloaded
 from spoke_agent.serve.grpc.tensors import Asked, decode, parse_infer, render_infer
@@ -32,7 +32,7 @@ Method = Callable[[bytes, float | None], bytes]
 
 OPEN: Final = frozenset({"ServerLive", "ServerReady"})
 """Methods that need no token."""
-_COUNT_S: Final = 0.005
+_COUNT_S: Final = 0.02
 """Calls that ran on their own threads are counted and captured together, this much later: waking the loop for each costs more
 than the call itself."""
 _T = TypeVar("_T")
@@ -40,7 +40,7 @@ _now = time.monotonic
 
 
 class GrpcJob:
-    """A gRPC request in a lane. Its thread waits until the loop is done with it."""
+    """A gRPC request: run on its own thread, or in a lane while its thread waits."""
 
     __slots__ = (
         "_done",
@@ -72,48 +72,43 @@ class GrpcJob:
         self.outputs: Sequence[Array] = ()
         self.error: Exception | None = None
         self.counts: ModelCounts | None = None
-        self.batch: Batch | None = None
-        """Set when it ran on its own thread."""
-        self.seconds = 0.0
         self.version: Version
-        self.rows = 0
-        self.key: object = None
-        self.adapter_name = ""
-        self.adapter: HeadAdapter | None = None
-        self._done = threading.Lock()
-        self._done.acquire()
+        self.batch: Batch
+        """When it ran on its own thread."""
+        self._done: threading.Lock
 
     @property
     def request_id(self) -> str:
         """For capture and labels; empty when the caller gave none."""
         return self.asked.request.id or ""
 
-    def run_here(self, models: Models) -> None:
-        """On the caller's thread: run at once when that is quick; else the loop queues or refuses it.
+    def run_here(self, models: Models) -> bool:
+        """On the caller's thread: run at once when that is quick; else False, and the loop queues or refuses it.
 
         Two hand-overs between threads cost more than a short run does.
         """
         places = models.live.get(self.asked.model)
         if places is None or places.challenger is not None or _now() >= self.deadline:
-            return  # who is late is refused on the loop; the lot between champion and challenger is drawn once, there
+            return False  # who is late is refused on the loop; the lot between champion and challenger is drawn once, there
         try:
             self._choose(models)
         except SpokeshaveError:
-            return
+            return False
         version = self.version
         if not version.quick or self.rows > version.lane.rows_a_batch or not version.signature.within(self.inputs):
-            return
+            return False
         self.batch = version.run_alone(self)
-        self.outputs, self.error = self.batch.outputs, self.batch.error
         self.seconds = _now() - self.started
-        self._done.release()
+        if self.batch.error is not None:
+            self.error = self.batch.error
+        else:
+            self.outputs = self.batch.outputs
+        return True
 
-    def account(self) -> None:
-        """On the loop, after `run_here`: what a lane does for those it runs."""
-        assert self.batch is not None  # noqa: S101 - only those that ran are accounted
-        self._count()
-        self.version.counts.request_us.add(int(self.seconds * 1e6))
-        self.version.done(self.batch)
+    def wait_for_loop(self) -> None:
+        """On the caller's thread, before the job is handed to the loop."""
+        self._done = threading.Lock()
+        self._done.acquire()
 
     def submit(self, models: Models) -> None:
         """On the loop: choose the version that answers now, check, queue."""
@@ -121,7 +116,7 @@ class GrpcJob:
         try:
             self._choose(models)
             self.counts = self.version.model_counts
-            self._count()
+            self.version.taken(self)
             self.version.lane.submit(self)
         except Exception as e:  # noqa: BLE001 - whatever it is, the thread that waits must be told
             self.fail(e)
@@ -141,11 +136,15 @@ class GrpcJob:
             self.counts.bad_requests += 1
         self._done.release()
 
-    def answer(self) -> bytes:
-        """On the caller's thread: wait, then write the answer. Raises what went wrong."""
+    def waited(self) -> bytes:
+        """On the caller's thread: the answer, once the loop is done. Raises what went wrong."""
         left = -1 if self.deadline == inf else max(0.0, self.deadline - _now())
         if not self._done.acquire(timeout=left):
             raise DeadlinePassed("the deadline passed before the answer was there")
+        return self.answer()
+
+    def answer(self) -> bytes:
+        """On the caller's thread, after the run: write the answer. Raises what went wrong."""
         if self.error is not None:
             raise self.error
         version = self.version
@@ -158,11 +157,7 @@ class GrpcJob:
             self.version = choose_version(places, self.version, request)
         self.rows = self.version.signature.rows(request)
         self.adapter_name, self.adapter = choose_adapter(places, self.version, request)
-        self.key = key_of(self.version, request, self.adapter_name)
-
-    def _count(self) -> None:
-        self.version.model_counts.requests += 1
-        self.version.model_counts.last_request = self.started
+        self.key: object = key_of(self.version, request, self.adapter_name)
 
 
 class Service:
@@ -194,18 +189,18 @@ class Service:
     def infer(self, data: bytes, wait_s: float | None) -> bytes:
         """One infer request. Requests that arrive together wake the loop once."""
         job = GrpcJob(parse_infer(data), wait_s)
-        job.run_here(self._models)
-        if job.batch is not None:
+        if job.run_here(self._models):
             self._ran.append(job)
             if not self._counting:
                 self._counting = True
                 self._loop.call_soon_threadsafe(self._loop.call_later, _COUNT_S, self._count)
             return job.answer()
+        job.wait_for_loop()
         self._handed.append(job)
         if not self._woken:
             self._woken = True
             self._loop.call_soon_threadsafe(self._submit)
-        return job.answer()
+        return job.waited()
 
     def _submit(self) -> None:
         handed, models = self._handed, self._models
@@ -214,10 +209,15 @@ class Service:
             handed.popleft().submit(models)
 
     def _count(self) -> None:
+        """What a lane does for those it runs, for all that ran on their own threads since the last time."""
         ran = self._ran
         self._counting = False  # before looking, as above
+        groups: dict[tuple[Version, str, object], list[GrpcJob]] = {}
         while ran:
-            ran.popleft().account()
+            job = ran.popleft()
+            groups.setdefault((job.version, job.adapter_name, job.key), []).append(job)
+        for (version, _, _), jobs in groups.items():
+            version.ran_alone(jobs)
 
     def _server_ready(self, _: bytes, wait_s: float | None) -> bytes:
         return fill("ServerReadyResponse", {"ready": self._on_loop(lambda: self._models.ready, wait_s)})

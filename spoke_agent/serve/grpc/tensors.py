@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from model_formats.runtimes.base import Array
 from spoke_agent.serve.errors import RequestInvalid, Unsupported
+from spoke_agent.serve.grpc.heads import Cut, Remembered, cut, field
 from spoke_agent.serve.grpc.wire import MESSAGES
 from spoke_agent.serve.inference_protocol import LONGEST_ID, MOST_TENSORS, InferRequest
 from spoke_agent.serve.tensors import DTYPES, count_of, datatype_of, from_binary, to_binary
@@ -55,8 +56,75 @@ def decode(message: Any, data: bytes) -> Any:
         raise RequestInvalid(f"the request is not a {message.DESCRIPTOR.full_name}") from e
 
 
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What a request's head says, checked: everything but its id and the values of its tensors."""
+
+    model: str
+    version: str | None
+    tensors: tuple[tuple[str, str, tuple[int, ...], int], ...]
+    """Name, datatype, shape, number of elements."""
+    datatypes: dict[str, str]
+    outputs: list[tuple[str, bool]] | None
+    parameters: dict[str, Any]
+
+
+_heads: Final[Remembered[bytes, _Head]] = Remembered()
+_answers: Final[Remembered[tuple[Any, ...], tuple[bytes, bytes]]] = Remembered()
+
+
 def parse_infer(data: bytes) -> Asked:
     """Read a ModelInferRequest."""
+    parts = cut(data)
+    return _whole(data) if parts is None else _from_parts(parts)
+
+
+def _from_parts(parts: Cut) -> Asked:
+    """A request in the usual form: its head is most likely known."""
+    raws = parts.raws
+    head = _heads.get(parts.head, lambda: _head(parts.head, len(raws)))
+    tensors = head.tensors
+    _paired(len(raws), len(tensors))
+    inputs = {n: from_binary(n, d, s, c, memoryview(raw)) for (n, d, s, c), raw in zip(tensors, raws, strict=True)}
+    request = InferRequest(
+        id=_id(parts.id),
+        inputs=inputs,
+        datatypes=head.datatypes,
+        outputs=head.outputs,
+        binary_default=True,
+        parameters=head.parameters,
+    )
+    return Asked(head.model, head.version, request, typed=False)
+
+
+def _head(data: bytes, raws: int) -> _Head:
+    message = decode(_Infer, data)
+    tensors = []
+    _paired(raws, _counted(message.inputs))
+    for place, tensor in enumerate(message.inputs):
+        name, datatype, shape, count = _described(tensor, place)
+        if tensor.HasField("contents"):
+            raise RequestInvalid(f"input {name!r}: has contents beside raw_input_contents")
+        tensors.append((name, datatype, shape, count))
+    datatypes = {name: datatype for name, datatype, _, _ in tensors}
+    if len(datatypes) != len(tensors):
+        raise RequestInvalid("inputs: a name occurs twice")
+    outputs, parameters = _outputs(message.outputs), _parameters(message.parameters)
+    return _Head(message.model_name, message.model_version or None, tuple(tensors), datatypes, outputs, parameters)
+
+
+def _id(given: bytes) -> str | None:
+    try:
+        found = given.decode()
+    except UnicodeDecodeError as e:
+        raise RequestInvalid(f"the request is not a {_Infer.DESCRIPTOR.full_name}") from e
+    if len(found) > LONGEST_ID:
+        raise RequestInvalid(f"id: must be text of at most {LONGEST_ID} characters")
+    return found or None
+
+
+def _whole(data: bytes) -> Asked:
+    """Any request."""
     message = decode(_Infer, data)
     if len(message.id) > LONGEST_ID:
         raise RequestInvalid(f"id: must be text of at most {LONGEST_ID} characters")
@@ -78,36 +146,44 @@ def render_infer(asked: Asked, model: str, version: str, names: Sequence[str], a
     all visible outputs.
     """
     wanted = asked.request.outputs
-    found = [arrays[names.index(name)] for name, _ in wanted] if wanted is not None else arrays
-    typed = asked.typed and all(datatype_of(array) in _CONTENTS for array in found)
-    answer = _Answer(model_name=model, model_version=version, id=asked.request.id or "")
-    for name, array in zip(names if wanted is None else [name for name, _ in wanted], found, strict=True):
-        datatype = datatype_of(array)
-        tensor = answer.outputs.add(name=name, datatype=datatype, shape=array.shape)
-        if typed:
-            _put(tensor, datatype, array)
-        else:
-            answer.raw_output_contents.append(to_binary(array))
-    done: bytes = answer.SerializeToString()
-    return done
+    if wanted is not None:
+        arrays = [arrays[names.index(name)] for name, _ in wanted]
+        names = [name for name, _ in wanted]
+    if asked.typed and all(datatype_of(array) in _CONTENTS for array in arrays):
+        answer = _described_answer(model, version, asked.request.id or "", names, arrays)
+        for tensor, array in zip(answer.outputs, arrays, strict=True):
+            _put(tensor, tensor.datatype, array)
+        done: bytes = answer.SerializeToString()
+        return done
+    key = (model, version, *names, *[(array.shape, array.dtype) for array in arrays])
+    start, outputs = _answers.get(key, lambda: _ends(model, version, names, arrays))
+    given = asked.request.id
+    raws = field(6, [to_binary(array) for array in arrays])
+    return b"".join((start, field(3, [given.encode()]) if given else b"", outputs, raws))
+
+
+def _ends(model: str, version: str, names: Sequence[str], arrays: Sequence[Array]) -> tuple[bytes, bytes]:
+    """Of a raw answer the bytes before its id, and those between its id and its tensors."""
+    start: bytes = _Answer(model_name=model, model_version=version).SerializeToString()
+    whole: bytes = _described_answer(model, version, "", names, arrays).SerializeToString()
+    return start, whole.removeprefix(start)
+
+
+def _described_answer(model: str, version: str, given: str, names: Sequence[str], arrays: Sequence[Array]) -> Any:
+    answer = _Answer(model_name=model, model_version=version, id=given)
+    for name, array in zip(names, arrays, strict=True):
+        answer.outputs.add(name=name, datatype=datatype_of(array), shape=array.shape)
+    return answer
 
 
 def _inputs(tensors: Any, raws: Any) -> tuple[dict[str, Array], dict[str, str]]:
-    if not 0 < len(tensors) <= MOST_TENSORS:
-        raise RequestInvalid(f"inputs: must be 1 to {MOST_TENSORS} tensors, not {len(tensors)}")
-    if raws and len(raws) != len(tensors):
-        raise RequestInvalid(f"raw_input_contents: {len(raws)} buffers for {len(tensors)} inputs")
+    _paired(len(raws), _counted(tensors))
     arrays: dict[str, Array] = {}
     datatypes: dict[str, str] = {}
     for place, tensor in enumerate(tensors):
-        name, datatype = tensor.name, tensor.datatype
-        if not name or name in arrays:
-            raise RequestInvalid(f"inputs[{place}].name: {'occurs twice' if name else 'is missing'}")
-        if datatype not in DTYPES:
-            raise RequestInvalid(f"input {name!r}: datatype must be one of {', '.join(DTYPES)}")
-        shape, count = count_of(name, list(tensor.shape))
-        if tensor.parameters and "shared_memory_region" in tensor.parameters:
-            raise Unsupported(f"input {name!r}: shared memory is not served; send the tensor itself")
+        name, datatype, shape, count = _described(tensor, place)
+        if name in arrays:
+            raise RequestInvalid(f"inputs[{place}].name: {name!r} occurs twice")
         if not raws:
             arrays[name] = _typed(name, datatype, shape, count, tensor.contents)
         elif tensor.HasField("contents"):
@@ -116,6 +192,30 @@ def _inputs(tensors: Any, raws: Any) -> tuple[dict[str, Array], dict[str, str]]:
             arrays[name] = from_binary(name, datatype, shape, count, memoryview(raws[place]))
         datatypes[name] = datatype
     return arrays, datatypes
+
+
+def _counted(tensors: Any) -> int:
+    if not 0 < len(tensors) <= MOST_TENSORS:
+        raise RequestInvalid(f"inputs: must be 1 to {MOST_TENSORS} tensors, not {len(tensors)}")
+    return len(tensors)
+
+
+def _paired(raws: int, tensors: int) -> None:
+    if raws and raws != tensors:
+        raise RequestInvalid(f"raw_input_contents: {raws} buffers for {tensors} inputs")
+
+
+def _described(tensor: Any, place: int) -> tuple[str, str, tuple[int, ...], int]:
+    """Name, datatype, shape and number of elements of an input."""
+    name, datatype = tensor.name, tensor.datatype
+    if not name:
+        raise RequestInvalid(f"inputs[{place}].name: is missing")
+    if datatype not in DTYPES:
+        raise RequestInvalid(f"input {name!r}: datatype must be one of {', '.join(DTYPES)}")
+    shape, count = count_of(name, list(tensor.shape))
+    if tensor.parameters and "shared_memory_region" in tensor.parameters:
+        raise Unsupported(f"input {name!r}: shared memory is not served; send the tensor itself")
+    return name, datatype, shape, count
 
 
 def _typed(name: str, datatype: str, shape: tuple[int, ...], count: int, contents: Any) -> Array:

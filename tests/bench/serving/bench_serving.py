@@ -59,7 +59,7 @@ def main(seconds: float = 3.0) -> None:
         body.write_text(json.dumps({"id": "r", "inputs": [tensor]}))
         patient = work / "patient.json"
         patient.write_text(json.dumps({"id": "r", "parameters": {"timeout": DEADLINE_US}, "inputs": [tensor]}))
-        rows = compare(site, model, body, seconds) | overload(site, patient, seconds)
+        rows = compare(site, model, body, seconds) | overload(site, patient, seconds) | workers(site, body, seconds)
         ours, raw = rows["spokeshave c32"], rows["raw onnxruntime"]
         ratios = {
             "req_s_c32_over_raw_ort": ours["req_s"] / raw["req_s"],
@@ -68,6 +68,8 @@ def main(seconds: float = 3.0) -> None:
             "req_s_c32_over_uvicorn_asgi": ours["req_s"] / rows["uvicorn asgi c32"]["req_s"],
             "p50_c1_over_noop_same_transport": rows["spokeshave c1"]["p50_us"] / rows["noop c1"]["p50_us"],
             "req_s_c256_over_c32": rows["spokeshave c256"]["req_s"] / ours["req_s"],
+            "req_s_2_workers_over_1_on_two_cores_shared_with_the_load": rows["2 workers, all cores, c32"]["req_s"]
+            / rows["1 worker, all cores, c32"]["req_s"],
             "req_s_at_3x_over_best": rows["overload 3x"]["answered_s"] / rows["overload 1x"]["answered_s"],
             "p99_at_3x_over_deadline": rows["overload 3x"]["p99_us"] / DEADLINE_US,
             "capture_cost_us_per_request": ours["cpu_us"] - rows["spokeshave c32, no capture"]["cpu_us"],
@@ -95,6 +97,16 @@ def overload(site: Site, body: Path, seconds: float) -> dict[str, dict[str, floa
                 found.setdefault(name, []).append(row)
     told = {name: best(rows) for name, rows in found.items()}
     return {n: {**row, "answered_s": max(r["answered_s"] for r in found[n])} for n, row in told.items()}
+
+
+def workers(site: Site, body: Path, seconds: float) -> dict[str, dict[str, float]]:
+    """One server process and two on one port, free to use every core; the load takes its core from them."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for _ in range(ROUNDS):
+        for name, count in (("1 worker, all cores, c32", 1), ("2 workers, all cores, c32", 2)):
+            with spoke(site, "--workers", str(count), core=f"0-{(os.cpu_count() or 1) - 1}") as (process, url, _):
+                found.setdefault(name, []).append(measured(process.pid, url, 32, body, seconds))
+    return {name: best(rows) for name, rows in found.items()}
 
 
 def line(name: str, row: dict[str, float]) -> list[str]:
@@ -144,14 +156,16 @@ def raw_ort(model: Path, seconds: float) -> dict[str, float]:
 
 
 @contextmanager
-def spoke(site: Site, *, capture: bool = True, core: str = SERVER_CORE) -> Iterator[tuple[subprocess.Popen, str, float]]:
+def spoke(
+    site: Site, *words: str, capture: bool = True, core: str = SERVER_CORE
+) -> Iterator[tuple[subprocess.Popen, str, float]]:
     """`spoke serve` as it is run in the field."""
     port = site.home / "run" / "server.port"
     port.unlink(missing_ok=True)
     program = str(Path(sys.executable).with_name("spoke"))
     started = time.perf_counter()
     process = subprocess.Popen(
-        ["taskset", "-c", core, program, "--home", str(site.home), "serve", *([] if capture else ["--no-capture"])],
+        ["taskset", "-c", core, program, "--home", str(site.home), "serve", *words, *([] if capture else ["--no-capture"])],
         stderr=subprocess.DEVNULL,
         env=FIELD,
     )
@@ -286,15 +300,20 @@ def _row_ms(model: Path, inputs: dict[str, np.ndarray]) -> float:
 
 
 def cpu_s(pid: int) -> float:
-    """User and system time of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """User and system time of a process and its children."""
+    fields = [Path(f"/proc/{p}/stat").read_text().rpartition(")")[2].split() for p in family(pid)]
+    return sum(int(f[11]) + int(f[12]) for f in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_mb(pid: int) -> float:
-    """Peak resident memory."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(text.split()[1]) for text in lines if text.startswith("VmHWM")) / 1024
+    """Peak resident memory of a process and its children."""
+    lines = [line for p in family(pid) for line in Path(f"/proc/{p}/status").read_text().splitlines()]
+    return sum(int(text.split()[1]) for text in lines if text.startswith("VmHWM")) / 1024
+
+
+def family(pid: int) -> list[int]:
+    """A process and its children."""
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
 if __name__ == "__main__":

@@ -359,21 +359,3 @@ def test_a_clock_that_is_wrong_by_years_is_set_right_by_the_hub_and_the_update_g
     field.until(lambda: _committed(field, 2))
     off = field.parts.belief.store.now() - SystemClock().now()
     assert abs(off) < timedelta(hours=1)
-
-
-def test_an_agent_whose_site_key_is_lost_goes_on_updating_and_keeps_the_rows_as_they_are(field):
-    index = field.package(1)
-    field.start()
-    field.hub.want(ME, index, 1)
-    field.settled()
-    field.stop()
-    (field.home.identity / "site.key").unlink()
-    before = field.home.data.read_bytes()
-    second = field.package(2)
-    field.start()
-    field.hub.want(ME, second, 2)
-    field.until(lambda: read_slots(field.home.slots).models["digits"].champion.index == second)
-    assert not (field.home.identity / "site.key").exists()
-    assert field.home.data.read_bytes() == before
-    (finding,) = [f for f in examine(field.home) if f.ailment == "rows"]
-    assert "missing" in finding.issue

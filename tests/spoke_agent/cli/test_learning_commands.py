@@ -19,7 +19,7 @@ from provisioning.ca import DeviceCA
 from provisioning.identity import HubAddress, IdentityDocument, device_csr
 from spoke_agent.cli import group
 from spoke_agent.outbox.outbox import Outbox
-from spoke_agent.slots import ModelSlots, Slot, Slots, write_slots
+from spoke_agent.slots import ModelSlots, Slot, Slots, edit_slots, read_slots, write_slots
 from sync.clock import SystemClock
 from sync.egress import Ops
 from sync.trust.keys import device_signer, save_signer
@@ -178,3 +178,17 @@ def test_a_dry_run_of_erasing_counts_the_rows_that_would_go_and_keeps_them(
     assert spoke(home, capsys, "data", "list") == kept
     assert run(group, ["--home", str(home), "data", "erase", "--all", "--dry-run"]) == 0
     assert "200 rows would be erased" in capsys.readouterr().out
+
+
+def test_status_tells_of_a_challenger(home, capsys):
+    path = home / "slots.json"
+    champion = read_slots(path).models["digits"].champion
+    before = champion.model_copy(update={"version": 7, "index": "sha256:" + "7" * 64})
+    edit_slots(path, "digits", lambda m: m.model_copy(update={"last_good": before}))
+    spoke(home, capsys, "challenger", "set", "--model", "digits", "--version", "7", "--percent", "10")
+    (row,) = spoke(home, capsys, "status")["models"]
+    assert (row["challenger"], row["challenger_percent"]) == (7, 10)
+    assert spoke(home, capsys, "challenger", "show")[0]["rests"]  # no server runs here
+    spoke(home, capsys, "challenger", "stop", "--model", "digits")
+    (row,) = spoke(home, capsys, "status")["models"]
+    assert (row["challenger"], row["challenger_percent"]) == (None, 0)

@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+import resource
 import socket
 import ssl
+import subprocess
+import sys
 import threading
+import time
 from datetime import UTC, datetime
 
 import httpx
@@ -282,3 +286,48 @@ def test_overload_sheds_with_retry_after(site, run):
     assert set(statuses) == {200, 503}
     assert {r for s, r in zip(statuses, retry, strict=True) if s == 503} == {"1"}
     assert running.control.stats().models["digits"].shed == statuses.count(503)
+
+
+def is_open(connection: socket.socket) -> bool:
+    """Whether nothing was said and it was not closed."""
+    try:
+        connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def test_ten_thousand_connections_leave_the_server_answering(site):
+    """A real process; the connections beyond its limit are told to wait, those within it stay open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 < hard < 12_000:
+        pytest.skip(f"this machine allows {hard} open files")
+    site.slots(champion=site.publish(1))
+    command = ["bash", "-c", 'ulimit -Sn 1024; exec "$@"', "bash", sys.executable, "-m", "spoke_agent"]
+    process = subprocess.Popen([*command, "--home", str(site.home), "serve"], stderr=subprocess.DEVNULL)
+    held: list[socket.socket] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (12_000, hard))
+    try:
+        port = site.home / "run" / "server.port"
+        while not port.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        address = ("127.0.0.1", int(port.read_text()))
+        uds = httpx.Client(transport=httpx.HTTPTransport(uds=str(site.home / "run" / "server.sock")), base_url="http://spoke")
+        held = [socket.create_connection(address) for _ in range(10_000)]
+        assert b" 503 " in held[-1].recv(200)
+        assert uds.get("/v2/health/ready").status_code == 200
+        assert sum(is_open(connection) for connection in held) == 2000
+        held[0].sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in held[0].recv(200)
+        for connection in held:
+            connection.close()
+        held = []
+        assert httpx.get(f"http://127.0.0.1:{address[1]}/v2/health/ready").status_code == 200
+        uds.close()
+    finally:
+        for connection in held:
+            connection.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        process.terminate()
+        process.wait(30)

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 from spoke_agent.serve.errors import RequestInvalid
 from spoke_agent.serve.inference_protocol import InferRequest, parse_request, render_response
 from spoke_agent.serve.tensors import DTYPES, count_of, from_binary, from_json, to_binary, to_json
+from tests.fuzz import targets
 
 NUMERIC = [name for name in DTYPES if name != "BYTES"]
 shapes = hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4)
@@ -119,3 +120,34 @@ def test_an_answer_reads_back(outputs, binary, request_id):
             back = from_json("y", datatype, shape, count, told["data"])
         np.testing.assert_array_equal(back, array)
     assert len(tail) == 0
+
+
+pieces = st.sampled_from(
+    [
+        b"POST /v2/models/m/infer HTTP/1.1\r\n",
+        b"GET / HTTP/1.1\r\n",
+        b"Host: x\r\n",
+        b"Content-Length: 3\r\n",
+        b"Content-Length: 99999999999999999999\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Content-Encoding: gzip\r\n",
+        b"Expect: 100-continue\r\n",
+        b"Connection: close\r\n",
+        b"Upgrade: h2c\r\n",
+        b"\r\n",
+        b"abc",
+        b"3\r\nabc\r\n0\r\n\r\n",
+        b"x" * 600,
+    ]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(pieces | st.binary(max_size=8), max_size=12))
+def test_a_connection_outlives_whatever_it_is_fed(parts):
+    targets.http(b"".join(parts))
+
+
+@given(st.binary(max_size=120))
+def test_a_request_behind_any_length_header_is_refused_or_read(data):
+    targets.request(data)
