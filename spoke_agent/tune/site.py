@@ -170,6 +170,7 @@ class Tuner:
             raise GateClosed(f"{model}@{slot.version}: {_told(tuned.verdict)}")
         if not (np.isfinite(tuned.head.weight).all() and np.isfinite(tuned.head.bias).all()):
             raise NotAdaptable("the fit did not converge to finite numbers")
+        slim()  # the fit's code: writing the adapter needs the engine's again
         name = self.shelf.next_name(model, slot.version)
         describe = self._record(name, model, slot, trunk, tuned, batches, origin, "head", tuned.penalty)
         return self.shelf.add(name, trunk.point, tuned.head, describe)
