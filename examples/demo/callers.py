@@ -48,10 +48,19 @@ class Caller:
 
 
 class Shop(threading.Thread):
-    """Sends a site's own digits one by one until told to stop, with the right answer a moment later. Counts what failed."""
+    """Sends a site's own digits one by one until told to stop, and the right answer a moment later where it is known.
+
+    Counts what failed.
+    """
 
     def __init__(
-        self, caller: Caller, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], *, name: str, pause: float = 0.01
+        self,
+        caller: Caller,
+        images: np.ndarray[Any, Any],
+        labels: np.ndarray[Any, Any] | None,
+        *,
+        name: str,
+        pause: float = 0.01,
     ) -> None:
         super().__init__(name=f"shop-{name}", daemon=True)
         self.caller, self.images, self.labels, self.pause = caller, images, labels, pause
@@ -65,11 +74,12 @@ class Shop(threading.Thread):
         for number in itertools.count():
             if self._end.wait(self.pause):
                 return
-            row = number % len(self.labels)
+            row = number % len(self.images)
             request_id = f"{self._prefix}-{number}"
             try:
                 self.caller.infer(self.images[row : row + 1], request_id)
-                self.caller.feedback(request_id, int(self.labels[row]))
+                if self.labels is not None:
+                    self.caller.feedback(request_id, int(self.labels[row]))
             except (httpx.HTTPError, OSError, ValueError) as e:
                 self.failed += 1
                 self.last_error = repr(e)

@@ -19,7 +19,7 @@ from examples.demo.report import Report, Step, console
 from examples.demo.rollouts import BAD, GOOD
 from examples.demo.search import planted_rows, readings, search
 from examples.demo.stage import Stage
-from examples.demo.transfer import BLOCK, LINE, carry, kill_on_the_way, picture_book
+from examples.demo.transfer import BLOCK, LINE, carry, ended, kill_on_the_way, picture_book
 from hub.train.datasets import digits
 from model_formats.data import Rows
 from model_formats.types import digest_of_file
@@ -306,12 +306,6 @@ def bad_release(cast: Cast, step: Step) -> None:
     )
 
 
-def ended(stage: Stage, name: str) -> Any:
-    """The rollout, once it has ended."""
-    shown = stage.hub("rollout", "show", name)
-    return shown if shown["state"] in ("completed", "aborted", "paused") else None
-
-
 def transfer(cast: Cast, step: Step) -> None:
     stage = cast.stage
     builds, held = stage.home("hub") / "builds" / "digits", list[int]()
@@ -322,7 +316,7 @@ def transfer(cast: Cast, step: Step) -> None:
     both = carry(stage, "pictures-dubai", "dubai", spokes=2)
     copies = both.sent / size
     step.claim(copies <= 1.25, f"two spokes at dubai cost the hub {both.sent:,} bytes: {copies:.2f} copies")
-    with traffic(cast, "frankfurt", turned_images(cast)) as shop:
+    with Shop(cast.callers["frankfurt"], turned_images(cast), None, name="frankfurt") as shop:
         alone = carry(
             stage,
             "pictures-frankfurt",

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from examples.demo.report import ClaimFailed
 from examples.demo.rollouts import PICTURES
 from examples.demo.stage import Stage
 from hub.client import HubClient
@@ -24,7 +25,7 @@ from model_formats.spec import CARD, CONTRACT, EVIDENCE, PROVENANCE, SPEC, Packa
 from spoke_agent.home import SpokeHome
 from spoke_agent.state_of import ask_agent
 
-__all__ = ["LINE", "Carried", "carry", "kill_on_the_way", "picture_book"]
+__all__ = ["LINE", "Carried", "carry", "ended", "kill_on_the_way", "picture_book"]
 
 LINE = """\
 # Narrow enough to see what happens on it; and on a busy machine two spokes may take a while to begin together.
@@ -67,10 +68,18 @@ def carry(stage: Stage, name: str, site: str, *, spokes: int, meanwhile: Callabl
     file.write_text(PICTURES.format(name=name, site=site, spokes=spokes))
     stage.hub("rollout", "apply", file)
     meanwhile()
-    stage.wait(f"rollout {name}", lambda: stage.hub("rollout", "show", name)["state"] == "completed", 90, every=0.3)
+    shown = stage.wait(f"rollout {name}", lambda: ended(stage, name), 90, every=0.3)
+    if shown["state"] != "completed":
+        raise ClaimFailed(f"rollout {name} is {shown['state']}: {shown['reason']}")
     reports = stage.hub("spoke", "show", site)["reports"]
     committed = next(r for r in reports if (r["version"], r["state"]) == (3, "committed"))
     return Carried(sent(stage) - before, committed["evidence"]["bytes_received"])
+
+
+def ended(stage: Stage, name: str) -> Any:
+    """The rollout, once it has ended."""
+    shown = stage.hub("rollout", "show", name)
+    return shown if shown["state"] in ("completed", "aborted", "paused") else None
 
 
 def sent(stage: Stage) -> int:

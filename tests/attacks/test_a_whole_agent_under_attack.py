@@ -61,6 +61,10 @@ class Site(Field):
     def last(self):
         return self.hub.reports[ME][-1]
 
+    def told(self, reason: Reason):
+        """The report that says so; one refusal may bring another after it."""
+        return next((r for r in reversed(self.hub.reports[ME]) if r.reason is reason), None)
+
     def signed(self, **changes: object) -> bytes:
         """A directive for version 2 by the real director, changed before it was signed."""
         model = DesiredModel(model="digits", version=2, index="sha256:" + "2" * 64, probation=ProbationTerms(soak_s=0))
@@ -197,8 +201,8 @@ METADATA = {
 def test_false_metadata(site: Site, attack: Callable[[Site], None]) -> None:
     attack(site)
     site.deliver()
-    site.until(lambda: site.last().reason is METADATA[attack])
-    assert_served(site)
+    site.until(lambda: site.told(METADATA[attack]))
+    assert_served(site, site.told(METADATA[attack]))
 
 
 DIRECTIVES = {
@@ -214,8 +218,8 @@ DIRECTIVES = {
 def test_a_false_directive(site: Site, name: str) -> None:
     reason, forge = DIRECTIVES[name]
     site.hub.send(ME, forge(site))
-    site.until(lambda: site.last().reason is reason)
-    assert_served(site)
+    site.until(lambda: site.told(reason))
+    assert_served(site, site.told(reason))
 
 
 def test_a_package_for_another_zone(site: Site) -> None:
@@ -317,9 +321,9 @@ def test_a_forged_last_will(site: Site) -> None:
     other.close()
 
 
-def assert_served(site: Site) -> None:
+def assert_served(site: Site, report=None) -> None:
     """Version 1: in the report's own words, on the disk, and by what the server follows."""
-    assert [(s.model, s.version, s.index) for s in site.last().serving] == [("digits", 1, site.first)]
+    assert [(s.model, s.version, s.index) for s in (report or site.last()).serving] == [("digits", 1, site.first)]
     champion = read_slots(site.home.slots).models["digits"].champion
     assert champion is not None
     assert champion.index == site.first
