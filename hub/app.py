@@ -9,6 +9,7 @@ from hub.api.access import may_pull_or_push
 from hub.api.problems import install_problems, problem
 from hub.client import API, RequestInvalid
 from hub.hub import Hub
+from hub.registry.places import Places
 from hub.registry.routes import router as registry_router
 from hub.web import page
 
@@ -35,7 +36,8 @@ def create_app(hub: Hub) -> FastAPI:
         app.include_router(router, prefix=API)
     app.include_router(health.router)
     app.include_router(page.router)
-    app.include_router(registry_router(hub.registry, may_pull_or_push))
+    places = Places(hub.settings.blob_places, stall_s=hub.settings.blob_place_s)
+    app.include_router(registry_router(hub.registry, may_pull_or_push, places))
     app.add_middleware(_BodyLimit, limit=hub.settings.max_body_bytes)
     return app
 

@@ -60,6 +60,10 @@ class HubSettings(BaseSettings):
     """Ceiling on blocks sent over MQTT, in bytes a second; 0 is none."""
     block_gather_s: Annotated[float, Field(ge=0)] = 1.0
     """How long a blob that several spokes may want waits for the last of them to listen, so that one copy serves them all."""
+    blob_places: Annotated[int, Field(gt=0)] = 32
+    """Blobs that spokes of one zone may draw over HTTPS at once; the others are told when to come again (429, Retry-After)."""
+    blob_place_s: Seconds = 300
+    """A place is lost when its spoke took no byte for so long."""
     federated: bool = False
     """Whether this hub may ask for sums over sites (`hub federated`). Each site still decides for itself."""
 

@@ -4,6 +4,7 @@ where the other stopped.
 
 import contextlib
 import hashlib
+import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +25,24 @@ _LONG = 10.0
 """A pause longer than this, seconds, is not waited for with an open connection."""
 
 
+_BUSY = frozenset({429, 503})
+_LONGEST_WAIT = 600.0
+"""Longest time that a busy server may send us away for, seconds."""
+_PATIENCE = 3600.0
+"""So long a server may be busy, seconds, before this try of the transfer is given up."""
+_random = secrets.SystemRandom()
+
+
 class _Interrupted(Exception):
-    """The line broke, or the server is busy: worth another try."""
+    """The line broke, or the server is at a loss: worth another try."""
+
+
+class _Busy(Exception):
+    """No place now; come again in `seconds`. It costs no try: we are one of many, and our turn comes."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the hub has no place now, for {seconds:.0f} s")
+        self.seconds = seconds
 
 
 def fetch_blob(
@@ -79,6 +96,7 @@ class _Fetch:
     ) -> None:
         self._client, self._url, self._writer, self._hashes = client, url, writer, hashes
         self._cancel, self._progress, self._pace, self._clock = cancel, progress, pace, clock
+        self._served = clock.monotonic()
 
     def run(self, tries: int) -> None:
         """Until nothing is missing; each try that brings something earns the next ones."""
@@ -88,10 +106,20 @@ class _Fetch:
             ask = retrying(on=(_Interrupted,), tries=tries, seconds=600, clock=self._clock)(self._ask)
             try:
                 ask(_first_run(missing), held)
+            except _Busy as e:
+                self._come_again(e)
+                continue
             except _Interrupted as e:
                 raise TransferStalled(f"{self._url}: {e} at {self._writer.received} of {self._writer.size} bytes") from e
             if self._writer.received == held and self._writer.missing() == missing:
                 raise TransferStalled(f"{self._url}: damaged blocks only, at {held} of {self._writer.size} bytes")
+
+    def _come_again(self, busy: _Busy) -> None:
+        """Wait as we were told, and a random bit more."""
+        if self._clock.monotonic() - self._served > _PATIENCE:
+            raise TransferStalled(f"{self._url}: {busy} at {self._writer.received} of {self._writer.size} bytes") from busy
+        if self._cancel.wait(busy.seconds * _random.uniform(1.0, 1.25)):
+            raise self._cancelled()
 
     def _ask(self, run: tuple[int, int], held: int) -> None:
         if self._cancel.is_set():
@@ -119,12 +147,15 @@ class _Fetch:
         try:
             with self._client.stream("GET", self._url, headers=headers) as answer, _cut_on(self._cancel, answer):
                 begin = self._check(answer, start)
+                self._served = self._clock.monotonic()
                 self._keep(answer, begin, end)
         except httpx.TransportError as e:
             raise _Interrupted(str(e) or type(e).__name__) from e
 
     def _check(self, answer: httpx.Response, start: int) -> int:
         """Where the body begins: at `start`, or at 0 from a server that knows no ranges."""
+        if answer.headers.get("content-encoding", "identity") != "identity":
+            raise _Interrupted(f"an encoding that was not asked for: {answer.headers['content-encoding']!r}")
         if answer.status_code in _GONE:
             raise BlobGone(f"{self._url}: the hub answers {answer.status_code}")
         if answer.status_code == 206:
@@ -133,13 +164,15 @@ class _Fetch:
             return start
         if answer.status_code == 200:
             return 0
+        if answer.status_code in _BUSY and (seconds := _seconds(answer.headers.get("retry-after", ""))) is not None:
+            raise _Busy(seconds)
         raise _Interrupted(f"status {answer.status_code}")
 
     def _keep(self, answer: httpx.Response, begin: int, end: int) -> None:
         """Cut the body into blocks, check them, and keep them."""
         position = begin
         with Keeper(self._writer) as keeper:
-            for data in answer.iter_bytes(BLOCK_SIZE):
+            for data in _blocks(answer):
                 if self._cancel.is_set():
                     raise self._cancelled()
                 block = data[: self._writer.size - position]
@@ -165,6 +198,18 @@ class _Fetch:
             self._progress(keeper.held, self._writer.size)
 
 
+def _blocks(answer: httpx.Response) -> Iterator[bytes]:
+    """The body in blocks, as it came: `iter_bytes` copies each piece several times."""
+    held = bytearray()
+    for data in (answer.content,) if answer.is_stream_consumed else answer.iter_raw():  # one from memory is whole already
+        held += data
+        while len(held) >= BLOCK_SIZE:
+            yield bytes(memoryview(held)[:BLOCK_SIZE])
+            del held[:BLOCK_SIZE]
+    if held:
+        yield bytes(held)
+
+
 @contextlib.contextmanager
 def _cut_on(cancel: threading.Event, answer: httpx.Response) -> Iterator[None]:
     """Break the connection when `cancel` is set, so that a read that waits for a dead line comes back."""
@@ -188,6 +233,11 @@ def _watch(cancel: threading.Event, over: threading.Event, wire: socket.socket) 
             with contextlib.suppress(OSError):
                 wire.shutdown(socket.SHUT_RDWR)
             return
+
+
+def _seconds(retry_after: str) -> float | None:
+    """RFC 9110, section 10.2.3; of its two forms, seconds: a date says nothing to a spoke whose clock is wrong."""
+    return min(float(retry_after), _LONGEST_WAIT) if retry_after.isascii() and retry_after.isdigit() else None
 
 
 def _first_run(missing: Sequence[int]) -> tuple[int, int]:

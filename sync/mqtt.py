@@ -8,10 +8,9 @@ import collections
 import contextlib
 import logging
 import secrets
-import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import paho.mqtt.client as paho
@@ -24,6 +23,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from sync.bus import BusDown, Handler, Message, Subscription
 from sync.tls import TlsFiles, client_context
 from sync.topics import matches, unshared
+from sync.wire import bulk_socket
 
 __all__ = ["MqttBus", "TlsFiles"]
 
@@ -63,7 +63,7 @@ class MqttBus:
         self._tls = tls
         self._context = client_context(tls) if tls else None
         if self._context is not None:
-            self._context.sslsocket_class = _TidySocket
+            self._context.sslsocket_class = bulk_socket(self._on_bulk)
         self._lock = threading.Condition(threading.RLock())
         self._delivery = threading.RLock()
         self._filters: dict[str, _Filter] = {}
@@ -275,9 +275,14 @@ class MqttBus:
                 self._lock.notify_all()
 
     def _on_message(self, client: paho.Client, userdata: Any, received: paho.MQTTMessage) -> None:
-        message = Message(received.topic, bytes(received.payload), received.qos, received.retain)
-        known = self._by_id
         ids = getattr(received.properties, "SubscriptionIdentifier", None) or ()
+        self._deliver(Message(received.topic, bytes(received.payload), received.qos, received.retain), ids)
+
+    def _on_bulk(self, topic: str, payload: bytes, ids: Sequence[int]) -> None:
+        self._deliver(Message(topic, payload, qos=0), ids)
+
+    def _deliver(self, message: Message, ids: Sequence[int]) -> None:
+        known = self._by_id
         filters = [known[i] for i in ids if i in known] or [
             f for f in known.values() if matches(unshared(f.pattern), message.topic)
         ]
@@ -295,17 +300,6 @@ class _Filter:
     def __init__(self, pattern: str, id_: int, qos: int) -> None:
         self.pattern, self.id, self.qos = pattern, id_, qos
         self.handlers: tuple[Handler, ...] = ()
-
-
-class _TidySocket(ssl.SSLSocket):
-    """Closed when its handshake fails, which paho forgets."""
-
-    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002  # as in ssl
-        try:
-            super().do_handshake(block)
-        except OSError:
-            self.close()
-            raise
 
 
 class _MqttSubscription:

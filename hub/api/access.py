@@ -65,14 +65,19 @@ def may_pull_or_push(request: Request, repository: str, action: Action) -> None:
             return
         raise NotAuthorized(f"{person.name} may not {action}")
     spoke = _spoke(hub, token)
-    if spoke is None or action != "pull" or (repository and not _released_for(hub, spoke, repository)):
+    zone = _zone(hub, spoke, repository) if spoke is not None and action == "pull" else None
+    if spoke is None or zone is None:
         raise NotAuthorized(f"a token is needed to {action} {repository or 'here'}")
+    request.state.zone, request.state.caller = zone, spoke.username
 
 
-def _released_for(hub: Hub, spoke: SpokeId, model: str) -> bool:
+def _zone(hub: Hub, spoke: SpokeId, model: str) -> str | None:
+    """Zone of a spoke that may have something of this model ("": of none in particular)."""
     with hub.database.read() as db:
         row = find_spoke(db, spoke)
-        return row is not None and any(row.zone in version.zones for version in list_versions(db, model))
+        if row is None:
+            return "" if not model else None
+        return row.zone if not model or any(row.zone in version.zones for version in list_versions(db, model)) else None
 
 
 def _person(hub: Hub, token: str | None) -> Principal | None:

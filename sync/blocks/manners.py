@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from model_formats.errors import OperatorError
 from sync.blocks.errors import TransferFailed
-from sync.blocks.pace import Pace
+from sync.blocks.pace import Pace, Unpaced
 from sync.clock import Clock
 from sync.files import atomic_write
 from sync.types import Reason
@@ -173,7 +173,7 @@ class _Together:
 
 def together(*paces: Pace) -> Pace:
     """Waits while any of them does; all of them count. Several transfers may share it."""
-    return _Together(paces)
+    return _Together(paces) if paces else Unpaced()
 
 
 def _days(text: str) -> frozenset[int]:

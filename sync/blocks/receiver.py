@@ -4,8 +4,8 @@ Bounded memory: at most `_INBOX` blocks wait between the bus's thread and the di
 Blocks are QoS 0: the bitmap is the acknowledgement.
 """
 
-import contextlib
 import hashlib
+import math
 import queue
 import secrets
 import threading
@@ -16,7 +16,6 @@ from model_formats.document import DocumentRefused
 from sync import topics
 from sync.blocks.bitmap import decode, encode
 from sync.blocks.errors import TransferCancelled, TransferStalled
-from sync.blocks.keeper import Keeper
 from sync.blocks.pace import Pace, Unpaced
 from sync.blocks.window import Window
 from sync.bus import Bus, BusDown, Message
@@ -33,8 +32,14 @@ Progress = Callable[[int, int], None]
 _INBOX = 192
 _CALM = 0.98
 """A spoke that had to ask again asks later the next time (it may be the slow one); each new block calms it by this factor."""
+_PROBE = 4
+"""A blob that needs more than one want is asked for by so many blocks first: there may be a flow of it already, to join."""
 _LISTEN = 0.05
-"""A blob that needs more than one want is listened for first, seconds: there may be a flow of it already, to join."""
+"""What flows is heard before the answer to that; so long an answer is waited for, seconds."""
+_BRISK = 0.03
+"""Wants that follow each other faster, seconds, are too small for the line, where nobody holds it back."""
+_BATCH = 8
+"""Blocks that are checked and written before the line is looked after again: 1 MiB."""
 _TICK = 0.1
 """Longest wait before a cancel is seen, seconds."""
 _COMPANY = 5.0
@@ -74,6 +79,7 @@ class BlockReceiver:
     ) -> None:
         self._bus, self._zone, self._me, self._store = bus, zone, me, store
         self._patience, self._pace, self._clock = patience, pace or Unpaced(), clock or SystemClock()
+        self._paced = not isinstance(self._pace, Unpaced)
 
     def receive(
         self,
@@ -101,8 +107,7 @@ class BlockReceiver:
             before = writer.received
             subscription = self._bus.subscribe(topics.blocks_of(self._zone, digest), transfer.heard, qos=0)
             try:
-                with Keeper(writer) as keeper:
-                    transfer.run(keeper)
+                transfer.run()
             finally:
                 subscription.cancel()
             received = writer.received - before
@@ -123,25 +128,27 @@ class _Transfer:
     ) -> None:
         self._owner, self._writer, self._hashes = owner, writer, hashes
         self._cancel, self._progress = cancel, progress
-        self._inbox: queue.Queue[Message] = queue.Queue(_INBOX)
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._window = Window(writer.missing(), writer.blocks)
-        self._listen_until = owner._clock.monotonic() + (_LISTEN if len(self._window.missing) > self._window.size else 0.0)
+        self._listen_until: float | None = None
+        self._listens = len(self._window.missing) > self._window.size
         self._was_up = owner._bus.connected
         self._quiet = owner._patience.quiet
         self._last = self._asked_again = owner._clock.monotonic()
         self._held_back = False
+        self._asked = -math.inf
         self._company_until = 0.0
         self._turn_at: float | None = None
         self._damaged = 0
 
     def heard(self, message: Message) -> None:
         """On the bus's thread: take it if there is room. Wants come here too, our own and those of others."""
-        with contextlib.suppress(queue.Full):  # it will be asked for again
-            self._inbox.put_nowait(message)
+        if self._inbox.qsize() < _INBOX:  # else it will be asked for again
+            self._inbox.put(message)
 
-    def run(self, keeper: Keeper) -> None:
+    def run(self) -> None:
         """Until nothing is missing."""
-        self._tell(keeper)
+        self._tell()
         while not self._window.done:
             if self._cancel.is_set():
                 raise TransferCancelled(
@@ -149,7 +156,7 @@ class _Transfer:
                 )
             self._watch_the_line()
             self._ask()
-            self._take(keeper)
+            self._take()
 
     def _watch_the_line(self) -> None:
         now, up = self._owner._clock.monotonic(), self._owner._bus.connected
@@ -171,16 +178,32 @@ class _Transfer:
             self._quiet = min(self._quiet * _random.uniform(1.5, 2.5), self._owner._patience.longest)
 
     def _ask(self) -> None:
-        if not self._was_up or self._held_back or not self._listening_is_over():
+        if not self._was_up or self._held_back:
             return
         if not self._window.wants_more:
             self._turn_at = None
             return
-        if not self._my_turn():
-            return
-        blocks, self._turn_at = self._window.due(), None
+        now = self._owner._clock.monotonic()
+        if not self._listening(now) and self._my_turn(now):
+            if now - self._asked < _BRISK and not self._owner._paced:
+                self._window.grow()
+            self._want(self._window.due(), now)
+
+    def _listening(self, now: float) -> bool:
+        """Whether to ask for little, once, and listen: what comes unasked shows where the others are."""
+        if not self._listens:
+            return False
+        if self._listen_until is None:
+            self._listen_until = now + _LISTEN
+            self._want(self._window.due(_PROBE), now)
+        self._listens = now < self._listen_until
+        return self._listens
+
+    def _want(self, blocks: list[int], now: float) -> None:
+        self._turn_at = None
         if not blocks:
             return
+        self._asked = now
         start, missing = encode(blocks)
         me = self._owner._me
         want = Want(site=me.site, spoke=me.spoke, start=start, missing=missing, credit=len(blocks))
@@ -190,23 +213,28 @@ class _Transfer:
         except BusDown:
             self._was_up = False  # the next connection asks again
 
-    def _take(self, keeper: Keeper) -> None:
+    def _take(self) -> None:
+        """What has come, in small batches, so that threads are switched and the line is looked after less often."""
         try:
-            soon = not self._listening_is_over() or self._turn_at is not None
-            message = self._inbox.get(timeout=_TURN / 8 if soon else _TICK)
+            soon = self._listens or self._turn_at is not None
+            self._receive(self._inbox.get(timeout=_TURN / 8 if soon else _TICK))
+            for _ in range(_BATCH - 1):
+                self._receive(self._inbox.get_nowait())
         except queue.Empty:
-            return
+            pass
+
+    def _receive(self, message: Message) -> None:
         if message.topic.endswith("/want"):
             self._heed(message.payload)
             return
         index = self._checked(message)
         if index is not None:
-            keeper.put(index, message.payload)
+            self._writer.write(index, message.payload)
             self._owner._pace.spend(len(message.payload))
-            self._window.arrived(index)
+            self._listens &= not self._window.arrived(index)
             self._last = self._owner._clock.monotonic()
             self._quiet = max(self._owner._patience.quiet, self._quiet * _CALM)
-            self._tell(keeper)
+            self._tell()
 
     def _heed(self, payload: bytes) -> None:
         """What another spoke asks for comes to us too: let it ask, and keep still a random moment so that one of us is first."""
@@ -220,17 +248,13 @@ class _Transfer:
         self._window.asked_by_another(blocks)
         self._company_until = self._owner._clock.monotonic() + _COMPANY
 
-    def _my_turn(self) -> bool:
+    def _my_turn(self, now: float) -> bool:
         """Whether to ask now: at once when alone; in company after a random moment in which another may be faster."""
-        now = self._owner._clock.monotonic()
         if now > self._company_until:
             return True
         if self._turn_at is None:
             self._turn_at = now + _random.uniform(0, _TURN)
         return now >= self._turn_at
-
-    def _listening_is_over(self) -> bool:
-        return self._owner._clock.monotonic() >= self._listen_until
 
     def _checked(self, message: Message) -> int | None:
         """Which block this is: 1. its place, 2. its length, 3. its hash. What fails is thrown away, and asked for again."""
@@ -251,6 +275,6 @@ class _Transfer:
             return None
         return index
 
-    def _tell(self, keeper: Keeper) -> None:
+    def _tell(self) -> None:
         if self._progress is not None:
-            self._progress(keeper.held, self._writer.size)
+            self._progress(self._writer.received, self._writer.size)

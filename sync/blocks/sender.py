@@ -43,6 +43,14 @@ _IDLE = 5.0
 _SMALL = 16 * BLOCK_SIZE
 """A blob of one window is not worth a pause."""
 _MANY = 64
+_NAMES = 4096
+"""Spokes of a ring that are told apart while it gathers."""
+_GATHERINGS = 5
+"""A ring that goes on growing is waited for so many times `gather_s` at most."""
+_MOMENT_S = 5.0
+"""So long ago a spoke asked for something else that is expected to ask for this as well."""
+_AFTER_NEW_S = 0.25
+"""So long after the last block that is new to all, what some have missed is sent again: to all of those in one go."""
 _LATELY = 60.0
 """So long after its last want a spoke counts as one of those that begin together."""
 
@@ -81,7 +89,12 @@ class _Stream:
     waiting: dict[int, None] = field(default_factory=dict)
     sent: dict[int, tuple[float, int]] = field(default_factory=dict)
     used: float = 0.0
+    opened: float = 0.0
     not_before: float = 0.0
+    names: set[str] = field(default_factory=set)
+    again: dict[int, None] = field(default_factory=dict)
+    """Blocks that were published before and are missed by some."""
+    last_new: float = -math.inf
 
     @property
     def blocks(self) -> int:
@@ -105,9 +118,9 @@ class BlobSender:
     ) -> None:
         """`may(zone, digest)` says whether a blob may go to a zone; None: all that `blobs` has (for tests and relays).
 
-        `gather_s`: seconds between the first want for a blob and its first block, when several spokes of the zone have asked for
-        something lately. A ring that begins together needs a little, since over a fast line the first of them would have the
-        whole blob before the last has subscribed; a spoke that is alone does not wait.
+        `gather_s`: seconds between the first want of the last newcomer and the first block, when several spokes of the zone have
+        asked for something lately. A ring that begins together needs a little, since over a fast line the first of them would
+        have the whole blob before the last has subscribed; a spoke that is alone does not wait.
         `group`: share the wants with other workers of that name (None: hear them all).
         """
         self._bus, self._blobs, self._may = bus, blobs, may
@@ -148,7 +161,7 @@ class BlobSender:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            waiting = [stream for stream in self._streams.values() if stream.waiting]
+            waiting = [stream for stream in self._streams.values() if stream.waiting or stream.again]
             ready = [stream for stream in waiting if self._may_begin(stream)]
             self._listen(wait=0.0 if ready else 0.02 if waiting else 1.0)
             for stream in ready:
@@ -182,10 +195,14 @@ class BlobSender:
             return
         now = stream.used = self._clock.monotonic()
         self._note_company(stream.zone, f"{want.site}/{want.spoke}", now)
+        self._gather(stream, f"{want.site}/{want.spoke}", now)
         for block in blocks:
-            last, times = stream.sent.get(block, (-math.inf, 1))
-            if now - last >= min(self._grace * 2 ** (times - 1), LONGEST_GRACE):
+            if block not in stream.sent:
                 stream.waiting.setdefault(block)
+                continue
+            last, times = stream.sent[block]
+            if now - last >= min(self._grace * 2 ** (times - 1), LONGEST_GRACE):
+                stream.again.setdefault(block)
 
     def _note_company(self, zone: str, who: str, now: float) -> None:
         """The oldest first, so that what is old is found at the front; no more than tells two from many."""
@@ -194,8 +211,26 @@ class BlobSender:
         if len(asked) < _MANY:
             asked[who] = now
 
+    def _gather(self, stream: _Stream, who: str, now: float) -> None:
+        """As long as others join, wait for more."""
+        if not stream.sent and who not in stream.names and len(stream.names) < _NAMES:
+            stream.names.add(who)
+            stream.not_before = min(now + self._gather_s, stream.opened + _GATHERINGS * self._gather_s)
+
     def _may_begin(self, stream: _Stream) -> bool:
-        return self._clock.monotonic() >= stream.not_before or len(self._company.get(stream.zone, ())) < 2
+        """Whether to send now: at once to one that is alone; in company a ring gathers first, and what some missed comes last."""
+        now, company = self._clock.monotonic(), self._company.get(stream.zone, {})
+        if len(company) < 2 or stream.size <= _SMALL:
+            return True
+        if not stream.waiting:
+            return now >= stream.last_new + _AFTER_NEW_S
+        return bool(stream.sent) or (now >= stream.not_before and not self._more_may_come(stream, company, now))
+
+    def _more_may_come(self, stream: _Stream, company: dict[str, float], now: float) -> bool:
+        """Whether somebody asked for something a moment ago, and may be about to ask for this: the index comes first, for all."""
+        if now >= stream.opened + _GATHERINGS * self._gather_s:
+            return False
+        return any(now - asked < _MOMENT_S and who not in stream.names for who, asked in company.items())
 
     def _stream(self, topic: str) -> _Stream | None:
         parts = topic.split("/")
@@ -209,8 +244,8 @@ class BlobSender:
             return None
         fd = os.open(self._blobs.path(digest), os.O_RDONLY | os.O_CLOEXEC)
         size = os.fstat(fd).st_size
-        begin = self._clock.monotonic() + (self._gather_s if size > _SMALL else 0.0)
-        found = self._streams[zone, digest] = _Stream(zone, digest, fd, size, not_before=begin)
+        now = self._clock.monotonic()
+        found = self._streams[zone, digest] = _Stream(zone, digest, fd, size, opened=now)
         return found
 
     def _send_one(self, stream: _Stream) -> None:
@@ -219,16 +254,20 @@ class BlobSender:
             return
         if wait > 0.25:
             return
-        block = next(iter(stream.waiting))
+        queue = stream.waiting or stream.again
+        block = next(iter(queue))
         data = os.pread(stream.fd, BLOCK_SIZE, block * BLOCK_SIZE)
         try:
             self._bus.publish(Message(topics.block(stream.zone, stream.digest, block * BLOCK_SIZE), data, qos=0))
         except BusDown:
             stream.waiting.clear()  # whoever still wants it asks again
+            stream.again.clear()
             self._stopping.wait(0.1)
             return
-        del stream.waiting[block]
         stream.used = self._clock.monotonic()
+        if queue is stream.waiting:
+            stream.last_new = stream.used
+        del queue[block]
         stream.sent[block] = (stream.used, stream.sent.get(block, (0.0, 0))[1] + 1)
         self._pace.spend(len(data))
         self.stats.blocks += 1
@@ -237,7 +276,7 @@ class BlobSender:
     def _forget_idle(self) -> None:
         now = self._clock.monotonic()
         for key, stream in list(self._streams.items()):
-            if not stream.waiting and now - stream.used > _IDLE:
+            if not stream.waiting and not stream.again and now - stream.used > _IDLE:
                 os.close(stream.fd)
                 del self._streams[key]
         for asked in self._company.values():

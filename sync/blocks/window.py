@@ -33,31 +33,37 @@ class Window:
         """Whether nothing is missing."""
         return not self.missing
 
-    def arrived(self, block: int) -> None:
-        """A block is here, asked for or not."""
+    def arrived(self, block: int) -> bool:
+        """A block is here; whether it was one that was asked for."""
         self.missing.discard(block)
         want = self._asked.pop(block, None)
         if want is None:
             self._cursor = (block + 1) % self._blocks
-            return
+            return False
         if self._dry:
-            self.size, self._dry = min(self.size * 2, self._largest), False
+            self._dry = False
+            self.grow()
         overtaken = [b for b, w in self._asked.items() if w < want]
         for other in overtaken:
             del self._asked[other]
         self._lost.extend(overtaken)
         self._dry = not self._asked and bool(self.missing)
+        return True
+
+    def grow(self) -> None:
+        """The window is too small for the line."""
+        self.size = min(self.size * 2, self._largest)
 
     @property
     def wants_more(self) -> bool:
         """Whether less than half of the window is on the way, and there is something left to ask for."""
         return (self.size - len(self._asked)) * 2 >= self.size and len(self._asked) < len(self.missing)
 
-    def due(self) -> list[int]:
-        """What to ask for now; empty while enough is on the way."""
+    def due(self, most: int | None = None) -> list[int]:
+        """What to ask for now, `most` blocks at most; empty while enough is on the way."""
         if not self.wants_more:
             return []
-        room = self.size - len(self._asked)
+        room = self.size - len(self._asked) if most is None else most
         asking = self._again(room)
         asking += self._next(room - len(asking), set(asking))
         self._want += 1

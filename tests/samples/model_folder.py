@@ -44,7 +44,7 @@ def packed(folder: Path, **kwargs: object) -> tuple[Layout, str]:
     return Layout(folder / "layout"), index
 
 
-def _spec(model: str, version: int, variants: list[str], beside: tuple[str, ...]) -> PackageSpec:
+def _spec(model: str, version: int, variants: list[str], beside: tuple[str, ...] = ()) -> PackageSpec:
     return PackageSpec(
         model=model,
         version=version,

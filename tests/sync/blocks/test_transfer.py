@@ -14,6 +14,7 @@ from sync import topics
 from sync.blocks import BlobSender, BlockReceiver, Patience, TransferCancelled, TransferStalled
 from sync.blocks.bitmap import encode
 from sync.bus import Message
+from sync.clock import ManualClock
 from sync.messages import Want
 from sync.store import BLOCK_SIZE
 from sync.types import SpokeId
@@ -261,8 +262,63 @@ def test_a_ring_is_waited_for_and_a_single_spoke_does_not_wait(hub: Hub, eventua
         waiting.done()
 
 
+def test_as_long_as_a_ring_grows_it_is_waited_for_within_bounds(hub: Hub, eventually: Callable[..., None]) -> None:
+    asks, sender, clock = _asking(hub, gather_s=1.0)
+    index = hub.store.put(b"an index")
+    for i in range(3):
+        asks(f"site-{i}", [0], index)
+    eventually(lambda: sender.stats.blocks == 1)
+    for i in range(2):
+        asks(f"site-{i}", [0, 1])
+    clock.advance(1.1)
+    time.sleep(0.05)
+    assert sender.stats.blocks == 1, "one that has the index has not asked yet"
+    for i in range(2, 4):
+        asks(f"site-{i}", [0, 1])
+        clock.advance(0.9)
+    assert sender.stats.blocks == 1, "somebody new came within the second, again and again"
+    clock.advance(0.2)
+    eventually(lambda: sender.stats.blocks == 3)
+
+
+def test_what_some_have_missed_comes_last_and_once_for_all_of_them(hub: Hub, eventually: Callable[..., None]) -> None:
+    asks, sender, clock = _asking(hub, gather_s=0.0)
+    asks("site-0", [0, 1, 2])
+    eventually(lambda: sender.stats.blocks == 3)
+    clock.advance(2)
+    asks("site-0", [3, 4])
+    asks("site-1", [0, 1])
+    asks("site-2", [0, 1, 2])
+    assert sender.stats.blocks == 5, "others are still at what is new to all"
+    clock.advance(0.3)
+    eventually(lambda: sender.stats.blocks == 8)
+    asks("site-1", [0])
+    assert sender.stats.blocks == 8, "one copy of what was missed, for both"
+
+
+def _asking(hub: Hub, gather_s: float) -> tuple[Callable[..., None], BlobSender, ManualClock]:
+    """A sender with a clock that stands still, and a way to ask it for blocks of one blob."""
+    hub.sender.stop()
+    clock, data = ManualClock(), content(40)
+    hub.sender = BlobSender(hub.bus, hub.store, gather_s=gather_s, clock=clock)
+    hub.sender.start()
+    blob, buses = hub.store.put(data), {}
+
+    def ask(site: str, blocks: list[int], digest: str = blob) -> None:
+        if site not in buses:
+            buses[site] = hub.spoke(SpokeId(site))
+        start, missing = encode(blocks)
+        want, before = Want(site=site, spoke="main", start=start, missing=missing, credit=len(blocks)), hub.sender.stats.wants
+        buses[site].publish(Message(topics.want("eu", digest), want.canonical(), qos=0))
+        while hub.sender.stats.wants == before:
+            time.sleep(0.001)
+        time.sleep(0.05)  # a turn of the sender, which must change nothing
+
+    return ask, hub.sender, clock
+
+
 def test_a_late_joiner_asks_only_for_what_it_missed(hub: Hub) -> None:
-    data = content(100)
+    data = content(400)
     digest = hub.store.put(data)
     first, second = hub.fresh(), hub.fresh()
     halfway, joined = threading.Event(), threading.Event()
