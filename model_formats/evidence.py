@@ -5,11 +5,14 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AwareDatetime, Field
 
 from model_formats.document import Document, Value
+from model_formats.pvalues import binomial_tail
 from model_formats.types import Digest, Name
 
-__all__ = ["CalibrationSet", "Evidence", "GateResult", "Lineage", "SliceScore", "VariantEvidence"]
+__all__ = ["CalibrationSet", "Evidence", "GateResult", "Lineage", "SliceScore", "VariantEvidence", "expected_accuracy"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
+MIN_COMPARED = 30
+"""Labelled champion rows from which on a site's own accuracy counts as what can be expected there."""
 
 
 class SliceScore(Value):
@@ -87,3 +90,16 @@ class Evidence(Document):
     def claim(self, variant: str) -> float | None:
         """The score the author claims for a variant."""
         return next((v.score for v in self.variants if v.variant == variant), None)
+
+
+def expected_accuracy(claim: float | None, champion_correct: int, champion_labelled: int) -> float | None:
+    """What a version can be held to at a site: its claim, or what the champion reaches there where it surely falls short of that.
+
+    A scanner that has turned hurts both. Surely: an exact one-sided binomial test at 5 %, since a champion that is a little
+    unlucky excuses nothing. Both ends judge by it: the spoke in probation, the hub over its rollout.
+    """
+    if claim is None or champion_labelled < MIN_COMPARED:
+        return claim
+    missed = champion_labelled - champion_correct
+    short = binomial_tail(missed, champion_labelled, 1 - claim) < 0.05
+    return champion_correct / champion_labelled if short else claim

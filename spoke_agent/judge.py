@@ -8,6 +8,7 @@ lasts, a fault is called only by an e-value (a mixture likelihood ratio; Ville's
 import math
 from dataclasses import dataclass
 
+from model_formats.evidence import expected_accuracy
 from model_formats.pvalues import binomial_tail
 from sync.messages import ProbationTerms, ShadowTerms
 from sync.types import Reason
@@ -18,8 +19,6 @@ EARLY_ALPHA = 0.01
 """Chance that a version as good as it claims is called bad during the soak."""
 FINAL_ALPHA = 0.05
 """Level of the test at the end."""
-MIN_COMPARED = 30
-"""Labelled champion rows from which on the site's own accuracy counts as what can be expected here."""
 MIN_ROWS = 20
 """Mirrored rows, or requests, from which on a bad share is called before the end."""
 
@@ -83,7 +82,7 @@ def judge_shadow(terms: ShadowTerms, seen: ShadowSeen) -> Verdict:
 
 def judge_probation(terms: ProbationTerms, seen: ProbationSeen) -> Verdict:
     """Judge a new champion: errors, then accuracy on labelled rows against the claim (or what the site allows), then the soak."""
-    expected = expected_accuracy(seen)
+    expected = expected_accuracy(seen.claim, seen.champion_correct, seen.champion_labelled)
     floor = None if expected is None else max(0.0, expected - terms.accuracy_slack)
     ended = _probation_ended(terms, seen)
     if seen.errors > terms.max_error_rate * seen.requests and (
@@ -93,15 +92,6 @@ def judge_probation(terms: ProbationTerms, seen: ProbationSeen) -> Verdict:
     if floor is not None and seen.labelled and _below(seen.labelled, seen.correct, floor, ended=ended):
         return Verdict(reason=Reason.ACCURACY_BELOW_CLAIM)
     return _PASSED if ended else _WAIT
-
-
-def expected_accuracy(seen: ProbationSeen) -> float | None:
-    """The package's claim, lowered to what the champion before reached on this site's labels: a turned scanner hurts both."""
-    if seen.claim is None:
-        return None
-    if seen.champion_labelled < MIN_COMPARED:
-        return seen.claim
-    return min(seen.claim, seen.champion_correct / seen.champion_labelled)
 
 
 def at_most(k: int, n: int, p: float) -> float:

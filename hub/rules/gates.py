@@ -69,6 +69,8 @@ class Tally:
     champion_labelled_correct: int = 0
     claim: float | None = None
     """What the package claims, by the hub's own copy of its evidence."""
+    expected: float | None = None
+    """What it can be held to at the sites of the labelled rows (`expected_accuracy`), weighed by these; the claim at most."""
 
     @property
     def ended(self) -> int:
@@ -175,17 +177,19 @@ def FailedShare(share: float) -> Gate:  # noqa: N802
 
 
 def AccuracyBelowClaim(slack: float, alpha: float = ALPHA) -> Gate:  # noqa: N802
-    """Labelled rows contradict the package's claim by more than `slack`, whatever the spokes concluded.
+    """Labelled rows contradict what is expected of the package by more than `slack`, whatever the spokes concluded.
 
     The rule looks again with every report, so the test is one that may be looked at as often as one likes: it errs at most with
     probability `alpha` over the whole rollout (`contradiction`).
     """
 
     def judge(t: Tally) -> Finding:
-        if t.claim is None or not t.labelled:
+        if t.claim is None or t.expected is None or not t.labelled:
             return _no("no labelled rows, or no claim")
-        odds = contradiction(t.labelled_correct, t.labelled, max(0.0, t.claim - slack))
-        why = f"{t.labelled_correct} of {t.labelled} labelled rows right, {t.claim:.3f} claimed (evidence 10^{odds:.1f} to 1)"
+        odds = contradiction(t.labelled_correct, t.labelled, max(0.0, t.expected - slack))
+        there = f", {t.expected:.3f} expected there" if t.expected < t.claim else ""
+        rows = f"{t.labelled_correct} of {t.labelled} labelled rows right, {t.claim:.3f} claimed{there}"
+        why = f"{rows} (evidence 10^{odds:.1f} to 1)"
         return Finding(odds > -math.log10(alpha), why, Reason.ACCURACY_BELOW_CLAIM.value)
 
     return Gate(judge)

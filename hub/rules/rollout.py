@@ -23,6 +23,7 @@ from hub.rules.gates import (
     WilsonLower,
 )
 from hub.rules.plan import GateTerms, RolloutSpec
+from model_formats.evidence import expected_accuracy
 from sync.messages import UpdateEvidence
 from sync.types import TERMINAL, Reason, SpokeId, State
 
@@ -218,7 +219,16 @@ def tally(rings: list[RingView], claim: float | None = None) -> Tally:
         champion_labelled=sum(e.champion_labelled for e in evidence),
         champion_labelled_correct=sum(e.champion_labelled_correct for e in evidence),
         claim=claim,
+        expected=_expected(evidence, claim),
     )
+
+
+def _expected(evidence: list[UpdateEvidence], claim: float | None) -> float | None:
+    labelled = [e for e in evidence if e.labelled]
+    if claim is None or not labelled:
+        return claim
+    each = (expected_accuracy(claim, e.champion_labelled_correct, e.champion_labelled) or 0.0 for e in labelled)
+    return sum(e.labelled * share for e, share in zip(labelled, each, strict=True)) / sum(e.labelled for e in labelled)
 
 
 def advance_gate(terms: GateTerms) -> Gate:

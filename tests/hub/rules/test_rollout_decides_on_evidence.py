@@ -139,3 +139,17 @@ def test_a_failure_among_many_is_within_the_budget():
 def test_superseded_spokes_speak_neither_way():
     rings = (ring(OK_A, member(B, State.FAILED, Reason.SUPERSEDED)), WAITING_TWO)
     assert decide(spec(), RUN, rings, None, 1000.0) == (PassRing(0, "held for 0 s"),)
+
+
+def test_a_site_whose_scanner_has_turned_does_not_condemn_a_version_that_is_no_worse_there():
+    turned = member(A, State.COMMITTED, labelled=100, labelled_correct=60, champion_labelled=100, champion_labelled_correct=58)
+    good = member(B, State.COMMITTED, labelled=100, labelled_correct=97, champion_labelled=100, champion_labelled_correct=97)
+    assert decide(spec(), RUN, (ring(turned, good), WAITING_TWO), 0.96, 1000.0) == (PassRing(0, "held for 0 s"),)
+
+
+def test_a_turned_scanner_at_one_site_hides_no_fault_at_another():
+    turned = member(A, State.COMMITTED, labelled=100, labelled_correct=60, champion_labelled=100, champion_labelled_correct=58)
+    bad = member(B, State.COMMITTED, labelled=100, labelled_correct=60)
+    (step,) = decide(spec(), RUN, (ring(turned, bad), WAITING_TWO), 0.96, 1000.0)
+    assert isinstance(step, Abort)
+    assert "0.770 expected there" in step.why
