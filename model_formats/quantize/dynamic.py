@@ -32,10 +32,15 @@ class DynamicInt8:
                     op_types_to_quantize=_OPERATORS,
                     per_channel=True,
                     weight_type=QuantType.QInt8,
-                    nodes_to_quantize=list(only) or None,
-                    nodes_to_exclude=[HEAD_NODE, *keep_float],
+                    nodes_to_quantize=_split(only) or None,
+                    nodes_to_exclude=_split([HEAD_NODE, *keep_float]),
                 )
             except Exception as e:  # the quantizer raises many kinds
                 raise QuantizeFailed(f"{prepared.name}: dynamic quantization failed: {str(e)[:200]}") from e
         if keep_float:
-            round_weights(out, keep_float)
+            round_weights(out, _split(keep_float))
+
+
+def _split(names: Sequence[str]) -> list[str]:
+    """The quantizer makes a product and a sum of every Gemm, under new names, before it looks at ours."""
+    return [n for name in names for n in (name, f"{name}_MatMul")]

@@ -8,7 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from model_formats.export.graph import load_graph
+from model_formats.export.graph import load_graph, save_graph
+from model_formats.export.head import expose_head
 from model_formats.measure import is_slower
 from model_formats.quantize.dynamic import DynamicInt8
 from model_formats.quantize.gate import Quantized, _fewest, quantize_within
@@ -96,6 +97,31 @@ def test_dynamic_keeps_the_head_in_float_too(tmp_path: Path) -> None:
     graph = load_graph(tmp_path / "q.onnx").graph
     assert [n.op_type for n in graph.node].count("MatMulInteger") == 2
     assert any(n.name == "head" and n.op_type == "MatMul" for n in graph.node)
+
+
+def test_dynamic_keeps_an_exposed_head_as_it_is_so_that_sites_can_still_replace_it(tmp_path: Path) -> None:
+    model = load_graph(_prepared(tmp_path, spoiled=False))
+    point = expose_head(model, "y")
+    assert point is not None
+    exposed = tmp_path / "exposed.onnx"
+    save_graph(model, exposed)
+    DynamicInt8().quantize(exposed, tmp_path / "q.onnx")
+    made = load_graph(tmp_path / "q.onnx").graph
+    assert [n.op_type for n in made.node].count("MatMulInteger") == 2
+    held = {i.name: i.data_type for i in made.initializer}
+    assert {held[point.weight], held[point.bias]} == {TensorProto.FLOAT}
+    assert {point.weight, point.bias} <= {i.name for i in made.input}, "overridable: an initializer and an input"
+
+
+def test_a_gemm_can_be_kept_in_float_and_can_be_the_only_one_that_is_not(tmp_path: Path) -> None:
+    model = load_graph(_prepared(tmp_path, spoiled=False))
+    first = next(n for n in model.graph.node if n.name == "first")
+    first.op_type = "Gemm"
+    save_graph(model, tmp_path / "gemm.onnx")
+    for names, whole in (({"keep_float": ["first"]}, 1), ({"only": ["first"]}, 1), ({}, 2)):
+        DynamicInt8().quantize(tmp_path / "gemm.onnx", tmp_path / "q.onnx", **names)
+        made = load_graph(tmp_path / "q.onnx").graph
+        assert [n.op_type for n in made.node].count("MatMulInteger") == whole, names
 
 
 def test_calibration_rows_of_the_wrong_shape_are_refused(tmp_path: Path) -> None:
