@@ -76,14 +76,16 @@ def usable(rows: Rows, hub: Head) -> Array:
     if rows.classes:
         finite &= (rows.labels >= 0) & (rows.labels < hub.weight.shape[1])
     sound_ones = np.flatnonzero(finite)
-    _, first = np.unique(np.ascontiguousarray(rows.features[sound_ones]), axis=0, return_index=True)
-    places: Array = sound_ones[np.sort(first)]
+    first: dict[bytes, int] = {}  # np.unique would load numpy.ma, which takes longer than all the fits
+    for place in sound_ones.tolist():
+        first.setdefault((rows.features[place] + 0.0).tobytes(), place)
+    places: Array = np.array([*first.values()], np.int64)
     kept = rows.take(places)
     if len(kept) < _LEAST_ROWS:
         raise TooFewLabels(
             f"{len(kept)} usable labelled rows of {len(rows)} (finite, different, of known classes); {_LEAST_ROWS} are needed"
         )
-    if rows.classes and len(np.unique(kept.labels)) < 2:
+    if rows.classes and len(set(kept.labels.tolist())) < 2:
         raise TooFewLabels(f"all {len(kept)} rows have one class; that teaches nothing about the others")
     return places
 

@@ -1,6 +1,8 @@
 """Tuning at one spoke, from slots to slots: gather, fit, gate, shelve, switch, and go back when it does not load."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -87,10 +89,11 @@ class Tuner:
         slots = self._slots(model)
         if slots.champion is None:
             raise NotAdaptable(f"{model}: nothing is served here", hint="Wait for a rollout, then tune.")
-        if method == "head":
-            kept = self._fit(model, slots.champion, slots.adapter, origin)
-        else:
-            kept = self._fit_whole(model, slots.champion, slots.adapter, origin, method, limit_s)
+        with _young_garbage_only():
+            if method == "head":
+                kept = self._fit(model, slots.champion, slots.adapter, origin)
+            else:
+                kept = self._fit_whole(model, slots.champion, slots.adapter, origin, method, limit_s)
         serving = self.use(model, kept.record.name) if use else False
         return TuneOutcome(kept, kept.record.gate, serving)
 
@@ -262,6 +265,16 @@ class Tuner:
 
     def _now(self) -> datetime:
         return self._clock.now().replace(microsecond=0)
+
+
+@contextlib.contextmanager
+def _young_garbage_only() -> Iterator[None]:
+    """Garbage is looked for among what is made here: to go through all that the process has imported costs a fit."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _check_parity(trunk: Trunk, batch: StoredBatch) -> None:
