@@ -315,7 +315,9 @@ def _store_opener(home: Path) -> Callable[[], RowStore]:
     def opened() -> RowStore:
         from spoke_agent.data.store import open_data  # late: a server that captures nothing needs no cryptography
 
-        return open_data(home, regime=_regime(home))
+        store = open_data(home, regime=_regime(home))
+        slim()  # what made the cipher ready is not needed to use it
+        return store
 
     return opened
 
