@@ -33,6 +33,8 @@ class AdapterSlot(Value):
     file: Digest
     base: Digest
     """Digest of the model file; the server refuses the adapter on any other."""
+    probation: bool = False
+    """It answers, and has yet to stand the labels of the rows that it answered (`spoke_agent.tune.keeper`)."""
 
 
 class ChallengerSlot(Value):

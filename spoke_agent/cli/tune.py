@@ -3,13 +3,17 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from model_formats.console import Context, emit, out, pass_context, table, talk
 from model_formats.document import Value
 from spoke_agent.tune.gate import GateVerdict
+from spoke_agent.tune.shelf import ShadowSeen
+
+if TYPE_CHECKING:
+    from spoke_agent.slots import ModelSlots
 
 __all__ = ["adapter", "tune"]
 
@@ -30,6 +34,7 @@ class TuneView(Value):
     accepted: bool
     """Always true: what the gate refuses ends in an error."""
     reason: str
+    shadow: ShadowSeen
     serving: bool
 
 
@@ -97,6 +102,7 @@ def tune(ctx: Context, *, model: str, no_use: bool, method: str, minutes: float)
         gate=record.gate,
         accepted=True,
         reason=_reason(record.gate),
+        shadow=record.shadow,
         serving=outcome.serving,
     )
     emit(ctx, view, _show_tuned)
@@ -128,9 +134,9 @@ def list_(ctx: Context, *, model: str | None) -> None:
                 "before": k.record.gate.before,
                 "after": k.record.gate.after,
                 "trusted": k.trusted,
-                "in_use": (s := slots.get(k.record.model)) is not None
-                and s.adapter is not None
-                and s.adapter.name == k.record.name,
+                "in_use": (stage := _stage(slots.get(k.record.model), k.record.name)) != "shelf",
+                "stage": stage,
+                "shadow": k.record.shadow.model_dump(),
             }
             for k in site.tuner.shelf.all(model)
         ]
@@ -178,6 +184,14 @@ def erase(ctx: Context, *, name: str, dry_run: bool) -> None:
     )
 
 
+def _stage(places: "ModelSlots | None", name: str) -> str:
+    """`shelf` (answers only whom asks for it), `probation` or `default`."""
+    used = places.adapter if places is not None else None
+    if used is None or used.name != name:
+        return "shelf"
+    return "probation" if used.probation else "default"
+
+
 def _reason(gate: GateVerdict) -> str:
     return (
         f"right on {gate.rows} rows it never saw: {gate.before:.1%} before, {gate.after:.1%} after (p = {gate.p:.2g}); "
@@ -188,12 +202,14 @@ def _reason(gate: GateVerdict) -> str:
 def _show_tuned(view: TuneView) -> None:
     out.print(f"{view.adapter}: fitted on {view.rows} rows of this site")
     out.print(f"  {view.reason}")
-    out.print("  it answers now" if view.serving else "  it does not answer yet")
+    seen = view.shadow
+    out.print(f"  in shadow: of {seen.rows} rows that callers sent last, {seen.changed} would have been answered otherwise")
+    out.print("  it answers now, in probation until labels have confirmed it" if view.serving else "  it does not answer yet")
 
 
 def _show_list(rows: list[dict[str, Any]]) -> None:
     table(
-        ["adapter", "model", "version", "method", "rows", "before", "after", "in use", "whole"],
+        ["adapter", "model", "version", "method", "rows", "before", "after", "stage", "whole"],
         [
             [
                 r["name"],
@@ -203,7 +219,7 @@ def _show_list(rows: list[dict[str, Any]]) -> None:
                 r["rows"],
                 f"{r['before']:.3f}",
                 f"{r['after']:.3f}",
-                "yes" if r["in_use"] else "",
+                r["stage"],
                 "yes" if r["trusted"] else "NO",
             ]
             for r in rows

@@ -187,6 +187,17 @@ class DataStore:
             left -= len(chosen)
             yield batch.where(chosen)
 
+    def latest(self, model: str, *, limit: int) -> Iterator[StoredBatch]:
+        """What callers sent last, labelled or not, newest batch first, until `limit` rows are out."""
+        left = limit
+        for (number,) in self._all("SELECT id FROM batches WHERE model = ? AND kept = 0 ORDER BY id DESC", model):
+            batch = self._load(number) if left > 0 else None
+            if batch is None:
+                return
+            chosen = np.arange(len(batch.times))[-left:]
+            left -= len(chosen)
+            yield batch.where(chosen)
+
     def summary(self) -> list[dict[str, Any]]:
         """Counts by model and version, for people."""
         names = ("model", "version", "index", "rows", "labelled", "correct", "first", "last", "bytes")

@@ -1,4 +1,8 @@
-"""Upkeep of adapters: a new base gets its own fit or none, and an adapter that labels turn against retreats by itself."""
+"""Upkeep of adapters: a new base gets its own fit or none; a fresh one is in probation until it has stood enough labels; one that
+labels turn against retreats by itself.
+
+In probation labels are looked at as they come, so the test is one that may be looked at as often as one likes (an e-value).
+"""
 
 from dataclasses import dataclass, field
 
@@ -7,16 +11,20 @@ import numpy as np
 from model_formats.errors import SpokeshaveError
 from model_formats.pvalues import binomial_tail
 from spoke_agent.data.store import DataStore
+from spoke_agent.judge import e_value_below
 from spoke_agent.slots import ModelSlots, read_slots
 from spoke_agent.tune.features import labels_of
 from spoke_agent.tune.gate import GateVerdict, judge_pair, side_by_side
 from spoke_agent.tune.site import Tuner
 
-__all__ = ["AdapterKeeper"]
+__all__ = ["PROVEN", "AdapterKeeper"]
 
 _LEAST = 30
 _EVERY = 20
 _ALPHA = 0.05
+_LEAST_ON_TRIAL, _EVERY_ON_TRIAL = 10, 5
+PROVEN = 100
+"""Labelled rows since an adapter was fitted, from which on it is out of probation."""
 
 
 @dataclass(slots=True)
@@ -40,17 +48,24 @@ class AdapterKeeper:
             return []
         if self.tuner.base_of(places.champion) != places.adapter.base:
             return [self._move_on(model, places)]
+        on_trial = places.adapter.probation
         labelled, _ = self.data.labelled_accuracy(model, places.champion.index)
-        if labelled - self._seen.get(model, -_EVERY) < _EVERY:
+        every = _EVERY_ON_TRIAL if on_trial else _EVERY
+        if labelled - self._seen.get(model, -every) < every:
             return []
         self._seen[model] = labelled
-        verdict = self._compared(model, places)
-        if verdict is None or verdict.losses <= verdict.wins:
-            return []
-        if binomial_tail(verdict.losses, verdict.wins + verdict.losses, 0.5) > _ALPHA:
-            return []
-        self.tuner.use(model, None)
-        return [f"{places.adapter.name}: {verdict.losses} labels against it, {verdict.wins} for it; the hub's head answers again"]
+        verdict = self._compared(model, places, _LEAST_ON_TRIAL if on_trial else _LEAST)
+        return [] if verdict is None else self._judged(model, places.adapter.name, verdict, on_trial=on_trial)
+
+    def _judged(self, model: str, name: str, verdict: GateVerdict, *, on_trial: bool) -> list[str]:
+        counts = f"{verdict.losses} labels against it, {verdict.wins} for it"
+        if _worse(verdict, on_trial=on_trial):
+            self.tuner.use(model, None)
+            return [f"{name}: {counts}; the hub's head answers again"]
+        if on_trial and verdict.rows >= PROVEN:
+            self.tuner.settle(model)
+            return [f"{name}: {counts}; its probation is over"]
+        return []
 
     def _move_on(self, model: str, places: ModelSlots) -> str:
         """The champion is another file: refit, or let the new base answer alone."""
@@ -58,7 +73,7 @@ class AdapterKeeper:
         self.tuner.use(model, fresh.name if fresh else None)
         return f"{model}: new base; {'refitted as ' + fresh.name if fresh else 'no adapter is better than it'}"
 
-    def _compared(self, model: str, places: ModelSlots) -> GateVerdict | None:
+    def _compared(self, model: str, places: ModelSlots, least: int) -> GateVerdict | None:
         """Adapter against hub head on the labelled rows that came after the adapter was made."""
         if places.adapter is None or places.champion is None:
             return None
@@ -66,12 +81,21 @@ class AdapterKeeper:
             kept = self.tuner.shelf.get(places.adapter.name)
             trunk = self.tuner.trunk(places.champion)
             later = [b for b in self.data.labelled(model, limit=1000) if b.id > kept.record.last_batch]
-            if sum(b.rows for b in later) < _LEAST or not kept.trusted:
+            if sum(b.rows for b in later) < least or not kept.trusted:
                 return None
             adapter = trunk.session.load_adapter(str(kept.file), kept.record.name)
             answers = [np.concatenate([trunk.answers(b.inputs, a) for b in later]) for a in (adapter, None)]
             rows, (its, hub) = side_by_side(answers, labels_of(trunk, later))
             rows = rows.take(np.flatnonzero(np.isfinite(rows.features).all(axis=1)))
-            return judge_pair(its, hub, rows) if len(rows) >= _LEAST else None
+            return judge_pair(its, hub, rows) if len(rows) >= least else None
         except SpokeshaveError:
             return None  # best effort: an adapter whose base or record is gone is the server's to refuse
+
+
+def _worse(verdict: GateVerdict, *, on_trial: bool) -> bool:
+    n = verdict.wins + verdict.losses
+    if verdict.losses <= verdict.wins:
+        return False
+    if on_trial:
+        return e_value_below(n, verdict.wins, 0.5) >= 1 / _ALPHA
+    return binomial_tail(verdict.losses, n, 0.5) <= _ALPHA

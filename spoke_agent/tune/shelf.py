@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, Field
 
 from model_formats.adapter import Head, write_adapter
 from model_formats.arrays import read_arrays, write_arrays
-from model_formats.document import Document
+from model_formats.document import Document, Value
 from model_formats.spec import AdapterPoint
 from model_formats.types import Digest, Name, digest_of_file
 from spoke_agent.slots import AdapterSlot
@@ -27,7 +27,14 @@ from sync.files import atomic_write
 from sync.trust.envelope import seal, unseal
 from sync.trust.keys import Key, Signer
 
-__all__ = ["AdapterRecord", "Kept", "Shelf"]
+__all__ = ["AdapterRecord", "Kept", "ShadowSeen", "Shelf"]
+
+
+class ShadowSeen(Value):
+    """Before it answered anybody: rows that callers had sent, and at how many its answer differs from the hub's model."""
+
+    rows: Annotated[int, Field(ge=0)] = 0
+    changed: Annotated[int, Field(ge=0)] = 0
 
 
 class AdapterRecord(Document):
@@ -53,6 +60,7 @@ class AdapterRecord(Document):
     """The stored batches it was fitted on: when one is erased, so is what was made from it."""
     penalty: float
     gate: GateVerdict
+    shadow: ShadowSeen = ShadowSeen()
 
     @property
     def slot(self) -> AdapterSlot:

@@ -14,7 +14,7 @@ from model_formats.adapter import Head
 from model_formats.errors import SpokeshaveError
 from model_formats.layout import BlobReader
 from model_formats.package import open_package
-from model_formats.runtimes.base import HeadAdapter
+from model_formats.runtimes.base import Array, HeadAdapter
 from spoke_agent.data.erase import Retired
 from spoke_agent.data.store import DataStore, StoredBatch
 from spoke_agent.home import SpokeHome
@@ -26,7 +26,7 @@ from spoke_agent.tune.errors import AdapterUnknown, GateClosed, NotAdaptable, To
 from spoke_agent.tune.features import Trunk, labelled_rows, open_trunk
 from spoke_agent.tune.gate import GateTerms, GateVerdict
 from spoke_agent.tune.recipe import Tuned, tune_head
-from spoke_agent.tune.shelf import AdapterRecord, Kept, Shelf
+from spoke_agent.tune.shelf import AdapterRecord, Kept, ShadowSeen, Shelf
 from sync.clock import Clock
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ __all__ = ["Method", "Origin", "Server", "TuneOutcome", "Tuner"]
 Origin = Literal["operator", "schedule", "drift", "new_base", "erasure"]
 Method = Literal["head", "lora", "full"]
 _MOST_ROWS = 5000
+_SHADOW_ROWS = 500
 
 
 class Server(Protocol):
@@ -140,10 +141,14 @@ class Tuner:
         """Erase the adapters that were fitted on any of these stored batches, and what a cut-off fit left."""
         self.shelf.sweep()
         records = [k.record for k in self.shelf.made_from(range(min(batches), max(batches) + 1))] if batches else []
-        found = [Retired(r.name, r.model, answered=self._slots(r.model).adapter == r.slot) for r in records]
+        found = [Retired(r.name, r.model, answered=self._answers(r)) for r in records]
         for retired in found:
             self.erase(retired.name)
         return found
+
+    def _answers(self, record: AdapterRecord) -> bool:
+        used = self._slots(record.model).adapter
+        return used is not None and (used.name, used.file) == (record.name, record.file)
 
     def renew(self, model: str) -> str | None:
         """A head fitted on the rows that are left after an erasure. None where they prove none: the hub's head answers."""
@@ -174,8 +179,10 @@ class Tuner:
         if not (np.isfinite(tuned.head.weight).all() and np.isfinite(tuned.head.bias).all()):
             raise NotAdaptable("the fit did not converge to finite numbers")
         slim()  # the fit's code: writing the adapter needs the engine's again
+        head = tuned.head
+        seen = self._shadow(model, trunk, lambda inputs: trunk.features(inputs) @ head.weight + head.bias)
         name = self.shelf.next_name(model, slot.version)
-        describe = self._record(name, model, slot, trunk, tuned, batches, origin, "head", tuned.penalty)
+        describe = self._record(name, model, slot, trunk, tuned, batches, origin, "head", tuned.penalty, seen)
         return self.shelf.add(name, trunk.point, tuned.head, describe)
 
     def _fit_whole(
@@ -193,8 +200,22 @@ class Tuner:
             )
             if not tuned.verdict.passed:
                 raise GateClosed(f"{model}@{slot.version}: {_told(tuned.verdict)}")
+            fitted = trunk.session.load_adapter(str(file), "fitted")
+            seen = self._shadow(model, trunk, lambda inputs: trunk.answers(inputs, fitted))
             name = self.shelf.next_name(model, slot.version)
-            return self.shelf.add_model(name, file, self._record(name, model, slot, trunk, tuned, batches, origin, method, 0.0))
+            describe = self._record(name, model, slot, trunk, tuned, batches, origin, method, 0.0, seen)
+            return self.shelf.add_model(name, file, describe)
+
+    def _shadow(self, model: str, trunk: Trunk, answers: Callable[[dict[str, Array]], Array]) -> ShadowSeen:
+        """What it would have answered to what callers sent last, labelled or not. Raises GateClosed where that is no number."""
+        rows = changed = 0
+        for batch in self._data.latest(model, limit=_SHADOW_ROWS):
+            new, old = answers(batch.inputs), trunk.answers(batch.inputs)
+            sound = np.isfinite(old).all(axis=1)  # callers may send what no model can answer
+            if not np.isfinite(new[sound]).all():
+                raise GateClosed(f"{model}: in shadow, what was fitted gives no finite answer to rows that callers sent")
+            rows, changed = rows + int(sound.sum()), changed + _changed(new[sound], old[sound], trunk)
+        return ShadowSeen(rows=rows, changed=changed)
 
     def _record(
         self,
@@ -207,6 +228,7 @@ class Tuner:
         origin: Origin,
         method: Method,
         penalty: float,
+        seen: ShadowSeen,
     ) -> Callable[[str], AdapterRecord]:
         """What the record will say, once the file's digest is known."""
         numbers, now = [b.id for b in batches], self._now()
@@ -228,6 +250,7 @@ class Tuner:
                 last_batch=max(numbers),
                 penalty=penalty,
                 gate=tuned.verdict,
+                shadow=seen,
             )
 
         return describe
@@ -255,7 +278,17 @@ class Tuner:
             raise AdapterUnknown(f"{name}: not an adapter of {model} made here, or its file was changed")
         if slots.champion is None or self.base_of(slots.champion) != kept.record.base:
             raise AdapterUnknown(f"{name}: was fitted on version {kept.record.version}, which is not what is served")
-        return kept.record.slot
+        return kept.record.slot.model_copy(update={"probation": True})
+
+    def settle(self, model: str) -> None:
+        """The default adapter has stood the labels: its probation is over."""
+        edit_slots(
+            self.home.slots,
+            model,
+            lambda places: places.model_copy(
+                update={"adapter": places.adapter and places.adapter.model_copy(update={"probation": False})}
+            ),
+        )
 
     def _switch(self, model: str, adapter: AdapterSlot | None) -> None:
         edit_slots(self.home.slots, model, lambda places: places.model_copy(update={"adapter": adapter}))
@@ -265,6 +298,13 @@ class Tuner:
 
     def _now(self) -> datetime:
         return self._clock.now().replace(microsecond=0)
+
+
+def _changed(new: Array, old: Array, trunk: Trunk) -> int:
+    """Rows with another class, or (no classes) further off than a twentieth of the spread."""
+    if trunk.contract.task == "classification":
+        return int((new.argmax(axis=1) != old.argmax(axis=1)).sum())
+    return int((np.abs(new - old).max(axis=1) > 0.05 * float(old.std())).sum())
 
 
 @contextlib.contextmanager

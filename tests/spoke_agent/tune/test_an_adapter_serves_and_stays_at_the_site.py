@@ -94,8 +94,9 @@ def test_tuning_puts_a_signed_adapter_into_the_slots_and_the_base_is_untouched(s
     outcome = site.tuner.tune("digits")
     record = outcome.kept.record
     assert outcome.serving
-    assert site.places.adapter == record.slot
-    assert record.rows == 200
+    assert site.places.adapter == record.slot.model_copy(update={"probation": True})
+    assert record.rows == record.shadow.rows == 200
+    assert 20 < record.shadow.changed < 180
     assert record.base == before == digest_of_file(base)
     assert record.gate.after > record.gate.before + 0.2
 
@@ -209,12 +210,40 @@ def test_an_adapter_that_labels_turn_against_retreats(site: Site):
     assert site.places.adapter is None
 
 
-def test_an_adapter_that_helps_stays(site: Site):
+def test_an_adapter_that_helps_stays_and_is_out_of_probation_when_labels_have_confirmed_it(site: Site):
     name = site.tuner.tune("digits").kept.record.name
     keeper = AdapterKeeper(site.tuner, site.data)
-    site.label(slice(200, 400), adapter=name)
+    site.label(slice(200, 250), adapter=name)
     assert keeper.look() == []
     assert site.places.adapter is not None
+    assert site.places.adapter.probation
+    site.label(slice(250, 400), adapter=name)
+    (told,) = keeper.look()
+    assert "probation is over" in told
+    assert site.places.adapter.name == name
+    assert not site.places.adapter.probation
+
+
+def test_in_probation_two_dozen_labels_are_enough_to_send_it_back(site: Site):
+    name = site.tuner.tune("digits").kept.record.name
+    site.label(slice(200, 224), adapter=name, by_hub=True)
+    (told,) = AdapterKeeper(site.tuner, site.data).look()
+    assert "labels against it" in told
+    assert site.places.adapter is None
+
+
+def test_what_gives_no_number_to_rows_that_callers_sent_never_answers(site: Site):
+    trunk = site.tuner.trunk(site.slot(site.index))
+    with pytest.raises(GateClosed, match="in shadow"):
+        site.tuner._shadow("digits", trunk, lambda inputs: np.full((len(inputs["image"]), 10), np.nan))
+
+
+def test_callers_who_send_what_no_model_can_answer_stop_no_adapter(site: Site):
+    images = np.full((3, 1, 8, 8), np.nan, np.float32)
+    times = np.full(3, site.clock.now().timestamp())
+    scores = {"logits": np.zeros((3, 10), np.float32)}
+    site.data.append(Batch("digits", 1, site.index, ["x", "y", "z"], times, {"image": images}, scores))
+    assert site.tuner.tune("digits").kept.record.shadow.rows == 200
 
 
 def test_a_new_base_gets_its_own_fit(site: Site, second: Packed):
@@ -227,4 +256,4 @@ def test_a_new_base_gets_its_own_fit(site: Site, second: Packed):
     write_slots(site.home / "slots.json", Slots(models={"digits": ModelSlots(champion=site.slot(index, 2), adapter=first.slot)}))
     (told,) = AdapterKeeper(tuner, site.data).look()
     assert "refitted" in told
-    assert site.places.adapter == slot
+    assert site.places.adapter == slot.model_copy(update={"probation": True})
