@@ -95,6 +95,8 @@ class _Stream:
     again: dict[int, None] = field(default_factory=dict)
     """Blocks that were published before and are missed by some."""
     last_new: float = -math.inf
+    lag: float = 0.0
+    """The longest a ring was seen to take from the publishing of a block to its arrival, seconds."""
 
     @property
     def blocks(self) -> int:
@@ -199,10 +201,20 @@ class BlobSender:
         for block in blocks:
             if block not in stream.sent:
                 stream.waiting.setdefault(block)
-                continue
-            last, times = stream.sent[block]
-            if now - last >= min(self._grace * 2 ** (times - 1), LONGEST_GRACE):
+            elif self._is_missed(stream, block, now):
                 stream.again.setdefault(block)
+
+    def _is_missed(self, stream: _Stream, block: int, now: float) -> bool:
+        """Whether a block that was published is asked for so late that it will not come any more.
+
+        In company the broker has many to serve, and they lag: what is asked for within the grace tells by how much: twice that
+        is the grace of the ring.
+        """
+        last, times = stream.sent[block]
+        age, grace = now - last, min(max(self._grace, 2 * stream.lag) * 2 ** (times - 1), LONGEST_GRACE)
+        if age < grace and len(self._company.get(stream.zone, ())) > 1:
+            stream.lag = max(stream.lag, age)
+        return age >= grace
 
     def _note_company(self, zone: str, who: str, now: float) -> None:
         """The oldest first, so that what is old is found at the front; no more than tells two from many."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hub.settings import HubSettings
 from model_formats.layout import PackageTampered
 from model_formats.types import digest_of
 from sync import topics
@@ -220,22 +221,24 @@ def test_a_hub_that_restarts_in_the_middle_is_asked_again(hub: Hub) -> None:
 
 def test_many_spokes_cost_about_one_copy(hub: Hub) -> None:
     hub.sender.stop()
-    hub.sender = BlobSender(hub.bus, hub.store)
+    hub.sender = BlobSender(hub.bus, hub.store, gather_s=HubSettings().block_gather_s)
     hub.sender.start()
-    data = content(100)
-    digest = hub.store.put(data)
+    data, small = content(100), b"an index comes first"
+    digest, index = hub.store.put(data), hub.store.put(small)
     names = [SpokeId(f"site-{i}") for i in range(12)]
     ready = threading.Barrier(len(names))
 
     def one(me: SpokeId) -> bytes:
         store, bus = hub.fresh(), hub.spoke(me)
         ready.wait(10)
-        receiver(bus, store, me=me, patience=Patience()).receive(digest, len(data), hashes_of(data))
+        ours = receiver(bus, store, me=me, patience=Patience())
+        ours.receive(index, len(small))
+        ours.receive(digest, len(data), hashes_of(data))
         return store.path(digest).read_bytes()
 
     threads = [InThread(lambda me=me: one(me)) for me in names]  # type: ignore[misc]
     assert all(thread.done() == data for thread in threads)
-    assert hub.sender.stats.bytes <= 1.6 * len(data), "the figure itself is the benchmark's; twelve threads share one core here"
+    assert hub.sender.stats.bytes <= 1.3 * len(data), "the hub as it is set, on one core for all twelve"
 
 
 def test_a_ring_is_waited_for_and_a_single_spoke_does_not_wait(hub: Hub, eventually: Callable[..., None]) -> None:
