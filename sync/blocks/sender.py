@@ -214,7 +214,7 @@ class BlobSender:
         age, grace = now - last, min(max(self._grace, 2 * stream.lag) * 2 ** (times - 1), LONGEST_GRACE)
         if age < grace and len(self._company.get(stream.zone, ())) > 1:
             stream.lag = max(stream.lag, age)
-        return age >= grace
+        return bool(age >= grace)
 
     def _note_company(self, zone: str, who: str, now: float) -> None:
         """The oldest first, so that what is old is found at the front; no more than tells two from many."""
