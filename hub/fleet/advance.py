@@ -48,8 +48,10 @@ def tick(hub: Hub) -> dict[str, tuple[Step, ...]]:
     with hub.database.read() as db:
         names = [held.plan.name for held in open_rollouts(db)]
     done = {name: _advance(hub, name) for name in names}
-    with hub.database.begin() as db:
-        for held in settled_rollouts(db):
+    with hub.database.read() as db:
+        due = [held for held in settled_rollouts(db) if newcomers(db, held.plan.spec.ref.name, since=held.created)]
+    for held in due:
+        with hub.database.begin() as db:
             _welcome(hub, db, held)
     return done
 
@@ -107,8 +109,6 @@ def _execute(hub: Hub, db: Connection, held: KeptRollout, step: Step) -> None:
 
 def _welcome(hub: Hub, db: Connection, held: KeptRollout) -> None:
     fresh = newcomers(db, held.plan.spec.ref.name, since=held.created)
-    if not fresh:
-        return
     director = hub.repository.director
     for ring, members in enumerate(targets_of(held.plan, find_released(db, held.plan.spec.ref), fresh).rings):
         for spoke in members[:AT_ONCE]:
