@@ -39,6 +39,11 @@ class InferJob:
         self.deadline = inf if not request.parameters else deadline_of(request, exchange.started)
 
     @property
+    def caller(self) -> int:
+        """The connection."""
+        return self.exchange.caller
+
+    @property
     def started(self) -> float:
         """Monotonic time at which the request was complete."""
         return self.exchange.started
@@ -51,9 +56,15 @@ class InferJob:
     def finish(self, outputs: Sequence[Array]) -> None:
         """Answer."""
         exchange, version = self.exchange, self.version
+        if not exchange.gone:
+            self._answer(exchange, version, outputs)
         version.counts.request_us.add(int((_now() - exchange.started) * 1e6))
-        if exchange.gone:
-            return
+
+    def fail(self, error: Exception) -> None:
+        """Answer with what went wrong."""
+        answer_error(self.exchange, error, self.version.model_counts)
+
+    def _answer(self, exchange: Exchange, version: Version, outputs: Sequence[Array]) -> None:
         try:
             body, json_length = render_response(version.model, str(version.number), self.request, version.names, outputs)
         except RequestInvalid as e:
@@ -64,10 +75,6 @@ class InferJob:
         else:
             extra = b"Inference-Header-Content-Length: %d\r\n" % json_length
             exchange.reply(200, body, content_type=_OCTETS, extra=extra)
-
-    def fail(self, error: Exception) -> None:
-        """Answer with what went wrong."""
-        answer_error(self.exchange, error, self.version.model_counts)
 
 
 def infer(models: Models, exchange: Exchange, model: str, number: str | None) -> None:

@@ -2,7 +2,8 @@
 
 A `Lane` belongs to one loaded version. Jobs that arrive in one turn of the event loop are grouped by key (trailing shapes and
 adapter) and run as one batch, on the loop itself when a run is short (`placement` loop) or on the lane's own thread when it is
-not. Each job gets exactly its own rows back. The queue is bounded by the time it would take to work it off, not by a count alone.
+not. A caller that follows itself has nobody to share a run with: on the loop, with nothing waiting, its job runs at once. Each job
+gets exactly its own rows back. The queue is bounded by the time it would take to work it off, not by a count alone.
 """
 
 import asyncio
@@ -47,6 +48,9 @@ class Job(Protocol):
 
     mirrored: bool = False
     """True for a copy of live traffic: nobody waits for it, it is neither counted nor captured."""
+
+    caller: int = 0
+    """Who asks: equal for jobs of one caller that come one after the other; 0 where that is not known."""
 
     inputs: Mapping[str, Array]
     rows: int
@@ -122,6 +126,7 @@ class Lane:
         self._max_wait_s = max_wait_s
         self._max_jobs = max_jobs
         self._queue: deque[Job] = deque()
+        self._caller = 0
         self._loop = loop
         self._scheduled = False
         self._closed = False
@@ -145,7 +150,13 @@ class Lane:
         return wait
 
     def submit(self, job: Job) -> None:
-        """Queue a job. Raises Overloaded (see `check_room`), DeadlinePassed."""
+        """Queue a job, or run it at once. Raises Overloaded (see `check_room`), DeadlinePassed."""
+        follows = job.caller == self._caller != 0
+        self._caller = job.caller
+        if follows and self.placement == "loop" and self.depth_rows == 0:
+            self.depth_rows = job.rows
+            self._run_here(self._joined([job]))
+            return
         wait = self.check_room()
         if self._loop.time() + wait > job.deadline:
             raise DeadlinePassed(f"about {wait * 1e3:.0f} ms of work wait before this request; its deadline is sooner")
@@ -198,6 +209,9 @@ class Lane:
             return
         if self._queue:
             self._schedule()
+        self._run_here(batch)
+
+    def _run_here(self, batch: Batch | None) -> None:
         if batch is not None:
             self.execute(batch)
             self._deliver(batch)

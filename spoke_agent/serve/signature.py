@@ -114,7 +114,7 @@ def _within(array: Array, tensor: TensorContract) -> bool:
         return True
     if array.dtype.kind not in "fiu" or array.size == 0:
         return True
-    low, high = float(array.min()), float(array.max())
+    low, high = array.item(array.argmin()), array.item(array.argmax())  # NaN where there is one; quicker than min and max
     floor = -np.inf if tensor.low is None else tensor.low
     ceiling = np.inf if tensor.high is None else tensor.high
     # NaN compares false, so it is never within; infinities only where no bound is given would pass, hence the strict signs.

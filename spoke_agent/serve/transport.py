@@ -50,7 +50,7 @@ class Limits:
 class Exchange:
     """One request and its answer."""
 
-    __slots__ = ("_answer", "_connection", "body", "headers", "keep_alive", "method", "path", "started")
+    __slots__ = ("_answer", "_connection", "body", "caller", "headers", "keep_alive", "method", "path", "started")
 
     def __init__(self, connection: "_Connection") -> None:
         self._connection = connection
@@ -60,6 +60,8 @@ class Exchange:
         self.headers: dict[bytes, bytes] = {}
         """Names in lower case; of a repeated header the last one counts."""
         self.body = b""
+        self.caller = 0
+        """Equal for requests of one connection; 0 for those that came together with one before them."""
         self.keep_alive = True
         self.started = 0.0
         """Monotonic time at which the request was complete."""
@@ -177,6 +179,7 @@ class _Connection(asyncio.Protocol):
         "_big",
         "_body",
         "_broken",
+        "_completed",
         "_current",
         "_head_bytes",
         "_headers",
@@ -204,6 +207,7 @@ class _Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._headers: dict[bytes, bytes] = {}
         self._big = False
+        self._completed = 0
         self._received = 0
         self._body: list[bytes] = []
         self._inflate: Any = None
@@ -234,6 +238,8 @@ class _Connection(asyncio.Protocol):
             self._lingering = True
             return
         server.connections.add(self)
+        if transport.get_extra_info("sslcontext") is None:  # what TLS has of its own in the buffer would stop us
+            transport.set_write_buffer_limits(high=0)  # an answer goes out now, not after what its handler still has to count
         self._parser = httptools.HttpRequestParser(self)
         self.deadline = server.now + server.limits.head_s
 
@@ -248,6 +254,7 @@ class _Connection(asyncio.Protocol):
         if self._lingering:
             return
         self._big = len(data) > self.server.limits.head_bytes
+        self._completed = 0
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -342,6 +349,8 @@ class _Connection(asyncio.Protocol):
         self._body = []
         exchange.keep_alive = self._parser.should_keep_alive() and not server.draining
         exchange.started = server.loop.time()
+        exchange.caller = 0 if self._completed else id(self)
+        self._completed += 1
         self.deadline = server.now + server.limits.idle_s
         self._pending.append(exchange)
         if len(self._pending) >= server.limits.pipelined:

@@ -96,6 +96,12 @@ class _Pipe:
     def write_eof(self) -> None:
         return
 
+    def get_extra_info(self, name: str) -> None:
+        return
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        assert high >= 0
+
     def pause_reading(self) -> None:
         return
 

@@ -61,6 +61,7 @@ class GrpcJob:
     )
 
     mirrored = False
+    caller = 0  # those that a lane could run at once have run on their own threads
 
     def __init__(self, asked: Asked, wait_s: float | None) -> None:
         self.started = _now()

@@ -94,6 +94,20 @@ def test_pipelined_requests_are_answered_in_order(shared):
     assert data.index(b"first") < data.index(b'{"live":true}') < data.index(b"404 Not Found")
 
 
+def test_pipelined_requests_share_a_run(shared):
+    def runs():
+        return shared.http.get("/v2/models/digits/stats").json()["model_stats"][0]["execution_count"]
+
+    one = json.dumps(body()).encode()
+    request = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(one), one)
+    with socket.create_connection(("127.0.0.1", shared.port)) as connection:
+        before, answers = runs(), b""
+        connection.sendall(10 * request)
+        while answers.count(b"HTTP/1.1 200") < 10 or not answers.endswith(b"}"):
+            answers += connection.recv(65536)
+    assert runs() - before <= 4
+
+
 def test_the_unix_socket_answers_the_same(shared):
     import httpx
 
