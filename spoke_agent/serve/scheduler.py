@@ -2,8 +2,8 @@
 
 A `Lane` belongs to one loaded version. Jobs that arrive in one turn of the event loop are grouped by key (trailing shapes and
 adapter) and run as one batch, on the loop itself when a run is short (`placement` loop) or on the lane's own thread when it is
-not. A caller that follows itself has nobody to share a run with: on the loop, with nothing waiting, its job runs at once. Each job
-gets exactly its own rows back. The queue is bounded by the time it would take to work it off, not by a count alone.
+not. A caller that follows itself has nobody to share a run with: on the loop, with nothing waiting, its job runs at once.
+Each job gets exactly its own rows back. The queue is bounded by the time it would take to work it off, not by a count alone.
 """
 
 import asyncio
@@ -49,9 +49,6 @@ class Job(Protocol):
     mirrored: bool = False
     """True for a copy of live traffic: nobody waits for it, it is neither counted nor captured."""
 
-    caller: int = 0
-    """Who asks: equal for jobs of one caller that come one after the other; 0 where that is not known."""
-
     inputs: Mapping[str, Array]
     rows: int
     key: object
@@ -59,6 +56,11 @@ class Job(Protocol):
     adapter: HeadAdapter | None
     deadline: float
     """Loop time after which nobody waits for the answer; infinity for none."""
+
+    @property
+    def caller(self) -> int:
+        """Who asks: equal for jobs of one caller that come one after the other; 0 where that is not known."""
+        return 0
 
     @property
     def started(self) -> float:

@@ -114,7 +114,8 @@ def _within(array: Array, tensor: TensorContract) -> bool:
         return True
     if array.dtype.kind not in "fiu" or array.size == 0:
         return True
-    low, high = array.item(array.argmin()), array.item(array.argmax())  # NaN where there is one; quicker than min and max
+    low: float = array.item(array.argmin())  # NaN where there is one, as with min; much quicker on few values
+    high: float = array.item(array.argmax())
     floor = -np.inf if tensor.low is None else tensor.low
     ceiling = np.inf if tensor.high is None else tensor.high
     # NaN compares false, so it is never within; infinities only where no bound is given would pass, hence the strict signs.
