@@ -18,7 +18,7 @@ from provisioning.identity import Identity, device_csr
 from provisioning.token import DeviceAuth
 from sync.clock import Clock
 from sync.retry import retrying
-from sync.tls import client_context
+from sync.tls import https_context
 
 __all__ = ["HubUnreachable", "enrol_online", "hub_client", "renew_online"]
 
@@ -65,7 +65,7 @@ def hub_client(identity: Identity, clock: Clock) -> httpx.Client:
     """An HTTPS client for the hub: trusts its CA alone, and shows a fresh device token with every request."""
     return httpx.Client(
         base_url=identity.hub_url,
-        verify=client_context(identity.tls),
+        verify=https_context(identity.tls),
         auth=DeviceAuth(identity, clock),
         timeout=_TIMEOUT,
         trust_env=False,

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 import httpx
 
 from sync.blocks.errors import BlobGone, TransferCancelled, TransferStalled
-from sync.blocks.keeper import Keeper
 from sync.blocks.pace import Pace, Unpaced
 from sync.clock import Clock, SystemClock
 from sync.retry import retrying
@@ -171,43 +170,46 @@ class _Fetch:
     def _keep(self, answer: httpx.Response, begin: int, end: int) -> None:
         """Cut the body into blocks, check them, and keep them."""
         position = begin
-        with Keeper(self._writer) as keeper:
-            for data in _blocks(answer):
-                if self._cancel.is_set():
-                    raise self._cancelled()
-                block = data[: self._writer.size - position]
-                self._keep_block(keeper, position // BLOCK_SIZE, block)
-                position += len(block)
-                if position > end:
-                    break
+        for data in _blocks(answer):
+            if self._cancel.is_set():
+                raise self._cancelled()
+            block = data[: self._writer.size - position]
+            self._keep_block(position // BLOCK_SIZE, block)
+            position += len(block)
+            if position > end:
+                break
         if position <= end:
             raise _Interrupted(f"the answer ended {end + 1 - position} bytes early")
 
-    def _keep_block(self, keeper: Keeper, index: int, block: bytes) -> None:
+    def _keep_block(self, index: int, block: bytes) -> None:
         if len(block) != min(BLOCK_SIZE, self._writer.size - index * BLOCK_SIZE):
             raise _Interrupted("the answer ended within a block")
         if self._hashes is not None and hashlib.sha256(block).digest() != self._hashes[index]:
             return
-        keeper.put(index, block)
+        self._writer.write(index, block)
         self._pace.spend(len(block))
-        if keeper.held < self._writer.size:
+        if self._writer.received < self._writer.size:
             if self._pace.wait() > _LONG:
                 raise _Interrupted("held back")
             self._hold()
         if self._progress is not None:
-            self._progress(keeper.held, self._writer.size)
+            self._progress(self._writer.received, self._writer.size)
 
 
 def _blocks(answer: httpx.Response) -> Iterator[bytes]:
     """The body in blocks, as it came: `iter_bytes` copies each piece several times."""
-    held = bytearray()
+    held: list[bytes] = []
+    missing = BLOCK_SIZE
     for data in (answer.content,) if answer.is_stream_consumed else answer.iter_raw():  # one from memory is whole already
-        held += data
-        while len(held) >= BLOCK_SIZE:
-            yield bytes(memoryview(held)[:BLOCK_SIZE])
-            del held[:BLOCK_SIZE]
-    if held:
-        yield bytes(held)
+        start = 0
+        while len(data) - start >= missing:
+            yield b"".join((*held, data[start : start + missing]))
+            start, missing = start + missing, BLOCK_SIZE
+            held.clear()
+        held.append(data[start:] if start else data)
+        missing -= len(data) - start
+    if missing < BLOCK_SIZE:
+        yield b"".join(held)
 
 
 @contextlib.contextmanager

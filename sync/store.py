@@ -200,21 +200,21 @@ class _Blocks:
 
 
 class _Prefix:
-    """The hash of a blob from its beginning, as far as its bytes came in order; the rest is read from the file at the end."""
+    """The hash of a file from its beginning. It follows the transfer, so that little is left to do at the end."""
 
     def __init__(self) -> None:
         self._sha, self._end = hashlib.sha256(), 0
 
-    def follow(self, start: int, data: bytes) -> None:
-        """These bytes were just written there."""
-        if start == self._end:
+    def follow(self, fd: int, end: int, *, most: int) -> None:
+        """The file is whole up to `end` by now: go on by `most` bytes at most."""
+        end = min(end, self._end + most)
+        while self._end < end and (data := os.pread(fd, min(1 << 20, end - self._end), self._end)):
             self._sha.update(data)
             self._end += len(data)
 
-    def digest(self, fd: int) -> str:
+    def digest(self, fd: int, size: int) -> str:
         """Of the whole file."""
-        while data := os.pread(fd, 1 << 20, self._end):
-            self.follow(self._end, data)
+        self.follow(fd, size, most=size)
         return f"sha256:{self._sha.hexdigest()}"
 
 
@@ -239,12 +239,10 @@ class _DiskWriter(_Blocks):
         self._check(index, data)
         if self.has(index):
             return False
-        start = index * self.block_size
         with disk_errors(self._part):
-            os.pwrite(self._fds[0], data, start)
+            os.pwrite(self._fds[0], data, index * self.block_size)
             self._mark(index)
             os.pwrite(self._fds[1], self._here[index >> 3 : (index >> 3) + 1], self._marks + (index >> 3))
-            self._prefix.follow(start, data)
             self._unsynced += len(data)
             if self._unsynced >= SYNC_BYTES:
                 self._begin_sync()
@@ -262,7 +260,7 @@ class _DiskWriter(_Blocks):
             raise self._incomplete()
         with disk_errors(self._part):
             self._end_sync()
-            if self._prefix.digest(self._fds[0]) != self.digest:
+            if self._prefix.digest(self._fds[0], self.size) != self.digest:
                 self.discard()
                 raise self._wrong()
             self._sync_data()
@@ -288,7 +286,7 @@ class _DiskWriter(_Blocks):
 
     def _begin_sync(self) -> None:
         self._end_sync()
-        self._syncing = _in_background(self._sync, bytes(self._here))
+        self._syncing = _in_background(self._sync_and_hash, bytes(self._here))
         self._unsynced = 0
 
     def _end_sync(self) -> None:
@@ -301,6 +299,10 @@ class _DiskWriter(_Blocks):
     def _sync(self, here: bytes) -> None:
         self._sync_data()
         atomic_write(self._map, self._header + here)
+
+    def _sync_and_hash(self, here: bytes) -> None:
+        self._sync(here)
+        self._prefix.follow(self._fds[0], _blocks_in_order(here) * self.block_size, most=2 * SYNC_BYTES)
 
     def _sync_data(self) -> None:
         """After a sync that failed the kernel holds the lost bytes for written, and the next sync succeeds: believe no mark."""
@@ -350,6 +352,13 @@ class _DiskWriter(_Blocks):
 def _read_map(path: Path, head: bytes, length: int) -> bytes | None:
     known = path.read_bytes() if path.exists() else b""
     return known[len(head) :] if known.startswith(head) and len(known) == len(head) + length else None
+
+
+def _blocks_in_order(here: bytes) -> int:
+    """How many blocks are there before the first that is not."""
+    whole = len(here) - len(here.lstrip(b"\xff"))
+    bits = f"{here[whole]:08b}" if whole < len(here) else ""
+    return 8 * whole + len(bits) - len(bits.lstrip("1"))
 
 
 def _in_background(call: Callable[[bytes], None], argument: bytes) -> "Future[None]":

@@ -33,7 +33,7 @@ from sync.blocks import BlobSender, BlockReceiver
 from sync.fetch import fetch_blob
 from sync.mqtt import MqttBus
 from sync.store import BLOCK_SIZE, BlobStore, MemoryStore
-from sync.tls import TlsFiles, client_context
+from sync.tls import TlsFiles, client_context, https_context
 from sync.trust.keys import device_signer, save_signer
 from sync.types import SpokeId
 from tests.bench import steady
@@ -238,7 +238,7 @@ def https_spoke(folder: str, url: str, tls: TlsFiles, blob: tuple[str, int], nam
     digest, size = blob
     hashes = hashes_of(Path(folder), digest)
     store = BlobStore(Path(folder) / "spokes" / name)
-    with httpx.Client(verify=client_context(tls), trust_env=False) as client:
+    with httpx.Client(verify=https_context(tls), trust_env=False) as client:
         client.get(url.rpartition("/blobs/")[0].rpartition("/")[0] + "/")
         begin = time.perf_counter()
         fetch_blob(client, url, digest, size, store, hashes=hashes)
