@@ -43,6 +43,7 @@ __all__ = [
     "MaskedKey",
     "MaskedSum",
     "Ops",
+    "NEWEST_DAYS",
     "PerfEstimate",
     "RffMean",
     "coarse_end",
@@ -218,6 +219,10 @@ class RffMean(Value):
     mean: Annotated[tuple[Annotated[int, Field(ge=-65_536, le=65_536)], ...], Field(min_length=1, max_length=256)]
 
 
+NEWEST_DAYS = 7
+"""What the newest rows are, for an estimate."""
+
+
 class PerfEstimate(Value):
     """R3: how well the model does here, in whole percent, always with an interval; never a bare number."""
 
@@ -228,6 +233,8 @@ class PerfEstimate(Value):
     high: Percent
     valid: bool
     """False: too many rows are unlike anything the estimator saw; the number means nothing."""
+    days: Annotated[int, Field(ge=1, le=90)] = NEWEST_DAYS
+    """It is about rows of the last so many days: where labels come late, about more than the newest."""
     rows: RowsAtLeast
 
     @model_validator(mode="after")

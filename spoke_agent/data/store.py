@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from model_formats.runtimes.base import Array
+from spoke_agent.data.age import STEP_S, Watch
 from spoke_agent.data.crypto import SiteKey, site_key
 from spoke_agent.data.database import open_database
 from spoke_agent.data.errors import DataKeyLost, LabelRefused
@@ -340,7 +341,7 @@ class DataStore:
     def _prune(self) -> None:
         limits = self._limits
         with self._transaction():
-            self._erase_batches("end < ?", (self._now() - limits.max_age_days * 86400,))
+            self._erase_aged(self._now(), limits.max_age_days * 86400)
             while True:
                 rows, size = self._one("SELECT coalesce(sum(rows), 0), coalesce(sum(bytes), 0) FROM batches WHERE kept = 0") or (
                     0,
@@ -350,6 +351,19 @@ class DataStore:
                 if oldest is None or (rows <= limits.max_rows and size <= limits.max_bytes):
                     return
                 self._retire(oldest[0])
+
+    def _erase_aged(self, now: float, most: float) -> None:
+        """Only by a clock that is believed. What is dated ahead of it was dated by one that was wrong: it ages from now on."""
+        kept = self._one("SELECT value FROM about WHERE name = 'watch'")
+        before = Watch.read(kept[0]) if kept else Watch(now)
+        watch = before.looked(now)
+        if watch is not before or not kept:
+            self._connection.execute("INSERT OR REPLACE INTO about VALUES ('watch', ?)", (watch.text(),))
+        if not watch.believed:
+            return
+        if not before.believed:
+            self._connection.execute("UPDATE batches SET end = ?, start = min(start, ?) WHERE end > ?", (now, now, now + STEP_S))
+        self._erase_batches("end < ?", (now - most,))
 
     def _retire(self, number: int) -> None:
         batch = self._load(number)

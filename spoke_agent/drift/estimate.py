@@ -15,25 +15,26 @@ from spoke_agent.drift.monitor import Watched
 from spoke_agent.tune.errors import NotAdaptable
 from spoke_agent.tune.features import Trunk, open_trunk
 from sync.clock import Clock
-from sync.egress import PerfEstimate, rows_at_least
+from sync.egress import NEWEST_DAYS, PerfEstimate, rows_at_least
 
 __all__ = ["AccuracyEstimator", "from_labels", "from_rows"]
 
 _LEAST_LABELS = 200
 _MOST_ROWS = 500
-_LOOK_BACK = timedelta(days=7)
+_LOOK_BACK_DAYS = (NEWEST_DAYS, 14, 28, 56, 90)
+"""The last is as long as rows are kept."""
 _Z = 1.645
 """Of a 90 % interval."""
 
 
-def from_labels(rows: int, correct: int) -> PerfEstimate | None:
-    """Share correct with Wilson's 90 % interval; None below 200 labelled rows."""
+def from_labels(rows: int, correct: int, days: int = NEWEST_DAYS) -> PerfEstimate | None:
+    """Share correct among the labelled rows of the last days, with Wilson's 90 % interval; None below 200 of them."""
     if rows < _LEAST_LABELS:
         return None
     share, z2 = correct / rows, _Z * _Z
     centre = (share + z2 / (2 * rows)) / (1 + z2 / rows)
     half = _Z * np.sqrt(share * (1 - share) / rows + z2 / (4 * rows * rows)) / (1 + z2 / rows)
-    return _told("labels", share, centre - half, centre + half, rows, valid=True)
+    return _told("labels", share, centre - half, centre + half, rows, valid=True, days=days)
 
 
 def from_rows(profile: ReferenceProfile, scores: Array, features: Array) -> PerfEstimate | None:
@@ -57,11 +58,26 @@ class AccuracyEstimator:
         self._trunk: tuple[str, Trunk | None] = ("", None)
 
     def __call__(self, watched: Watched, profile: ReferenceProfile, batches: list[StoredBatch]) -> PerfEstimate | None:
-        """Labels of the last week first; else the newest rows that the hub's own head answered."""
-        since = self._clock.now() - _LOOK_BACK
-        labelled = from_labels(*self._data.labelled_accuracy(watched.model, watched.index, since))
-        if labelled is not None or profile.estimate is None:
+        """Labels of the last week's rows; else a valid estimate from the newest rows that the hub's own head answered; else
+        labels that came late, of the shortest time that has enough of them.
+        """
+        newest, *longer = _LOOK_BACK_DAYS
+        labelled = self._labelled(watched, newest)
+        if labelled is not None:
             return labelled
+        estimated = self._estimated(watched, profile, batches)
+        if estimated is not None and estimated.valid:
+            return estimated
+        late = (found for days in longer if (found := self._labelled(watched, days)) is not None)
+        return next(late, estimated)
+
+    def _labelled(self, watched: Watched, days: int) -> PerfEstimate | None:
+        since = self._clock.now() - timedelta(days=days)
+        return from_labels(*self._data.labelled_accuracy(watched.model, watched.index, since), days)
+
+    def _estimated(self, watched: Watched, profile: ReferenceProfile, batches: list[StoredBatch]) -> PerfEstimate | None:
+        if profile.estimate is None:
+            return None
         trunk, own = self._open(watched), [b for b in batches if not b.adapter][-_MOST_ROWS:]
         if trunk is None or sum(b.rows for b in own) < _LEAST_LABELS:
             return None
@@ -91,7 +107,7 @@ def _newest(batches: list[StoredBatch]) -> list[StoredBatch]:
     return found
 
 
-def _told(method: str, value: float, low: float, high: float, rows: int, *, valid: bool) -> PerfEstimate:
+def _told(method: str, value: float, low: float, high: float, rows: int, *, valid: bool, days: int = NEWEST_DAYS) -> PerfEstimate:
     """Whole percent, the interval rounded outwards."""
     centre = round(100 * min(1.0, max(0.0, value)))
     return PerfEstimate.model_validate(
@@ -101,6 +117,7 @@ def _told(method: str, value: float, low: float, high: float, rows: int, *, vali
             "low": min(centre, max(0, int(np.floor(100 * low)))),
             "high": max(centre, min(100, int(np.ceil(100 * high)))),
             "valid": valid,
+            "days": days,
             "rows": rows_at_least(rows),
         }
     )

@@ -180,6 +180,53 @@ def test_rows_older_than_the_limit_go(tmp_path: Path):
     assert [b.rows for b in store.batches("digits")] == [2]
 
 
+DAY = 86400.0
+
+
+def steady(store: DataStore, now: list[float], days: float) -> None:
+    """A row every six hours."""
+    end = now[0] + days * DAY
+    while now[0] < end:
+        now[0] = min(end, now[0] + DAY / 4)
+        store.append(batch(1, at=now[0]))
+
+
+def test_a_clock_that_jumps_erases_nothing_until_it_has_stood_a_day(tmp_path: Path):
+    now = [1.7e9]
+    limits = Limits(max_age_days=10)
+    store = DataStore(tmp_path / "data.db", load_site_key(tmp_path), limits=limits, now=lambda: now[0])
+    steady(store, now, 2)
+    right = now[0]
+    held = len(list(store.batches("digits")))
+
+    now[0] = right + 400 * DAY  # a clock a year ahead, put right within the day
+    store.append(batch(1, at=now[0]))
+    steady(store, now, 0.75)
+    now[0] = right + DAY
+    store.append(batch(1, at=now[0]))
+    assert len(list(store.batches("digits"))) == held + 5
+
+    store = DataStore(tmp_path / "data.db", load_site_key(tmp_path), limits=limits, now=lambda: now[0])
+    steady(store, now, 1.5)  # the right time is believed again, and what was dated a year ahead ages from now on
+    steady(store, now, 11)
+    assert max(b.times.max() for b in store.batches("digits")) <= now[0]
+    assert min(b.times.min() for b in store.batches("digits")) >= now[0] - 10.3 * DAY
+
+
+def test_after_months_off_what_is_too_old_goes_a_day_of_work_later(tmp_path: Path):
+    now = [1.7e9]
+    limits = Limits(max_age_days=10)
+    store = DataStore(tmp_path / "data.db", load_site_key(tmp_path), limits=limits, now=lambda: now[0])
+    steady(store, now, 2)
+    old = now[0]
+    now[0] += 60 * DAY
+    store.append(batch(1, at=now[0]))
+    steady(store, now, 0.75)
+    assert any(b.times.min() <= old for b in store.batches("digits"))
+    steady(store, now, 0.5)
+    assert all(b.times.min() > old for b in store.batches("digits"))
+
+
 def test_text_is_kept_as_bytes(store: DataStore):
     texts = np.array(["guten Tag", b"bye"], dtype=object)
     store.append(Batch("m", 1, INDEX, ["a", "b"], np.array([1e3, 1e3]), {"text": texts}, {"y": np.zeros((2, 2), np.float32)}))

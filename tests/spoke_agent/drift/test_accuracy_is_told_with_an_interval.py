@@ -72,16 +72,20 @@ def test_labels_come_before_the_regression_and_none_of_both_says_nothing(tmp_pat
     assert (found.method, found.estimate, found.rows) == ("labels", 100, 200)
 
 
-@pytest.mark.parametrize(("late", "counts"), [(timedelta(days=6), True), (timedelta(days=8), False)])
-def test_labels_that_come_days_later_count_for_the_week_they_are_about(tmp_path: Path, late: timedelta, counts: bool):
+@pytest.mark.parametrize(("late", "days"), [(6, 7), (8, 14), (40, 56), (89, 90), (91, None)])
+def test_labels_that_come_late_count_for_the_days_they_are_about(tmp_path: Path, late: int, days: int | None):
     clock = ManualClock()
     data = DataStore(tmp_path / "data.db", load_site_key(tmp_path), now=lambda: clock.now().timestamp())
     estimator = AccuracyEstimator(data, clock, lambda _: None)
     x, ids = table(250, np.random.default_rng(2)), [str(i) for i in range(250)]
     logits = scores(x, np.random.default_rng(3))
     data.append(Batch(MODEL, VERSION, INDEX, ids, np.full(250, clock.now().timestamp()), {"x": x}, {"y": logits}))
-    clock.advance(late.total_seconds())
+    clock.advance(timedelta(days=late).total_seconds())
     for i, label in zip(ids, logits.argmax(axis=1), strict=True):
         assert data.label(i, float(label))
     found = estimator(WATCHED, profile(), list(data.batches(MODEL)))
-    assert (found is not None and found.method == "labels") is counts
+    if days is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert (found.method, found.days) == ("labels", days)

@@ -1,0 +1,50 @@
+"""Is the clock to be believed? Rows are erased by age, and a clock that jumps a year ahead must not erase them all.
+
+A clock that moves on by small steps is believed. After a step of more than `STEP_S`, either way, what it says is on trial: it is
+believed when it has moved on by `TRIAL_S` in small steps. Until then nothing is erased by age; the bounds of rows and bytes hold
+all the same. So a site that was off for months erases what became too old a day of work later.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Self
+
+__all__ = ["STEP_S", "TRIAL_S", "Watch"]
+
+STEP_S = 3 * 86400.0
+"""A shop's long weekend, seconds."""
+TRIAL_S = 86400.0
+_NOTED_S = 60.0
+"""Steps that are not worth a write to a small disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What is known of the clock: times in Unix seconds. Kept beside the rows as text."""
+
+    seen: float
+    """What it said last, or up to a minute before."""
+    trial: float | None = None
+    """What it said when its trial began; None: it is believed."""
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """From `text`."""
+        return cls(**json.loads(text))
+
+    def text(self) -> str:
+        """To be read again."""
+        return json.dumps(asdict(self))
+
+    @property
+    def believed(self) -> bool:
+        """Whether rows may be erased by it."""
+        return self.trial is None
+
+    def looked(self, now: float) -> "Watch":
+        """The clock says `now`."""
+        if abs(now - self.seen) > STEP_S:
+            return Watch(now, now)
+        if self.trial is not None and now - self.trial >= TRIAL_S:
+            return Watch(now)
+        return replace(self, seen=now) if abs(now - self.seen) >= _NOTED_S else self
