@@ -145,7 +145,7 @@ class Upkeep:
     def _look_at_schedule(self, alarmed: list[str]) -> None:
         if self._schedule is None or self._data is None:
             return
-        labels = {w.model: self._data.labelled_accuracy(w.model, w.index)[0] for w in self._watched()}
+        labels = {w.model: self._data.labels(w.model, w.index) for w in self._watched()}
         for words in self._schedule.look(labels, alarmed, self._clock.now()):
             log.info("adapter.tuned", extra={"what": words})
 

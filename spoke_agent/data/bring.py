@@ -50,7 +50,8 @@ def store_imported(
         ids = [f"import-{batch_name}-{part}-{i}" for i in range(rows)]
         outputs = dict(zip(names, session.run(imported.inputs, names), strict=True))
         times = np.full(rows, now.timestamp())
-        data.append(Batch(package.spec.model, slot.version, slot.index, ids, times, imported.inputs, outputs))
+        model = package.spec.model
+        data.append(Batch(model, slot.version, slot.index, ids, times, imported.inputs, outputs, purpose="tuning"))
         data.label_rows({i: float(v) for i, v in zip(ids, imported.labels, strict=True) if not np.isnan(v)})
 
 

@@ -3,13 +3,19 @@
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from model_formats.runtimes.base import Array
 from spoke_agent.data.errors import BatchInvalid
 
-__all__ = ["Batch", "StoredBatch", "decode", "encode"]
+__all__ = ["Batch", "Purpose", "StoredBatch", "decode", "encode"]
+
+Purpose = Literal["serving", "tuning"]
+"""What rows are here for: callers sent them to be answered, or people brought them to fit a head on. Drift, accuracy and
+whatever else is told of a site are about served rows alone.
+"""
 
 _INPUT, _OUTPUT = "i/", "o/"
 
@@ -32,6 +38,7 @@ class Batch:
     features: Array | None = None
     adapter: str = ""
     """Name of the adapter that answered, empty for the hub's own head."""
+    purpose: Purpose = "serving"
 
     @property
     def rows(self) -> int:
@@ -66,6 +73,7 @@ class StoredBatch:
     features: Array | None = None
     kept: bool = field(default=False)
     """True for labelled rows that outlived their batch (the fair sample of the past)."""
+    purpose: Purpose = "serving"
 
     @property
     def rows(self) -> int:
@@ -86,6 +94,7 @@ class StoredBatch:
             self.adapter,
             None if self.features is None else self.features[mask],
             self.kept,
+            self.purpose,
         )
 
 

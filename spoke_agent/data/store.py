@@ -23,12 +23,13 @@ from spoke_agent.data.age import STEP_S, Watch
 from spoke_agent.data.crypto import SiteKey, site_key
 from spoke_agent.data.database import open_database
 from spoke_agent.data.errors import DataKeyLost, LabelRefused
-from spoke_agent.data.rows import Batch, StoredBatch, decode, encode
+from spoke_agent.data.rows import Batch, Purpose, StoredBatch, decode, encode
 from spoke_agent.home import SpokeHome
 
 __all__ = ["Batch", "DataStore", "Limits", "StoredBatch", "open_data"]
 
 _ROWS, _LABELS = "rows", "labels"
+_LATEST = "SELECT id FROM batches WHERE model = ? AND kept = 0 AND purpose = 'serving' ORDER BY id DESC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +121,27 @@ class DataStore:
     # ---- reading ----------------------------------------------------------------------------------------------------------
 
     def labelled_accuracy(self, model: str, index: str, since: datetime | float | None = None) -> tuple[int, int]:
-        """(labelled rows, of them correct) among what this package version answered since then (by the time of the request)."""
+        """(labelled rows, of them correct) among what callers asked this package version since then."""
         row = self._one(
             "SELECT count(correct), coalesce(sum(correct), 0) FROM labels JOIN batches ON batches.id = labels.batch "
-            "WHERE model = ? AND idx = ? AND batches.end >= ?",
+            "WHERE model = ? AND idx = ? AND batches.end >= ? AND purpose = 'serving'",
             model,
             index,
             _seconds(since),
         )
         return (int(row[0]), int(row[1])) if row else (0, 0)
 
+    def labels(self, model: str, index: str) -> int:
+        """Labels there are for this package version, whatever the rows are here for."""
+        query = "SELECT count(*) FROM labels JOIN batches ON batches.id = batch WHERE model = ? AND idx = ?"
+        row = self._one(query, model, index)
+        return int(row[0]) if row else 0
+
     def count(self, model: str, *, index: str | None = None, after: int = 0) -> int:
-        """Rows stored behind the batch `after`."""
+        """Rows of callers stored behind the batch `after`."""
         row = self._one(
-            "SELECT coalesce(sum(rows), 0) FROM batches WHERE model = ? AND id > ? AND kept = 0 AND (? IS NULL OR idx = ?)",
+            "SELECT coalesce(sum(rows), 0) FROM batches WHERE model = ? AND id > ? AND kept = 0 AND purpose = 'serving' "
+            "AND (? IS NULL OR idx = ?)",
             model,
             after,
             index,
@@ -149,19 +157,23 @@ class DataStore:
         after: int = 0,
         since: datetime | float | None = None,
         kept: bool = False,
+        purpose: Purpose | None = None,
     ) -> Iterator[StoredBatch]:
         """Stored batches in order, decrypted one at a time. `after` is the id of the last batch already seen.
 
-        With `kept`, also the labelled rows that outlived their batch.
+        With `kept`, also the labelled rows that outlived their batch. `purpose`: only what is here for that.
         """
         numbers = self._all(
-            "SELECT id FROM batches WHERE model = ? AND id > ? AND end >= ? AND (? IS NULL OR idx = ?) AND kept <= ? ORDER BY id",
+            "SELECT id FROM batches WHERE model = ? AND id > ? AND end >= ? AND (? IS NULL OR idx = ?) AND kept <= ? "
+            "AND (? IS NULL OR purpose = ?) ORDER BY id",
             model,
             after,
             _seconds(since),
             index,
             index,
             int(kept),
+            purpose,
+            purpose,
         )
         for (number,) in numbers:
             batch = self._load(number)
@@ -191,7 +203,7 @@ class DataStore:
     def latest(self, model: str, *, limit: int) -> Iterator[StoredBatch]:
         """What callers sent last, labelled or not, newest batch first, until `limit` rows are out."""
         left = limit
-        for (number,) in self._all("SELECT id FROM batches WHERE model = ? AND kept = 0 ORDER BY id DESC", model):
+        for (number,) in self._all(_LATEST, model):
             batch = self._load(number) if left > 0 else None
             if batch is None:
                 return
@@ -264,8 +276,8 @@ class DataStore:
     def _insert(self, batch: Batch, sealed: bytes, *, origin: int | None = None) -> int:
         times = np.asarray(batch.times, np.float64)
         cursor = self._connection.execute(
-            "INSERT INTO batches (model, version, idx, adapter, start, end, rows, bytes, kept, origin, regime, sealed) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO batches (model, version, idx, adapter, start, end, rows, bytes, kept, origin, regime, purpose, sealed) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 batch.model,
                 batch.version,
@@ -278,6 +290,7 @@ class DataStore:
                 int(origin is not None),
                 origin,
                 self._regime,
+                batch.purpose,
                 sealed,
             ),
         )
@@ -328,15 +341,15 @@ class DataStore:
         )
 
     def _load(self, number: int) -> StoredBatch | None:
-        row = self._one("SELECT model, version, idx, adapter, kept, sealed FROM batches WHERE id = ?", number)
+        row = self._one("SELECT model, version, idx, adapter, kept, purpose, sealed FROM batches WHERE id = ?", number)
         if row is None:
             return None
-        model, version, index, adapter, kept, sealed = row
+        model, version, index, adapter, kept, purpose, sealed = row
         inputs, outputs, times, features = decode(self._key.unseal(_ROWS, sealed, _bound(model, version, index)))
         labels = np.full(len(times), np.nan)
         for at, cell in self._all("SELECT row, sealed FROM labels WHERE batch = ?", number):
             labels[at] = struct.unpack("<d", self._key.unseal(_LABELS, cell, _cell(number, at)))[0]
-        return StoredBatch(number, model, version, index, times, inputs, outputs, labels, adapter, features, bool(kept))
+        return StoredBatch(number, model, version, index, times, inputs, outputs, labels, adapter, features, bool(kept), purpose)
 
     def _prune(self) -> None:
         limits = self._limits
@@ -385,6 +398,7 @@ class DataStore:
             labelled.outputs,
             labelled.features,
             batch.adapter,
+            batch.purpose,
         )
         plain = encode(rest.inputs, rest.outputs, rest.times, rest.features)
         sealed = self._key.seal(_ROWS, plain, _bound(rest.model, rest.version, rest.index))

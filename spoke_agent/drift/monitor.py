@@ -151,7 +151,7 @@ class DriftMonitor:
         tables: list[Array] = []
         batches: list[StoredBatch] = []
         rows = 0
-        for batch in self._data.batches(watched.model, index=watched.index, after=state.cursor):
+        for batch in self._data.batches(watched.model, index=watched.index, after=state.cursor, purpose="serving"):
             if rows >= _MOST_ROWS:
                 break
             tables.append(columns(profile, batch.inputs, batch.outputs))

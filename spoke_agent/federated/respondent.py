@@ -191,7 +191,7 @@ class Respondent:
         except SumsInvalid as e:
             raise QuestionRefused(f"question {question.name}: {e.message}") from e
         sums, rows = [0] * len(layout.bounds), 0
-        for batch in self._data.batches(question.model, index=question.index, since=question.start):
+        for batch in self._data.batches(question.model, index=question.index, since=question.start, purpose="serving"):
             inside = (batch.times >= question.start.timestamp()) & (batch.times < question.end.timestamp())
             if inside.any():
                 chosen = batch.where(inside)

@@ -49,7 +49,7 @@ class AdapterKeeper:
         if self.tuner.base_of(places.champion) != places.adapter.base:
             return [self._move_on(model, places)]
         on_trial = places.adapter.probation
-        labelled, _ = self.data.labelled_accuracy(model, places.champion.index)
+        labelled = self.data.labels(model, places.champion.index)
         every = _EVERY_ON_TRIAL if on_trial else _EVERY
         if labelled - self._seen.get(model, -every) < every:
             return []

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,22 @@ def test_after_months_off_what_is_too_old_goes_a_day_of_work_later(tmp_path: Pat
     assert any(b.times.min() <= old for b in store.batches("digits"))
     steady(store, now, 0.5)
     assert all(b.times.min() > old for b in store.batches("digits"))
+
+
+def test_what_people_bring_for_a_fit_stays_apart_from_what_callers_sent(tmp_path: Path):
+    limits = Limits(max_rows=6, max_kept_rows=100)
+    store = DataStore(tmp_path / "data.db", load_site_key(tmp_path), limits=limits, now=lambda: 1e3)
+    ids = ["a", "b", "c"]
+    brought, asked = batch(3, ids=ids), batch(3, ids=["x", "y", "z"])
+    store.append(replace(brought, purpose="tuning"))
+    store.append(asked)
+    store.label_rows(dict.fromkeys([*ids, "x"], 1.0))
+    store.append(batch(2))  # what was brought falls out of the window; its labelled rows stay
+    assert store.labels("digits", INDEX) == 4
+    assert store.labelled_accuracy("digits", INDEX)[0] == 1
+    assert {b.purpose for b in store.labelled("digits")} == {"serving", "tuning"}
+    assert [b.purpose for b in store.batches("digits", kept=True, purpose="tuning")] == ["tuning"]
+    assert sum(b.rows for b in store.latest("digits", limit=100)) == store.count("digits")
 
 
 def test_text_is_kept_as_bytes(store: DataStore):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from spoke_agent.data.crypto import load_site_key
+from spoke_agent.data.rows import Purpose
 from spoke_agent.data.store import Batch, DataStore
 from spoke_agent.drift.monitor import DriftMonitor, Watched
 from spoke_agent.outbox.outbox import Outbox
@@ -41,10 +42,11 @@ class Site:
             tell_every=timedelta(hours=1),
         )
 
-    def serve(self, rows: int, drift: str = "none") -> None:
+    def serve(self, rows: int, drift: str = "none", purpose: Purpose = "serving") -> None:
         x = table(rows, self.rng, drift)
         times = np.full(rows, self.clock.now().timestamp())
-        self.data.append(Batch(MODEL, VERSION, INDEX, [""] * rows, times, {"x": x}, {"y": scores(x, self.rng)}))
+        batch = Batch(MODEL, VERSION, INDEX, [""] * rows, times, {"x": x}, {"y": scores(x, self.rng)}, purpose=purpose)
+        self.data.append(batch)
         self.clock.advance(60)
 
     def pass_time(self) -> None:
@@ -90,6 +92,17 @@ def test_drift_is_told_in_the_window_where_it_starts(site: Site):
     assert [v.level for v in verdicts(site)] == ["quiet", "alarm"]
     assert verdicts(site)[-1].features[0].feature == 0
     assert verdicts(site)[-1].features[0].direction == "up"
+
+
+def test_rows_that_people_bring_for_a_fit_are_no_traffic(site: Site):
+    site.serve(300)
+    site.monitor.tick()
+    site.pass_time()
+    site.serve(300, "shift", purpose="tuning")
+    assert site.monitor.tick() == []
+    site.serve(300)
+    ((_, verdict),) = site.monitor.tick()
+    assert (verdict.level, verdict.rows) == ("quiet", 200)
 
 
 def test_two_tests_are_at_least_a_window_apart(site: Site):
