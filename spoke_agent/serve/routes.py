@@ -21,7 +21,7 @@ from spoke_agent.serve.infer import answer_error, infer
 from spoke_agent.serve.models import Models
 from spoke_agent.serve.page import render_metrics
 from spoke_agent.serve.siblings import Siblings
-from spoke_agent.serve.sums import one_page, one_statistics
+from spoke_agent.serve.sums import one_page
 from spoke_agent.serve.transport import Exchange
 
 __all__ = ["Routes"]
@@ -179,9 +179,7 @@ async def _tell_page(exchange: Exchange, own: bytes, siblings: Siblings) -> None
 
 
 async def _tell_statistics(exchange: Exchange, own: dict[str, Any], siblings: Siblings) -> None:
-    asked = {(s["name"], s["version"]) for s in own["model_stats"]}
-    found = one_statistics([own, *map(orjson.loads, await siblings.ask("/control/statistics"))])
-    _json(exchange, {"model_stats": [s for s in found["model_stats"] if (s["name"], s["version"]) in asked]})
+    _json(exchange, await siblings.statistics(own))
 
 
 class TokenRequired(NotAllowed):

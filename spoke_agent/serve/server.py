@@ -81,7 +81,7 @@ class Server:
         local = Routes(self.models, self.capture, siblings=siblings)
         guarded = Routes(self.models, self.capture, token=token, siblings=siblings)
         tracing = find_tracing()
-        self._grpc = _grpc(settings, self.models, token, tracing) if settings.grpc_port is not None else None
+        self._grpc = _grpc(settings, self.models, siblings, token, tracing) if settings.grpc_port is not None else None
         seen = _seen(settings, tracing)
         self._local = HttpServer(local.handle, settings.limits, on_fault=_fault, on_answer=seen)
         self._tcp = HttpServer(guarded.handle, settings.limits, on_fault=_fault, on_answer=seen)
@@ -297,7 +297,9 @@ def _seen(settings: ServeSettings, tracing: Tracing | None) -> Callable[[Exchang
     return both
 
 
-def _grpc(settings: ServeSettings, models: Models, token: bytes | None, tracing: Tracing | None) -> "GrpcServer":
+def _grpc(
+    settings: ServeSettings, models: Models, siblings: Siblings | None, token: bytes | None, tracing: Tracing | None
+) -> "GrpcServer":
     """Late and only when asked for: the library takes 12 MB and starts threads."""
     try:
         from spoke_agent.serve.grpc.server import GrpcServer
@@ -308,7 +310,9 @@ def _grpc(settings: ServeSettings, models: Models, token: bytes | None, tracing:
         raise GrpcMissing(f"--grpc-port: the library for gRPC is not installed ({e.name})") from e
     seen = tracing.rpc if tracing is not None else None
     several = settings.worker is not None
-    return GrpcServer(Service(models), body_bytes=settings.limits.body_bytes, token=token, on_answer=seen, reuse_port=several)
+    return GrpcServer(
+        Service(models, siblings), body_bytes=settings.limits.body_bytes, token=token, on_answer=seen, reuse_port=several
+    )
 
 
 def _store_opener(home: Path) -> Callable[[], RowStore]:

@@ -4,7 +4,11 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import orjson
+
+from spoke_agent.serve.sums import one_statistics
 
 __all__ = ["Siblings"]
 
@@ -22,6 +26,12 @@ class Siblings:
         """The bodies of `GET path`."""
         found = await asyncio.gather(*(_quiet(socket, path) for socket in self._sockets))
         return [body for body in found if body is not None]
+
+    async def statistics(self, own: dict[str, Any]) -> dict[str, Any]:
+        """Triton's statistics of all workers, for the versions in `own`."""
+        asked = {(s["name"], s["version"]) for s in own["model_stats"]}
+        found = one_statistics([own, *map(orjson.loads, await self.ask("/control/statistics"))])
+        return {"model_stats": [s for s in found["model_stats"] if (s["name"], s["version"]) in asked]}
 
 
 async def _quiet(socket: Path, path: str) -> bytes | None:

@@ -9,7 +9,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from math import inf
 from typing import Any, Final, TypeVar
 
@@ -23,6 +23,7 @@ from spoke_agent.serve.infer import choose_adapter, choose_version, deadline_of,
 from spoke_agent.serve.metrics import ModelCounts
 from spoke_agent.serve.models import Models
 from spoke_agent.serve.scheduler import Batch
+from spoke_agent.serve.siblings import Siblings
 from spoke_agent.serve.version import Version
 
 __all__ = ["OPEN", "Method", "Service"]
@@ -164,8 +165,10 @@ class GrpcJob:
 class Service:
     """`methods` are called on any thread; the loop is the one that `models` lives on."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, siblings: Siblings | None = None) -> None:
+        """`siblings`: the other workers, whose counts are told with ours."""
         self._models = models
+        self._siblings = siblings
         self._loop: asyncio.AbstractEventLoop = models.loop
         self._handed: deque[GrpcJob] = deque()
         self._woken = False
@@ -178,9 +181,7 @@ class Service:
             "ServerMetadata": lambda _, __: fill("ServerMetadataResponse", describe.server()),
             "ModelMetadata": self._asking("ModelMetadata", lambda r: describe.metadata(models, r.name, r.version or None)),
             "ModelConfig": self._asking("ModelConfig", lambda r: {"config": describe.config(models, r.name, r.version or None)}),
-            "ModelStatistics": self._asking(
-                "ModelStatistics", lambda r: describe.statistics(models, r.name or None, r.version or None)
-            ),
+            "ModelStatistics": self._statistics,
             "RepositoryIndex": self._asking("RepositoryIndex", self._index),
             "RepositoryModelLoad": _refuse_loading,
             "RepositoryModelUnload": _refuse_loading,
@@ -235,6 +236,16 @@ class Service:
         rows = describe.index(self._models)
         return {"models": [row for row in rows if row["state"] == "READY" or not request.ready]}
 
+    def _statistics(self, data: bytes, wait_s: float | None) -> bytes:
+        request = decode(MESSAGES["ModelStatisticsRequest"], data)
+
+        async def asked() -> dict[str, Any]:
+            self._count()
+            own = describe.statistics(self._models, request.name or None, request.version or None)
+            return own if self._siblings is None else await self._siblings.statistics(own)
+
+        return fill("ModelStatisticsResponse", self._awaited(asked(), wait_s))
+
     def _asking(self, name: str, ask: Callable[[Any], dict[str, Any]]) -> Method:
         def method(data: bytes, wait_s: float | None) -> bytes:
             request = decode(MESSAGES[f"{name}Request"], data)
@@ -244,11 +255,13 @@ class Service:
 
     def _on_loop(self, ask: Callable[[], _T], wait_s: float | None) -> _T:
         async def asked() -> _T:
-            self._count()
             return ask()
 
+        return self._awaited(asked(), wait_s)
+
+    def _awaited(self, answer: Coroutine[Any, Any, _T], wait_s: float | None) -> _T:
         try:
-            return asyncio.run_coroutine_threadsafe(asked(), self._loop).result(wait_s)
+            return asyncio.run_coroutine_threadsafe(answer, self._loop).result(wait_s)
         except TimeoutError as e:
             raise DeadlinePassed("the deadline passed before the answer was there") from e
 

@@ -18,7 +18,7 @@ from spoke_agent.serve.client import ControlClient
 from spoke_agent.serve.settings import ServeSettings
 from spoke_agent.serve.sums import one_page, one_statistics
 from spoke_agent.serve.workers import settings_from, settings_text
-from tests.spoke_agent.serve.sites import Site, cnn
+from tests.spoke_agent.serve.sites import Site, cnn, image
 from tests.spoke_agent.serve.test_requests import body
 
 INFER = "/v2/models/digits/infer"
@@ -105,6 +105,26 @@ def test_two_processes_are_one_server(site, serving):
         assert sum(r["labelled"] for r in store.summary()) == 1
     finally:
         store.close()
+
+
+def test_grpc_is_shared_and_told_as_one_too(site):
+    triton = pytest.importorskip("tritonclient.grpc")
+    site.slots(champion=site.publish(1))
+    serving = Serving(site, "--grpc-port", "0")
+    try:
+        address = f"127.0.0.1:{(site.home / 'run' / 'grpc.port').read_text()}"
+        for _ in range(24):
+            with triton.InferenceServerClient(address, channel_args=[("grpc.use_local_subchannel_pool", 1)]) as client:
+                given = triton.InferInput("image", (1, 1, 8, 8), "FP32")
+                given.set_data_from_numpy(image(1))
+                assert client.infer("digits", [given]).as_numpy("logits").shape == (1, 10)
+        until(lambda: sum(w.stats().models["digits"].requests for w in serving.each) == 24)
+        assert all(w.stats().models["digits"].requests for w in serving.each)
+        with triton.InferenceServerClient(address) as client:
+            (told,) = client.get_inference_statistics("digits", as_json=True)["model_stats"]
+        assert int(told["inference_count"]) == 24
+    finally:
+        serving.close()
 
 
 def test_a_killed_worker_comes_back_and_the_other_answers_meanwhile(serving):
