@@ -17,6 +17,7 @@ from spoke_agent.serve.tensors import DTYPES, count_of, datatype_of, from_binary
 
 __all__ = ["LONGEST_ID", "MOST_TENSORS", "InferRequest", "error_body", "parse_request", "render_response"]
 
+_NOTHING = memoryview(b"")
 LONGEST_ID = 200
 """Characters of a request's id."""
 MOST_TENSORS = 256
@@ -44,7 +45,7 @@ class InferRequest:
 
 def parse_request(body: bytes, json_length: int | None) -> InferRequest:
     """Read a request. `json_length` is the Inference-Header-Content-Length header, None when it was not sent."""
-    head, tail = _split(body, json_length)
+    head, tail = (body, _NOTHING) if json_length is None else _split(body, json_length)
     try:
         document = orjson.loads(head)
     except orjson.JSONDecodeError as e:
@@ -53,7 +54,7 @@ def parse_request(body: bytes, json_length: int | None) -> InferRequest:
         raise RequestInvalid("the request must be a JSON object")
     parameters = _object(document, "parameters", "parameters")
     inputs, datatypes = _inputs(document.get("inputs"), tail)
-    binary_default = _flag(parameters, "binary_data_output", "parameters")
+    binary_default = bool(parameters) and _flag(parameters, "binary_data_output", "parameters")
     return InferRequest(
         id=_id(document.get("id")),
         inputs=inputs,
@@ -94,9 +95,7 @@ def error_body(message: str) -> bytes:
     return orjson.dumps({"error": message})
 
 
-def _split(body: bytes, json_length: int | None) -> tuple[bytes, memoryview]:
-    if json_length is None:
-        return body, memoryview(b"")
+def _split(body: bytes, json_length: int) -> tuple[bytes, memoryview]:
     if json_length > len(body):
         raise RequestInvalid(f"Inference-Header-Content-Length is {json_length}, but the body has {len(body)} bytes")
     return body[:json_length], memoryview(body)[json_length:]

@@ -178,8 +178,9 @@ class Lane:
         started = batch.started = time.monotonic()
         try:
             batch.outputs = self._run(batch.inputs, batch.jobs[0].adapter)
-            if self._batched and any(len(output) != batch.rows for output in batch.outputs):
-                raise RowsWrong(f"the model gave another number of rows than the {batch.rows} it got")
+            for output in batch.outputs:
+                if len(output) != batch.rows and self._batched:
+                    raise RowsWrong(f"the model gave another number of rows than the {batch.rows} it got")
         except Exception as e:  # noqa: BLE001 - engines raise many kinds; every caller of the batch is told
             batch.error = e
         batch.seconds = time.monotonic() - started
@@ -239,8 +240,10 @@ class Lane:
 
     def _joined(self, jobs: list[Job]) -> Batch | None:
         now = self._loop.time()
-        if any(job.deadline < now for job in jobs):
-            jobs = self._in_time(jobs, now)
+        for job in jobs:
+            if job.deadline < now:
+                jobs = self._in_time(jobs, now)
+                break
         batch = _join(jobs)
         if batch is None or self._prepare is None:
             return batch
