@@ -237,6 +237,11 @@ class PerfEstimate(Value):
     """It is about rows of the last so many days: where labels come late, about more than the newest."""
     rows: RowsAtLeast
 
+    @property
+    def span(self) -> str:
+        """In words, what rows it is about; nothing where that is the newest."""
+        return "" if self.days <= NEWEST_DAYS else f" of rows of the last {self.days} days"
+
     @model_validator(mode="after")
     def _ordered(self) -> "PerfEstimate":
         if not self.low <= self.estimate <= self.high:

@@ -18,7 +18,7 @@ from model_formats.joint import hotelling
 from model_formats.profile import ReferenceProfile
 from model_formats.runtimes.base import Array
 from model_formats.types import Direction
-from sync.egress import MERGED, NEWEST_DAYS, DriftHist, DriftVerdict, EgressRecord, Level, PerfEstimate, RffMean, p_bucket
+from sync.egress import MERGED, DriftHist, DriftVerdict, EgressRecord, Level, PerfEstimate, RffMean, p_bucket
 
 __all__ = ["FleetDrift", "Moved", "Pooled", "PooledColumn", "SiteDrift", "fleet_drift", "pool"]
 
@@ -280,14 +280,9 @@ def _words(sites: Sequence[SiteDrift], pooled: Pooled | None, pattern: Pattern, 
     for site in hurt:
         if site.estimate:
             e = site.estimate
-            yield f"{site.site}: accuracy there is about {e.estimate} % ({e.low} to {e.high} %), by {_by(e)}"
+            yield f"{site.site}: accuracy there is about {e.estimate} % ({e.low} to {e.high} %), by {_METHODS[e.method]}{e.span}"
     if pooled is not None:
         yield f"pooled over {pooled.sites} sites and {pooled.rows} rows: {len(pooled.columns)} features moved"
-
-
-def _by(e: PerfEstimate) -> str:
-    """How the number came about. Where labels came late, it is about more than the newest rows."""
-    return _METHODS[e.method] + ("" if e.days <= NEWEST_DAYS else f" of rows of the last {e.days} days")
 
 
 def _shared(sites: Sequence[SiteDrift]) -> dict[tuple[str, Direction], list[SiteDrift]]:

@@ -2,18 +2,7 @@
 
 from spoke_agent.outbox.log import Logged
 from spoke_agent.outbox.policy import Why
-from sync.egress import (
-    MERGED,
-    NEWEST_DAYS,
-    DriftHist,
-    DriftVerdict,
-    EgressRecord,
-    MaskedKey,
-    MaskedSum,
-    Ops,
-    PerfEstimate,
-    RffMean,
-)
+from sync.egress import MERGED, DriftHist, DriftVerdict, EgressRecord, MaskedKey, MaskedSum, Ops, PerfEstimate, RffMean
 
 __all__ = ["REASONS", "line", "meaning", "payload"]
 
@@ -66,8 +55,7 @@ def meaning(record: EgressRecord) -> str:
         return f"{len(body.mean)} averages over at least {body.rows} rows {window}"
     if isinstance(body, PerfEstimate):
         sure = "" if body.valid else " (not valid)"
-        late = "" if body.days <= NEWEST_DAYS else f" of rows of the last {body.days} days"
-        return f"accuracy by {body.method}{late} is about {body.estimate} %, {body.low} to {body.high} %{sure}"
+        return f"accuracy by {body.method}{body.span} is about {body.estimate} %, {body.low} to {body.high} %{sure}"
     if isinstance(body, MaskedKey):
         return f"a one-time key: this site would take part in a sum over its rows of {_days(record)}, with nine others at least"
     if isinstance(body, MaskedSum):

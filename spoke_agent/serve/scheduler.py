@@ -140,6 +140,11 @@ class Lane:
         return self.depth_rows == 0
 
     @property
+    def quick(self) -> bool:
+        """Whether a job may run at once where it comes in: runs are short, and nothing waits before it."""
+        return self.placement == "loop" and self.idle
+
+    @property
     def rows_a_batch(self) -> int:
         """The most rows one run takes (a single larger request runs alone)."""
         return self._rows_a_batch
@@ -155,7 +160,7 @@ class Lane:
         """Queue a job, or run it at once. Raises Overloaded (see `check_room`), DeadlinePassed."""
         follows = job.caller == self._caller != 0
         self._caller = job.caller
-        if follows and self.placement == "loop" and self.depth_rows == 0:
+        if follows and self.quick:
             self.depth_rows = job.rows
             self._run_here(self._joined([job]))
             return

@@ -112,8 +112,8 @@ class Version:
 
     @property
     def quick(self) -> bool:
-        """Whether a request may run at once on its caller's thread: runs are short, and nothing waits before it."""
-        return self.lane.placement == "loop" and self.lane.idle
+        """Whether a request may run at once on its caller's thread."""
+        return self.lane.quick
 
     def taken(self, job: Job) -> None:
         """On the loop: count a request that is taken."""

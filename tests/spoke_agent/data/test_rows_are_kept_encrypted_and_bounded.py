@@ -184,6 +184,12 @@ def test_rows_older_than_the_limit_go(tmp_path: Path):
 DAY = 86400.0
 
 
+def ten_days(tmp_path: Path, now: list[float]) -> DataStore:
+    """A store that keeps rows for ten days by the clock `now[0]`; opened again, the same one."""
+    limits = Limits(max_age_days=10)
+    return DataStore(tmp_path / "data.db", load_site_key(tmp_path), limits=limits, now=lambda: now[0])
+
+
 def steady(store: DataStore, now: list[float], days: float) -> None:
     """A row every six hours."""
     end = now[0] + days * DAY
@@ -194,8 +200,7 @@ def steady(store: DataStore, now: list[float], days: float) -> None:
 
 def test_a_clock_that_jumps_erases_nothing_until_it_has_stood_a_day(tmp_path: Path):
     now = [1.7e9]
-    limits = Limits(max_age_days=10)
-    store = DataStore(tmp_path / "data.db", load_site_key(tmp_path), limits=limits, now=lambda: now[0])
+    store = ten_days(tmp_path, now)
     steady(store, now, 2)
     right = now[0]
     held = len(list(store.batches("digits")))
@@ -207,7 +212,7 @@ def test_a_clock_that_jumps_erases_nothing_until_it_has_stood_a_day(tmp_path: Pa
     store.append(batch(1, at=now[0]))
     assert len(list(store.batches("digits"))) == held + 5
 
-    store = DataStore(tmp_path / "data.db", load_site_key(tmp_path), limits=limits, now=lambda: now[0])
+    store = ten_days(tmp_path, now)
     steady(store, now, 1.5)  # the right time is believed again, and what was dated a year ahead ages from now on
     steady(store, now, 11)
     assert max(b.times.max() for b in store.batches("digits")) <= now[0]
@@ -216,8 +221,7 @@ def test_a_clock_that_jumps_erases_nothing_until_it_has_stood_a_day(tmp_path: Pa
 
 def test_after_months_off_what_is_too_old_goes_a_day_of_work_later(tmp_path: Path):
     now = [1.7e9]
-    limits = Limits(max_age_days=10)
-    store = DataStore(tmp_path / "data.db", load_site_key(tmp_path), limits=limits, now=lambda: now[0])
+    store = ten_days(tmp_path, now)
     steady(store, now, 2)
     old = now[0]
     now[0] += 60 * DAY
