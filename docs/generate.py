@@ -1,9 +1,11 @@
 """Writes docs/reference/*.md from the code: commands, settings, error codes, reasons. A test fails when they are behind."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import get_args, get_origin
 
@@ -142,12 +144,23 @@ def settings() -> str:
     for prefix, cls in (("HUB_", HubSettings), ("SPOKE_", SpokeSettings)):
         title = (inspect.getdoc(cls) or cls.__name__).splitlines()[0]
         text += f"\n## {title}\n\n| environment | type | default | meaning |\n|---|---|---|---|\n"
+        meanings = _meanings(cls)
         for name, field in cls.model_fields.items():
             default = field.get_default(call_default_factory=True)
             shown = "" if default in ("", None) else f"`{default}`"
-            meaning = " ".join((field.description or "").split())
-            text += f"| `{(prefix + name).upper()}` | {_kind(field.annotation)} | {shown} | {meaning} |\n"
+            text += f"| `{(prefix + name).upper()}` | {_kind(field.annotation)} | {shown} | {meanings.get(name, '')} |\n"
     return text
+
+
+def _meanings(cls: type) -> dict[str, str]:
+    """What stands below each field in the source of its class."""
+    [body] = [node.body for node in ast.parse(inspect.getsource(cls)).body if isinstance(node, ast.ClassDef)]
+    found = {}
+    for field, below in pairwise(body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+    return found
 
 
 def _kind(annotation: object) -> str:

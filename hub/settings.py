@@ -26,7 +26,7 @@ class SettingsInvalid(OperatorError):
 class HubSettings(BaseSettings):
     """Settings of `hub up`. Times are in seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="HUB_", frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(env_prefix="HUB_", frozen=True, extra="forbid")
 
     name: Name = "hub"
     """Name in the hub's own certificate and audit lines."""

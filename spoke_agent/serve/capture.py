@@ -57,7 +57,9 @@ class _Captured(NamedTuple):
 
 
 class Capture:
-    """`watch` is a `Watcher` for champions. The store is opened on the writer thread, at the first row or label."""
+    """`watch` is a `Watcher` for champions. The store is opened on the writer thread: when `open` asks for it, else at the first
+    row or label.
+    """
 
     def __init__(
         self, open_store: Callable[[], RowStore], *, rows_s: float, burst: int, on_fault: Callable[[Exception], None]
@@ -76,9 +78,19 @@ class Capture:
         self._ring: deque[_Captured] = deque()
         self._labels: deque[tuple[str, list[float], Labelled]] = deque()
         self._wake = threading.Event()
+        self._asked: threading.Event | None = None
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name="capture", daemon=True)
         self._thread.start()
+
+    def open(self) -> None:
+        """Open the store and wait for it: it takes tens of milliseconds of the process, which no caller should wait for.
+
+        A store that does not open is a fault like any other: told, and tried again with the first row.
+        """
+        self._asked = asked = threading.Event()
+        self._wake.set()
+        asked.wait()
 
     def watch(self, version: Version, batch: Batch) -> None:
         """Keep a batch, when the budget allows. On the loop; about a microsecond."""
@@ -89,9 +101,13 @@ class Capture:
         self._tokens -= rows
         self._offered += rows
         jobs: Sequence[Any] = batch.jobs
-        ids, counts = [job.request_id for job in jobs], [job.rows for job in jobs]
+        first = jobs[0]
+        if len(jobs) == 1:
+            ids, counts = [first.request_id], [rows]
+        else:
+            ids, counts = [job.request_id for job in jobs], [job.rows for job in jobs]
         # Only what is stored: the jobs themselves hold their callers' connections and bodies.
-        self._ring.append(_Captured(version, jobs[0].adapter_name, time.time(), ids, counts, rows, batch.inputs, batch.outputs))
+        self._ring.append(_Captured(version, first.adapter_name, time.time(), ids, counts, rows, batch.inputs, batch.outputs))
 
     def label(self, request_id: str, labels: list[float], done: Labelled) -> None:
         """Hand a label to the writer thread, behind the rows captured so far."""
@@ -120,10 +136,21 @@ class Capture:
         while not self._stopped:
             self._wake.wait(_PAUSE_S)
             self._wake.clear()
+            if self._asked is not None:
+                self._open_asked(self._asked)
             self._write()
         self._write()
         if self._store is not None:
             self._store.close()
+
+    def _open_asked(self, asked: threading.Event) -> None:
+        self._asked = None
+        try:
+            self._opened()
+        except Exception as e:  # noqa: BLE001 - as in `_write`
+            self._on_fault(e)
+        finally:
+            asked.set()
 
     def _write(self) -> None:
         try:

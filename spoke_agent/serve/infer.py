@@ -24,7 +24,20 @@ _now = time.monotonic
 class InferJob:
     """An HTTP request in a lane."""
 
-    __slots__ = ("adapter", "adapter_name", "deadline", "exchange", "inputs", "key", "request", "rows", "version")
+    __slots__ = (
+        "adapter",
+        "adapter_name",
+        "caller",
+        "deadline",
+        "exchange",
+        "inputs",
+        "key",
+        "request",
+        "request_id",
+        "rows",
+        "started",
+        "version",
+    )
 
     mirrored = False
 
@@ -34,39 +47,31 @@ class InferJob:
         self.version = version
         self.inputs: Mapping[str, Array] = request.inputs
         self.rows = rows
+        self.caller = exchange.caller
+        """The connection."""
+        self.started = exchange.started
+        """Monotonic time at which the request was complete."""
+        self.request_id = request.id or ""
+        """For capture and labels; empty when the caller gave none."""
         self.adapter_name, self.adapter = choose_adapter(places, version, request)
         self.key: object = key_of(version, request, self.adapter_name)
-        self.deadline = inf if not request.parameters else deadline_of(request, exchange.started)
-
-    @property
-    def caller(self) -> int:
-        """The connection."""
-        return self.exchange.caller
-
-    @property
-    def started(self) -> float:
-        """Monotonic time at which the request was complete."""
-        return self.exchange.started
-
-    @property
-    def request_id(self) -> str:
-        """For capture and labels; empty when the caller gave none."""
-        return self.request.id or ""
+        self.deadline = deadline_of(request, exchange.started) if request.parameters else inf
 
     def finish(self, outputs: Sequence[Array]) -> None:
         """Answer."""
-        exchange, version = self.exchange, self.version
-        if not exchange.gone:
-            self._answer(exchange, version, outputs)
-        version.counts.request_us.add(int((_now() - exchange.started) * 1e6))
+        version = self.version
+        if not self.exchange.gone:
+            self._answer(version, outputs)
+        version.counts.request_us.add(int((_now() - self.started) * 1e6))
 
     def fail(self, error: Exception) -> None:
         """Answer with what went wrong."""
         answer_error(self.exchange, error, self.version.model_counts)
 
-    def _answer(self, exchange: Exchange, version: Version, outputs: Sequence[Array]) -> None:
+    def _answer(self, version: Version, outputs: Sequence[Array]) -> None:
+        exchange = self.exchange
         try:
-            body, json_length = render_response(version.model, str(version.number), self.request, version.names, outputs)
+            body, json_length = render_response(version.model, version.text, self.request, version.names, outputs)
         except RequestInvalid as e:
             answer_error(exchange, e, version.model_counts)
             return
@@ -77,12 +82,13 @@ class InferJob:
             exchange.reply(200, body, content_type=_OCTETS, extra=extra)
 
 
-def infer(models: Models, exchange: Exchange, model: str, number: str | None) -> None:
+def infer(models: Models, model: str, number: str | None, exchange: Exchange) -> None:
     """Parse, check and queue one request; every outcome is an answer on the exchange."""
     counts = models.counts.get(model)
     try:
         places, version = models.version(model, number)
-        version.lane.check_room()  # a request that is refused under load costs no parsing
+        if version.lane.depth_rows:
+            version.lane.check_room()  # a request that is refused under load costs no parsing
         request = parse_request(exchange.body, _json_length(exchange))
         if places.challenger is not None and number is None:
             version = choose_version(places, version, request)

@@ -52,17 +52,11 @@ def parse_request(body: bytes, json_length: int | None) -> InferRequest:
         raise RequestInvalid(_not_json(body, json_length, e)) from e
     if type(document) is not dict:
         raise RequestInvalid("the request must be a JSON object")
-    parameters = _object(document, "parameters", "parameters")
+    parameters = _object(document, "parameters", "parameters") if "parameters" in document else {}
     inputs, datatypes = _inputs(document.get("inputs"), tail)
     binary_default = bool(parameters) and _flag(parameters, "binary_data_output", "parameters")
-    return InferRequest(
-        id=_id(document.get("id")),
-        inputs=inputs,
-        datatypes=datatypes,
-        outputs=_outputs(document.get("outputs"), binary_default),
-        binary_default=binary_default,
-        parameters=parameters,
-    )
+    outputs = _outputs(document["outputs"], binary_default) if "outputs" in document else None
+    return InferRequest(_id(document.get("id")), inputs, datatypes, outputs, binary_default, parameters)
 
 
 def render_response(
@@ -119,8 +113,8 @@ def _inputs(given: object, tail: memoryview) -> tuple[dict[str, Array], dict[str
         name, datatype = _named(tensor, place)
         if name in arrays:
             raise RequestInvalid(f"inputs[{place}].name: {name!r} occurs twice")
-        array, tail = _tensor(name, datatype, tensor, tail)
-        arrays[name], datatypes[name] = array, datatype
+        datatypes[name] = datatype
+        arrays[name], tail = _tensor(name, datatype, tensor, tail)
     if len(tail):
         raise RequestInvalid(f"{len(tail)} bytes follow the last binary tensor")
     return arrays, datatypes

@@ -8,6 +8,7 @@ import asyncio
 import hmac
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -99,7 +100,7 @@ class Routes:
         if rest[:1] == ["versions"] and len(rest) > 1:
             number, rest = rest[1], rest[2:]
         if method == b"POST" and rest == ["infer"]:
-            return lambda x: infer(self._models, x, model, number)
+            return partial(infer, self._models, model, number)
         if method == b"POST" and rest == ["feedback"]:
             return lambda x: self._feedback(x, model)
         if method not in (b"GET", b"HEAD"):

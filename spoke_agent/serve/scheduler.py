@@ -160,7 +160,7 @@ class Lane:
         """Queue a job, or run it at once. Raises Overloaded (see `check_room`), DeadlinePassed."""
         follows = job.caller == self._caller != 0
         self._caller = job.caller
-        if follows and self.quick:
+        if follows and self.depth_rows == 0 and self._worker is None:
             self.depth_rows = job.rows
             self._run_here(self._joined([job]))
             return

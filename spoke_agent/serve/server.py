@@ -1,8 +1,8 @@
 """The serving process put together: sockets, models, capture, control; start reading here.
 
 It needs no agent, no hub and no network: it serves what `slots.json` says, and follows it when it is told to (`POST
-/control/reconcile`, or SIGHUP). The order of a start: the lock of the home, the sockets (health answers at once), the models,
-`run/server.port`.
+/control/reconcile`, or SIGHUP). The order of a start: the lock of the home, the sockets (health answers at once), the models, the
+store of captured rows, `run/server.port`.
 """
 
 import asyncio
@@ -104,11 +104,14 @@ class Server:
             await self.models.reconcile()
         except SpokeshaveError as e:
             log.error("slots_unreadable error=%s", e)  # health says so too, and the agent can put it right
+        if self.capture is not None:
+            slim()  # each library makes room for the next: the most a start takes is what counts on a small machine
+            await asyncio.get_running_loop().run_in_executor(None, self.capture.open)
+        _settle()
         if self._lock is not None:
             for path, port in ((self.home.server_port, self.port), (self.home.grpc_port, self.grpc_port)):
                 if port is not None:
                     atomic_write(path, str(port).encode())
-        _settle()
         log.info("serving port=%s models=%s", self.port, ",".join(self.models.live))
 
     async def stop(self) -> None:
@@ -233,8 +236,10 @@ def _open_files(connections: int) -> None:
 
 
 def _settle() -> None:
-    """What is loaded stays: keep it out of garbage collections, and give back what loading took and no longer needs."""
-    gc.collect()
+    """What is loaded stays: keep it out of garbage collections, and give back what loading took and no longer needs.
+
+    Nothing is collected before: a start leaves a few objects in circles, and looking for them costs the first callers 30 ms.
+    """
     gc.freeze()
     gc.enable()
     slim()
@@ -319,9 +324,7 @@ def _store_opener(home: Path) -> Callable[[], RowStore]:
     def opened() -> RowStore:
         from spoke_agent.data.store import open_data  # late: a server that captures nothing needs no cryptography
 
-        store = open_data(home, regime=_regime(home))
-        slim()  # what made the cipher ready is not needed to use it
-        return store
+        return open_data(home, regime=_regime(home))
 
     return opened
 

@@ -3,8 +3,9 @@
 Built once at load from the contract; checking a request costs about a microsecond, ranges are looked at once per batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, Self
 
 import numpy as np
@@ -14,9 +15,33 @@ from model_formats.runtimes.base import Array
 from spoke_agent.serve.errors import RequestInvalid
 from spoke_agent.serve.inference_protocol import InferRequest
 
-__all__ = ["Signature"]
+__all__ = ["Signature", "extremes"]
 
 Policy = Literal["refuse", "clip", "count"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """An input of the contract as requests are held against it: plain fields, read for every one of them."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    rest: tuple[int, ...]
+    """Sizes after the first."""
+    tensor: TensorContract
+    bounded: bool
+    """Whether all values are held against the one range `low..high`."""
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, tensor: TensorContract) -> Self:
+        low = -inf if tensor.low is None else tensor.low
+        high = inf if tensor.high is None else tensor.high
+        bounded = tensor.columns is None and tensor.datatype not in ("BOOL", "BYTES")
+        bounded = bounded and (tensor.datatype.startswith("FP") or (low, high) != (-inf, inf))
+        return cls(tensor.name, tensor.datatype, tensor.shape, tensor.shape[1:], tensor, bounded, low, high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +55,9 @@ class Signature:
     """Whether rows of several callers may share one run: every tensor's first dimension is free."""
     fixed: bool
     """Whether all other dimensions are fixed, so that any two requests can share a run."""
+    output_names: tuple[str, ...]
+    """Names of the outputs callers may see, in order."""
+    _wanted: tuple[_Wanted, ...]
 
     @classmethod
     def of(cls, contract: FeatureContract) -> Self:
@@ -41,41 +69,40 @@ class Signature:
             policy=contract.out_of_contract,
             batched=all(t.shape and t.shape[0] == -1 for t in tensors),
             fixed=all(-1 not in t.shape[1:] for t in contract.inputs),
+            output_names=tuple(t.name for t in contract.outputs),
+            _wanted=tuple(_Wanted.of(t) for t in contract.inputs),
         )
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Names of the outputs callers may see, in order."""
-        return tuple(t.name for t in self.outputs)
 
     def rows(self, request: InferRequest) -> int:
         """Check names, types, shapes and asked outputs; returns the number of rows. Raises RequestInvalid."""
         inputs = request.inputs
         rows = -1
-        for want in self.inputs:
+        for want in self._wanted:
             array = inputs.get(want.name)
             if array is None:
                 raise RequestInvalid(f"input {want.name!r} is missing; the model takes {self._takes()}")
             if request.datatypes[want.name] != want.datatype:
                 raise RequestInvalid(f"input {want.name!r}: datatype {request.datatypes[want.name]}, must be {want.datatype}")
-            if not _fits(array.shape, want.shape):
-                raise RequestInvalid(f"input {want.name!r}: shape {list(array.shape)}, must be {list(want.shape)}")
+            shape = array.shape
+            if not _fits(shape, want):
+                raise RequestInvalid(f"input {want.name!r}: shape {list(shape)}, must be {list(want.shape)}")
             if self.batched:
-                if rows not in (-1, array.shape[0]):
-                    raise RequestInvalid(f"input {want.name!r}: {array.shape[0]} rows, but another input has {rows}")
-                rows = array.shape[0]
-        if len(inputs) != len(self.inputs):
+                if rows not in (-1, shape[0]):
+                    raise RequestInvalid(f"input {want.name!r}: {shape[0]} rows, but another input has {rows}")
+                rows = shape[0]
+        if len(inputs) != len(self._wanted):
             unknown = next(name for name in inputs if all(name != want.name for want in self.inputs))
             raise RequestInvalid(f"input {unknown!r} is unknown; the model takes {self._takes()}")
         if rows == 0:
             raise RequestInvalid("the request has no rows")
-        self._check_outputs(request)
-        return max(rows, 1)
+        if request.outputs is not None:
+            self._check_outputs(request.outputs)
+        return 1 if rows == -1 else rows
 
     def within(self, inputs: Mapping[str, Array]) -> bool:
         """Whether every value is in contract. The common case is cheap: one look at the smallest and the largest."""
-        for tensor in self.inputs:  # noqa: SIM110 - of every request, and a generator costs as much as the look
-            if not _within(inputs[tensor.name], tensor):
+        for want in self._wanted:  # noqa: SIM110 - of every request, and a generator costs as much as the look
+            if not _within(inputs[want.name], want):
                 return False
         return True
 
@@ -87,48 +114,50 @@ class Signature:
         if self.policy == "count":
             return inputs
         if self.policy == "refuse":
-            raise RequestInvalid(next(f for t in self.inputs if (f := _fault(inputs[t.name], t)) is not None))
-        return {t.name: _clip(inputs[t.name], t) for t in self.inputs}
+            raise RequestInvalid(next(f for w in self._wanted if (f := _fault(inputs[w.name], w)) is not None))
+        return {w.name: _clip(inputs[w.name], w) for w in self._wanted}
 
     def _takes(self) -> str:
         return ", ".join(f"{t.name} {t.datatype}{list(t.shape)}" for t in self.inputs)
 
-    def _check_outputs(self, request: InferRequest) -> None:
-        if request.outputs is None:
-            return
+    def _check_outputs(self, asked: Sequence[tuple[str, bool]]) -> None:
         names = self.output_names
-        for name, _ in request.outputs:
+        for name, _ in asked:
             if name not in names:
                 raise RequestInvalid(f"output {name!r} is unknown; the model gives {', '.join(names)}")
 
 
-def _fits(shape: tuple[int, ...], want: tuple[int, ...]) -> bool:
-    if len(shape) != len(want):
+def extremes(array: Array) -> tuple[float, float]:
+    """The smallest and the largest of at least one value; NaN where there is one.
+
+    As `min` and `max` give them, but those bring all of NumPy's reductions along, which few values do not pay for.
+    """
+    return array.item(array.argmin()), array.item(array.argmax())
+
+
+def _fits(shape: tuple[int, ...], want: _Wanted) -> bool:
+    if len(shape) != len(want.shape):
         return False
-    if shape[1:] == want[1:]:  # the usual case: only the rows are free
-        return want[:1] in ((-1,), shape[:1])
-    return all(w in (-1, s) for s, w in zip(shape, want, strict=True))
+    if shape[1:] == want.rest:  # the usual case: only the rows are free
+        return not shape or want.shape[0] in (-1, shape[0])
+    return all(w in (-1, s) for s, w in zip(shape, want.shape, strict=True))
 
 
-def _within(array: Array, tensor: TensorContract) -> bool:
-    if tensor.columns is not None:
-        return _fault(array, tensor) is None
-    if array.dtype.kind != "f" and tensor.low is None and tensor.high is None:
+def _within(array: Array, want: _Wanted) -> bool:
+    if not want.bounded:
+        return want.tensor.columns is None or _column_fault(array, want.tensor) is None
+    if array.size == 0:
         return True
-    if array.dtype.kind not in "fiu" or array.size == 0:
-        return True
-    low: float = array.item(array.argmin())  # NaN where there is one, as with min; much quicker on few values
-    high: float = array.item(array.argmax())
-    floor = -np.inf if tensor.low is None else tensor.low
-    ceiling = np.inf if tensor.high is None else tensor.high
+    low, high = extremes(array)
     # NaN compares false, so it is never within; infinities only where no bound is given would pass, hence the strict signs.
-    return floor <= low and high <= ceiling and low != -np.inf and high != np.inf
+    return want.low <= low and high <= want.high and low != -inf and high != inf
 
 
-def _fault(array: Array, tensor: TensorContract) -> str | None:
+def _fault(array: Array, want: _Wanted) -> str | None:
+    tensor = want.tensor
     if tensor.columns is not None:
         return _column_fault(array, tensor)
-    if _within(array, tensor):
+    if _within(array, want):
         return None
     finite = np.isfinite(array).all() if array.dtype.kind == "f" else True
     if not finite:
@@ -163,8 +192,9 @@ def _between(values: Array, low: float | None, high: float | None) -> bool:
     return (low is None or bool(values.min() >= low)) and (high is None or bool(values.max() <= high))
 
 
-def _clip(array: Array, tensor: TensorContract) -> Array:
+def _clip(array: Array, want: _Wanted) -> Array:
     """Into the range; what has no place in a range (NaN, a category) is refused all the same."""
+    tensor = want.tensor
     if tensor.columns is None:
         clipped = np.clip(array, tensor.low, tensor.high) if (tensor.low, tensor.high) != (None, None) else array
     else:
@@ -172,7 +202,7 @@ def _clip(array: Array, tensor: TensorContract) -> Array:
         for place, column in enumerate(tensor.columns):
             if column.categories is None and (column.low, column.high) != (None, None):
                 clipped[..., place] = np.clip(array[..., place], column.low, column.high)
-    fault = _fault(clipped, tensor)
+    fault = _fault(clipped, want)
     if fault is not None:
         raise RequestInvalid(fault)
     return clipped.astype(array.dtype, copy=False)

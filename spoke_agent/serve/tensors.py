@@ -34,7 +34,7 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
 }
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 _FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
-_FLAT: Final = {"FP32": "f", "FP64": "d"}
+_FLAT: Final[dict[str, tuple[str, np.dtype[Any]]]] = {"FP32": ("f", np.dtype(np.float32)), "FP64": ("d", np.dtype(np.float64))}
 _LENGTH: Final = struct.Struct("<I")
 
 MAX_DIMS: Final = 16
@@ -62,10 +62,15 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], count: int, data
     if type(data) is not list:
         raise RequestInvalid(f"input {name!r}: data must be a list")
     if datatype in _FLAT and data and type(data[0]) in (float, int):
-        flat = _flat_floats(datatype, data)
-        if flat is not None:
-            _check_count(name, shape, count, flat.size, "values")
-            return flat.reshape(shape)
+        code, dtype = _FLAT[datatype]
+        try:  # the usual case, four times faster than asking NumPy what a list holds
+            flat = arrays.array(code, data)
+        except (TypeError, OverflowError):
+            pass  # for the general way to judge
+        else:
+            if len(flat) != count:
+                _check_count(name, shape, count, len(flat), "values")
+            return np.ndarray(shape, dtype, flat)
     if datatype == "BYTES":
         return _strings(name, shape, count, data)
     if datatype == "FP16":
@@ -106,22 +111,13 @@ def to_json(name: str, array: Array) -> object:
     if kind == "f":
         if array.dtype.itemsize == 2:
             raise RequestInvalid(f"output {name!r}: FP16 has no JSON form; ask for it with binary_data")
-        return np.ascontiguousarray(array).reshape(-1)
+        return array.ravel()
     if kind in "OSU":
         try:
             return [_as_bytes(item).decode() for item in array.ravel().tolist()]
         except UnicodeDecodeError as e:
             raise RequestInvalid(f"output {name!r}: not text; ask for it with binary_data") from e
     return array.reshape(-1).tolist()
-
-
-def _flat_floats(datatype: str, data: list[Any]) -> Array | None:
-    """The usual case, four times faster than asking NumPy what a list holds; None where the general way has to judge."""
-    try:
-        code = _FLAT[datatype]
-        return np.frombuffer(arrays.array(code, data), code)
-    except (TypeError, OverflowError):
-        return None
 
 
 def _cast(name: str, datatype: str, array: Array, data: list[object]) -> Array:

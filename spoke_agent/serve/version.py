@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from typing import Protocol
-
-import numpy as np
 
 from model_formats.errors import SpokeshaveError
 from model_formats.runtimes.base import Array, HeadAdapter
@@ -13,6 +12,7 @@ from spoke_agent.serve.engine import Engined
 from spoke_agent.serve.metrics import ModelCounts, VersionCounts
 from spoke_agent.serve.scheduler import Batch, Job, Lane, joined
 from spoke_agent.serve.settings import ServeSettings
+from spoke_agent.serve.signature import extremes
 from sync.messages import Serving
 
 __all__ = ["Alone", "Version", "Watcher"]
@@ -40,6 +40,7 @@ class Version:
         self.engined = engined
         self.model = engined.model
         self.number = engined.slot.version
+        self.text = str(self.number)
         self.index = engined.slot.index
         self.file = engined.file
         self.signature = engined.signature
@@ -190,7 +191,12 @@ class Version:
 
 
 def _finite(outputs: Sequence[Array]) -> bool:
-    return all(output.dtype.kind != "f" or np.isfinite(output).all() for output in outputs)
+    for output in outputs:
+        if output.dtype.kind == "f" and output.size:
+            low, high = extremes(output)
+            if not (isfinite(low) and isfinite(high)):
+                return False
+    return True
 
 
 def _ms(microseconds: float | None) -> float | None:

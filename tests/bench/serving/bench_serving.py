@@ -1,8 +1,10 @@
 """Serving against its peers and its limits, in one run: `python -m tests.bench.serving.bench_serving [SECONDS]`.
 
 One core for the server, one for the load (wrk). Writes `build/bench/serving.json`; ratios are ours over the peer's. Every round
-takes turns through all servers, and each figure is the best of its rounds, so that a noisy neighbour harms all alike. The warm-up
-spends the burst of rows that capture keeps at once, so that the figures are those of steady traffic.
+takes turns through all servers, and each figure is the best of its rounds, so that a noisy neighbour harms all alike. A figure
+that is a small difference, or a ratio near its limit, is taken in pairs: both sides are up and take turns of a second, which
+meet the same machine, and the middle one of the pairs counts. The warm-up spends the burst of rows that capture keeps at once, so
+that the figures are those of steady traffic.
 """
 
 import compileall
@@ -14,10 +16,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 import httpx
 import numpy as np
@@ -34,6 +37,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 SERVER_CORE, LOAD_CORE = "0", str(min(1, (os.cpu_count() or 1) - 1))
 ROUNDS = 2
+PAIRS = 11
+T = TypeVar("T")
 DEADLINE_US = 50_000
 """What callers ask for under overload: parameter `timeout`."""
 MINILM = ROOT / "build" / "bench" / "minilm" / "v1-int8.onnx"
@@ -53,6 +58,8 @@ def main(seconds: float = 3.0) -> None:
         site = Site(work / "home")
         one, two = (site.publish(v, proto=cnn(v, layers=LAYERS, channels=CHANNELS)) for v in (1, 2))
         site.slots(champion=one)
+        bare = Site(work / "bare")
+        bare.slots(champion=bare.publish(1, proto=cnn(1, layers=LAYERS, channels=CHANNELS)))
         model = site.weights(one)
         body = work / "body.json"
         x = image(1)
@@ -60,7 +67,7 @@ def main(seconds: float = 3.0) -> None:
         body.write_text(json.dumps({"id": "r", "inputs": [tensor]}))
         patient = work / "patient.json"
         patient.write_text(json.dumps({"id": "r", "parameters": {"timeout": DEADLINE_US}, "inputs": [tensor]}))
-        rows = compare(site, model, body, seconds) | overload(site, patient, seconds) | workers(site, body, seconds)
+        rows = compare(site, model, body, seconds) | workers(site, body, seconds)
         ours, raw = rows["spokeshave c32"], rows["raw onnxruntime"]
         ratios = {
             "req_s_c32_over_raw_ort": ours["req_s"] / raw["req_s"],
@@ -69,12 +76,11 @@ def main(seconds: float = 3.0) -> None:
             "req_s_c32_over_uvicorn_asgi": ours["req_s"] / rows["uvicorn asgi c32"]["req_s"],
             "p50_c1_over_noop_same_transport": one_caller(site, model, body),
             "p50_c1_over_noop_best_over_best": rows["spokeshave c1"]["p50_us"] / rows["noop c1"]["p50_us"],
+            "capture_cost_us_per_request": capture_cost(site, bare, body),
             "req_s_c256_over_c32": rows["spokeshave c256"]["req_s"] / ours["req_s"],
             "req_s_2_workers_over_1_on_two_cores_shared_with_the_load": rows["2 workers, all cores, c32"]["req_s"]
             / rows["1 worker, all cores, c32"]["req_s"],
-            "req_s_at_3x_over_best": rows["overload 3x"]["answered_s"] / rows["overload 1x"]["answered_s"],
-            "p99_at_3x_over_deadline": rows["overload 3x"]["p99_us"] / DEADLINE_US,
-            "capture_cost_us_per_request": ours["cpu_us"] - rows["spokeshave c32, no capture"]["cpu_us"],
+            **overload(site, patient),
             "peak_rss_mb": ours["peak_rss_mb"],
             "cold_start_s": rows["spokeshave c1"]["cold_start_s"],
             **swaps(site, [one, two], body, seconds),
@@ -89,29 +95,44 @@ def main(seconds: float = 3.0) -> None:
 
 
 def one_caller(site: Site, model: Path, body: Path) -> float:
-    """What one caller waits, over an answer that is ready: both servers are up and take turns of a second, which meet the same
-    machine; the middle ratio counts.
-    """
-    ratios = []
+    """What one caller waits, over an answer that is ready."""
     with spoke(site) as (_, ours, _), peer("noop", model) as (_, noop):
-        for url in (ours, noop):
-            wrk(url, 1, body, 2)
-        for _ in range(2 * ROUNDS + 5):
-            ratios.append(wrk(ours, 1, body, 1)["p50_us"] / wrk(noop, 1, body, 1)["p50_us"])
-    return median(ratios)
+        pairs = in_turns(lambda: wrk(ours, 1, body, 1), lambda: wrk(noop, 1, body, 1))
+    return median(a["p50_us"] / b["p50_us"] for a, b in pairs)
 
 
-def overload(site: Site, body: Path, seconds: float) -> dict[str, dict[str, float]]:
-    """As many callers as saturate the server, and three times as many, each with a deadline; by turns on one server."""
-    found: dict[str, list[dict[str, float]]] = {}
-    with spoke(site) as (process, url, _):
-        for _ in range(ROUNDS + 1):
-            for name, connections in (("overload 1x", 32), ("overload 3x", 96)):
-                row = measured(process.pid, url, connections, body, seconds)
-                row["answered_s"] = (row["requests"] - row["failed"]) / row["seconds"]
-                found.setdefault(name, []).append(row)
-    told = {name: best(rows) for name, rows in found.items()}
-    return {n: {**row, "answered_s": max(r["answered_s"] for r in found[n])} for n, row in told.items()}
+def capture_cost(site: Site, bare: Site, body: Path) -> float:
+    """CPU of a request with capture, less that of one without, in microseconds."""
+    with spoke(site) as (one, ours, _), spoke(bare, capture=False) as (other, without, _):
+        pairs = in_turns(lambda: cpu_of(one.pid, ours, body), lambda: cpu_of(other.pid, without, body))
+    return median(a - b for a, b in pairs)
+
+
+def cpu_of(pid: int, url: str, body: Path) -> float:
+    """CPU of one request of 32 callers, in microseconds."""
+    before = cpu_s(pid)
+    requests = wrk(url, 32, body, 1)["requests"]
+    return (cpu_s(pid) - before) / requests * 1e6
+
+
+def overload(site: Site, body: Path) -> dict[str, float]:
+    """Three times as many callers as saturate the server, over as many as do, each with a deadline."""
+    with spoke(site) as (_, url, _):
+        pairs = in_turns(lambda: wrk(url, 96, body, 1), lambda: wrk(url, 32, body, 1))
+    return {
+        "req_s_at_3x_over_best": median(answered_s(a) / answered_s(b) for a, b in pairs),
+        "p99_at_3x_over_deadline": median(a["p99_us"] for a, _ in pairs) / DEADLINE_US,
+    }
+
+
+def answered_s(row: dict[str, float]) -> float:
+    """Requests a second that were not refused."""
+    return (row["requests"] - row["failed"]) / row["seconds"]
+
+
+def in_turns(one: Callable[[], T], other: Callable[[], T]) -> list[tuple[T, T]]:
+    """Pairs of runs, one right after the other; the first pair warms up and is left out."""
+    return [(one(), other()) for _ in range(PAIRS + 1)][1:]
 
 
 def workers(site: Site, body: Path, seconds: float) -> dict[str, dict[str, float]]:
@@ -135,11 +156,10 @@ def compare(site: Site, model: Path, body: Path, seconds: float) -> dict[str, di
     found: dict[str, list[dict[str, float]]] = {}
     for _ in range(ROUNDS):
         found.setdefault("raw onnxruntime", []).append(raw_ort(model, seconds))
-        for name, capture in (("", True), (", no capture", False)):
-            with spoke(site, capture=capture) as (process, url, cold):
-                for c in (32,) if not capture else (1, 32, 256):
-                    row = measured(process.pid, url, c, body, seconds)
-                    found.setdefault(f"spokeshave c{c}{name}", []).append({**row, "cold_start_s": cold})
+        with spoke(site) as (process, url, cold):
+            for c in (1, 32, 256):
+                row = measured(process.pid, url, c, body, seconds)
+                found.setdefault(f"spokeshave c{c}", []).append({**row, "cold_start_s": cold})
         for name, label in (("noop", "noop"), ("asgi", "uvicorn asgi"), ("fastapi", "fastapi")):
             with peer(name, model) as (process, url):
                 for c in (1, 32):
@@ -246,6 +266,7 @@ def wrk(url: str, connections: int, body: Path | None, seconds: float, method: s
 def swaps(site: Site, slots: list, body: Path, seconds: float) -> dict[str, float]:
     """Twenty swaps under load; what a caller waited at most, and how many were failed."""
     with spoke(site) as (_, url, _):
+        wrk(url, 8, body, 1)
         control = ControlClient(site.home / "run" / "control.sock")
         found: dict[str, float] = {}
         load = threading.Thread(target=lambda: found.update(wrk(url, 8, body, max(4.0, seconds))))
