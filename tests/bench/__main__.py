@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-BENCHES = ("quantize", "delta", "transfer", "serving.bench_serving", "grpc", "learning", "drift")
+BENCHES = ("quantize", "delta", "transfer", "serving", "grpc", "learning", "drift")
 
 
 def main(names: list[str]) -> int:

@@ -1,5 +1,5 @@
 -- wrk's side: one body for all requests, and a line of JSON at the end.
-wrk.method = os.getenv("METHOD") or "POST"
+wrk.method = "POST"
 local file = os.getenv("BODY")
 if file then
   wrk.body = io.open(file, "rb"):read("*a")

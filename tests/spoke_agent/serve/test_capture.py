@@ -55,6 +55,12 @@ def test_bad_feedback_is_named(site, run):
     assert running.http.post("/v2/models/nope/feedback", json={"id": "x", "label": 1}).status_code == 404
 
 
+def test_the_store_is_open_before_the_first_caller_comes(site, run):
+    site.slots(champion=site.publish(1))
+    assert run(site).control.stats().captured_rows == 0
+    assert (site.home / "data.db").exists()
+
+
 def test_a_lost_key_costs_rows_but_no_answers(site, run, eventually):
     site.slots(champion=site.publish(1))
     running = run(site)
