@@ -222,7 +222,7 @@ def _rows(inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
 def _median_s(session: Session, inputs: Mapping[str, Array], outputs: tuple[str, ...]) -> float:
     times: list[float] = []
     end = time.perf_counter() + _PROBE_S
-    while len(times) < 3 or (len(times) < 50 and time.perf_counter() < end):
+    while len(times) < 3 or (len(times) < 20 and time.perf_counter() < end):
         started = time.perf_counter()
         session.run(inputs, outputs)
         times.append(time.perf_counter() - started)

@@ -2,8 +2,7 @@
 
 A `Lane` belongs to one loaded version. Jobs that arrive in one turn of the event loop are grouped by key (trailing shapes and
 adapter) and run as one batch, on the loop itself when a run is short (`placement` loop) or on the lane's own thread when it is
-not. A caller that follows itself has nobody to share a run with: on the loop, with nothing waiting, its job runs at once. Nor is
-more gathered there than makes a row cheaper: what waits longer only leaves the processor's cache, and takes memory.
+not. A caller that follows itself has nobody to share a run with: on the loop, with nothing waiting, its job runs at once.
 Each job gets exactly its own rows back. The queue is bounded by the time it would take to work it off, not by a count alone.
 """
 
@@ -26,9 +25,6 @@ from spoke_agent.serve.errors import DeadlinePassed, Overloaded
 __all__ = ["Batch", "Cost", "Job", "Lane", "Placement", "RowsWrong", "Run", "joined"]
 
 Placement = Literal["loop", "thread"]
-_FEW_ROWS = 8
-_SHORT_S = 0.0005
-"""A batch that takes no longer may run before the loop's turn is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +41,6 @@ class Cost:
     def rows_in(self, seconds: float) -> int:
         """How many rows fit into a time, at least one."""
         return max(1, int((seconds - self.fixed_s) / max(self.row_s, 1e-9)))
-
-    @property
-    def enough_rows(self) -> int:
-        """Rows beyond which a row gets hardly cheaper: the fixed part is a tenth of the run."""
-        return int(9 * self.fixed_s / max(self.row_s, 1e-9))
 
 
 class Job(Protocol):
@@ -134,8 +125,6 @@ class Lane:
         self._done = done
         self._batched = batched
         self._rows_a_batch = min(max_rows, cost.rows_in(max(slice_s, cost.of(1)))) if batched else 1
-        enough = max(cost.enough_rows, _FEW_ROWS)
-        self._enough_rows = enough if placement == "loop" and cost.of(enough) <= _SHORT_S else None
         self._max_wait_s = max_wait_s
         self._max_jobs = max_jobs
         self._queue: deque[Job] = deque()
@@ -180,9 +169,7 @@ class Lane:
             raise DeadlinePassed(f"about {wait * 1e3:.0f} ms of work wait before this request; its deadline is sooner")
         self.depth_rows += job.rows
         self._queue.append(job)
-        if self._enough_rows is not None and self.depth_rows >= self._enough_rows:
-            self._turn()
-        elif not self._scheduled:
+        if not self._scheduled:
             self._schedule()
 
     def close(self) -> None:

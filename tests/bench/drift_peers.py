@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-HOUSE = Path("build/peers")
 Windows = list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -34,7 +33,9 @@ PEERS = (
 
 def ask(peer: Peer, cases: dict[str, Windows]) -> dict[str, dict[str, Any]]:
     """For each case its columns, and `about`: version and milliseconds a window, or why there is nothing."""
-    python, why = environment(peer)
+    from tests.bench.house import environment  # here: the peers' own Python runs this file too
+
+    python, why = environment(peer.name, peer.requirements)
     if python is None:
         return {"about": {"skipped": f"not installed: {why}"}}
     with tempfile.TemporaryDirectory() as folder:
@@ -60,20 +61,6 @@ def ask(peer: Peer, cases: dict[str, Windows]) -> dict[str, dict[str, Any]]:
         },
         **found,
     }
-
-
-def environment(peer: Peer) -> tuple[str | None, str]:
-    folder = HOUSE / peer.name
-    python, ready = folder / "bin" / "python", folder / ".ready"
-    if not ready.exists():
-        try:
-            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, capture_output=True, text=True)
-            install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *peer.requirements]
-            subprocess.run(install, check=True, capture_output=True, text=True, timeout=600)
-        except (subprocess.SubprocessError, OSError) as e:
-            return None, (str(getattr(e, "stderr", "") or e).strip().splitlines() or ["?"])[-1][:200]
-        ready.touch()
-    return str(python), ""
 
 
 def main() -> None:

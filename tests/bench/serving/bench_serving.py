@@ -2,9 +2,9 @@
 
 Writes `build/bench/serving.json`; ratios are ours over the peer's. All servers are up at once and take turns of a second, ours
 with the whole protocol and drift capture. A ratio is taken within its round, where both sides met the same machine, and the
-middle one of the rounds counts; so does the middle one of each column of the table. The first round only warms up: it spends the
-burst of rows that capture keeps at once, so that the figures are those of steady traffic. Times that are no ratios (a cold start,
-a stall) are told as measured; of several cold starts the quickest counts.
+middle one of the rounds counts; so does the middle one of each column of the table. The first round only warms up. Times that are
+no ratios (a cold start, a stall) are told as measured; of several cold starts the quickest counts. MLServer and LitServe stand
+beside where they can be installed.
 """
 
 import compileall
@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -27,7 +28,7 @@ from model_formats.contract import FeatureContract, TensorContract
 from model_formats.runtimes.choose import open_session
 from spoke_agent.serve.client import ControlClient
 from spoke_agent.slots import Slot, read_slots
-from tests.bench.serving.servers import EVERY_CORE, ROOT, Row, peer, raw_ort, run, spoke, wrk
+from tests.bench.serving.servers import EVERY_CORE, ROOT, STRANGERS, Row, Serving, peer, raw_ort, run, spoke, stranger, wrk
 from tests.spoke_agent.serve.sites import Site, cnn, image
 
 ROUNDS = 9
@@ -67,28 +68,39 @@ def compared(work: Path, site: Site, body: Path, patient: Path, rounds: int) -> 
     with ExitStack() as up:
         model = site.weights(first(site))
         ours = up.enter_context(spoke(site))
+        many = up.enter_context(spoke(_site(work / "many")))
         bare = up.enter_context(spoke(_site(work / "bare"), "--no-capture"))
         one = up.enter_context(spoke(_site(work / "one"), "--workers", "1", core=EVERY_CORE))
         two = up.enter_context(spoke(_site(work / "two"), "--workers", "2", core=EVERY_CORE))
         noop, asgi, fastapi = (up.enter_context(peer(name, model)) for name in ("noop", "asgi", "fastapi"))
         columns = {
-            "raw onnxruntime": lambda: raw_ort(model, 1),
-            "spokeshave c32": lambda: run(ours, 32, body),
-            "spokeshave c32, no capture": lambda: run(bare, 32, body),
-            "uvicorn asgi c32": lambda: run(asgi, 32, body),
-            "fastapi c32": lambda: run(fastapi, 32, body),
-            "noop c32": lambda: run(noop, 32, body),
-            "spokeshave c256": lambda: run(ours, 256, body),
-            "spokeshave c32, deadline": lambda: run(ours, 32, patient),
-            "spokeshave c96, deadline": lambda: run(ours, 96, patient),
-            "spokeshave c1": lambda: run(ours, 1, body),
-            "noop c1": lambda: run(noop, 1, body),
-            "uvicorn asgi c1": lambda: run(asgi, 1, body),
-            "fastapi c1": lambda: run(fastapi, 1, body),
-            "1 worker, all cores, c32": lambda: run(one, 32, body),
-            "2 workers, all cores, c32": lambda: run(two, 32, body),
+            "raw onnxruntime": partial(raw_ort, model, 1),
+            "spokeshave c32": partial(settled, ours, 32, body),
+            "spokeshave c32, no capture": partial(settled, bare, 32, body),
+            "uvicorn asgi c32": partial(run, asgi, 32, body),
+            "fastapi c32": partial(run, fastapi, 32, body),
+            "noop c32": partial(run, noop, 32, body),
+            "spokeshave c32, deadline": partial(settled, many, 32, patient),
+            "spokeshave c96, deadline": partial(run, many, 96, patient),
+            "spokeshave c256": partial(run, many, 256, body),
+            "spokeshave c1": partial(settled, ours, 1, body),
+            "noop c1": partial(run, noop, 1, body),
+            "uvicorn asgi c1": partial(run, asgi, 1, body),
+            "fastapi c1": partial(run, fastapi, 1, body),
+            "1 worker, all cores, c32": partial(settled, one, 32, body),
+            "2 workers, all cores, c32": partial(settled, two, 32, body),
         }
+        for name in STRANGERS:
+            server = up.enter_context(stranger(name, model, work))
+            if server is not None:
+                columns[f"{name} c32"] = partial(run, server, 32, body)
         return [{name: column() for name, column in columns.items()} for _ in range(rounds + 1)][1:]
+
+
+def settled(server: Serving, connections: int, body: Path) -> Row:
+    """A run right after another: after a quiet time, capture keeps more rows than in the long run."""
+    wrk(server.url, connections, body)
+    return run(server, connections, body)
 
 
 def figures(turns: Rounds) -> dict[str, float]:
@@ -98,11 +110,13 @@ def figures(turns: Rounds) -> dict[str, float]:
         return median(turn[name][key] / turn[other][key] for turn in turns)
 
     raw, ours, deadline = "raw onnxruntime", "spokeshave c32", "spokeshave c32, deadline"
+    strangers = [name for name in STRANGERS if f"{name} c32" in turns[0]]
     return {
         "req_s_c32_over_raw_ort": over("req_s", ours, raw),
         "cpu_per_request_c32_over_raw_ort": over("cpu_us", ours, raw),
         "req_s_c32_over_fastapi": over("req_s", ours, "fastapi c32"),
         "req_s_c32_over_uvicorn_asgi": over("req_s", ours, "uvicorn asgi c32"),
+        **{f"req_s_c32_over_{name}": over("req_s", ours, f"{name} c32") for name in strangers},
         "p50_c1_over_noop_same_transport": over("p50_us", "spokeshave c1", "noop c1"),
         "capture_cost_us_per_request": median(t[ours]["cpu_us"] - t["spokeshave c32, no capture"]["cpu_us"] for t in turns),
         "req_s_c256_over_c32": over("req_s", "spokeshave c256", ours),
@@ -112,6 +126,7 @@ def figures(turns: Rounds) -> dict[str, float]:
         "req_s_at_3x_over_best": over("answered_s", "spokeshave c96, deadline", deadline),
         "p99_at_3x_over_deadline": median(t["spokeshave c96, deadline"]["p99_us"] for t in turns) / DEADLINE_US,
         "peak_rss_mb": max(t[ours]["peak_rss_mb"] for t in turns),
+        "peak_rss_mb_c256": max(t["spokeshave c256"]["peak_rss_mb"] for t in turns),
     }
 
 

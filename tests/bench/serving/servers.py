@@ -2,18 +2,20 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench.house import environment
 from tests.spoke_agent.serve.sites import Site
 
-__all__ = ["ROOT", "Row", "Serving", "peer", "raw_ort", "run", "spoke", "wrk"]
+__all__ = ["EVERY_CORE", "ROOT", "STRANGERS", "Row", "Serving", "peer", "raw_ort", "run", "spoke", "stranger", "wrk"]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -22,6 +24,11 @@ SERVER_CORE, LOAD_CORE = "0", str(min(1, CORES - 1))
 EVERY_CORE = f"0-{CORES - 1}"
 FIELD = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 """As it is in the field: modules are compiled once, at installation."""
+
+STRANGERS = {
+    "mlserver": ("mlserver==1.7.1", "onnxruntime==1.31.1", "uvloop<0.22"),  # it breaks with a later uvloop
+    "litserve": ("litserve==0.2.19", "onnxruntime==1.31.1"),
+}
 
 Row = dict[str, float]
 
@@ -61,17 +68,44 @@ def spoke(site: Site, *words: str, core: str = SERVER_CORE) -> Iterator[Serving]
 
 @contextmanager
 def peer(name: str, model: Path) -> Iterator[Serving]:
-    """One of `peers.py`."""
+    """One of `peers.py`, in our environment."""
+    port = _free_port()
+    with _listening([sys.executable, "-m", "tests.bench.serving.peers", name, str(port), str(model)], port, ROOT) as server:
+        yield server
+
+
+@contextmanager
+def stranger(name: str, model: Path, work: Path) -> Iterator[Serving | None]:
+    """One of `strangers/`, in its own environment; None (and a line that says why) where that cannot be made."""
+    python, why = environment(name, STRANGERS[name])
+    if python is None:
+        print(f"{name}: not installed: {why}", file=sys.stderr)
+        yield None
+        return
+    port = _free_port()
+    with _listening([python, str(HERE / "strangers" / f"{name}_digits.py"), str(port), str(model)], port, work) as server:
+        yield server
+
+
+def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = ["taskset", "-c", SERVER_CORE, sys.executable, "-m", "tests.bench.serving.peers", name, str(port), str(model)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def _listening(command: list[str], port: int, cwd: Path) -> Iterator[Serving]:
+    """A program with all that it starts, from when it listens."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(["taskset", "-c", SERVER_CORE, *command], cwd=cwd, start_new_session=True, **quiet)
     try:
         while socket.socket().connect_ex(("127.0.0.1", port)):
+            if process.poll() is not None:
+                raise RuntimeError(f"{' '.join(command)}: ended with status {process.returncode}")
             time.sleep(0.02)
         yield Serving(process.pid, f"http://127.0.0.1:{port}")
     finally:
-        process.terminate()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

@@ -241,39 +241,6 @@ def test_a_model_that_mixes_rows_is_caught():
     assert all("number of rows" in str(job.got) for job in lane_run(main()))
 
 
-@pytest.mark.parametrize(
-    ("cost", "sizes_at_once"),
-    [
-        (Cost(10e-6, 1e-6), [90, 90]),  # beyond 90 rows, a row gets less than a tenth cheaper
-        (Cost(0, 1e-6), [8] * 25),
-        (Cost(10e-6, 100e-6), []),  # eight of these would hold up the loop
-    ],
-)
-def test_no_more_is_gathered_than_makes_a_row_cheaper(cost, sizes_at_once):
-    sizes: list[int] = []
-
-    def run(inputs, adapter):
-        sizes.append(len(inputs["x"]))
-        return [inputs["x"]]
-
-    async def main():
-        lane = Lane(run, cost, "loop", loop=asyncio.get_running_loop(), max_rows=256)
-        jobs = [Asked(1, float(i)) for i in range(200)]
-        for job in jobs:
-            lane.submit(job)
-        at_once = [*sizes]
-        while not all(job.got is not None for job in jobs):
-            await asyncio.sleep(0)
-        assert lane.idle
-        return jobs, at_once
-
-    jobs, at_once = lane_run(main())
-    assert at_once == sizes_at_once
-    assert sum(sizes) == 200
-    for i, job in enumerate(jobs):
-        np.testing.assert_array_equal(job.got, np.full((1, 2), float(i), np.float32))
-
-
 def test_a_caller_that_follows_itself_is_answered_at_once_and_others_share_a_run():
     sizes = []
 
