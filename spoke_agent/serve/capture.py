@@ -101,13 +101,9 @@ class Capture:
         self._tokens -= rows
         self._offered += rows
         jobs: Sequence[Any] = batch.jobs
-        first = jobs[0]
-        if len(jobs) == 1:
-            ids, counts = [first.request_id], [rows]
-        else:
-            ids, counts = [job.request_id for job in jobs], [job.rows for job in jobs]
+        ids, counts = [job.request_id for job in jobs], [job.rows for job in jobs]
         # Only what is stored: the jobs themselves hold their callers' connections and bodies.
-        self._ring.append(_Captured(version, first.adapter_name, time.time(), ids, counts, rows, batch.inputs, batch.outputs))
+        self._ring.append(_Captured(version, jobs[0].adapter_name, time.time(), ids, counts, rows, batch.inputs, batch.outputs))
 
     def label(self, request_id: str, labels: list[float], done: Labelled) -> None:
         """Hand a label to the writer thread, behind the rows captured so far."""

@@ -87,8 +87,7 @@ def infer(models: Models, model: str, number: str | None, exchange: Exchange) ->
     counts = models.counts.get(model)
     try:
         places, version = models.version(model, number)
-        if version.lane.depth_rows:
-            version.lane.check_room()  # a request that is refused under load costs no parsing
+        version.lane.check_room()  # a request that is refused under load costs no parsing
         request = parse_request(exchange.body, _json_length(exchange))
         if places.challenger is not None and number is None:
             version = choose_version(places, version, request)

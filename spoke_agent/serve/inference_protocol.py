@@ -52,11 +52,17 @@ def parse_request(body: bytes, json_length: int | None) -> InferRequest:
         raise RequestInvalid(_not_json(body, json_length, e)) from e
     if type(document) is not dict:
         raise RequestInvalid("the request must be a JSON object")
-    parameters = _object(document, "parameters", "parameters") if "parameters" in document else {}
+    parameters = _object(document, "parameters", "parameters")
     inputs, datatypes = _inputs(document.get("inputs"), tail)
     binary_default = bool(parameters) and _flag(parameters, "binary_data_output", "parameters")
-    outputs = _outputs(document["outputs"], binary_default) if "outputs" in document else None
-    return InferRequest(_id(document.get("id")), inputs, datatypes, outputs, binary_default, parameters)
+    return InferRequest(
+        id=_id(document.get("id")),
+        inputs=inputs,
+        datatypes=datatypes,
+        outputs=_outputs(document.get("outputs"), binary_default),
+        binary_default=binary_default,
+        parameters=parameters,
+    )
 
 
 def render_response(

@@ -86,7 +86,7 @@ class Models:
 
     def version(self, model: str, number: str | None = None) -> tuple[Places, Version]:
         """The version that answers, or a given one of those that may answer. Raises UnknownTarget, NotServing."""
-        places = self.live.get(model) or self.places(model)
+        places = self.places(model)
         if number is None:
             if places.answering is None:
                 raise NotServing(f"model {model!r}: no version is loaded; {self._why(places)}")

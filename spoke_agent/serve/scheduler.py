@@ -142,7 +142,7 @@ class Lane:
     @property
     def quick(self) -> bool:
         """Whether a job may run at once where it comes in: runs are short, and nothing waits before it."""
-        return self.placement == "loop" and self.idle
+        return self._worker is None and self.depth_rows == 0
 
     @property
     def rows_a_batch(self) -> int:
@@ -160,7 +160,7 @@ class Lane:
         """Queue a job, or run it at once. Raises Overloaded (see `check_room`), DeadlinePassed."""
         follows = job.caller == self._caller != 0
         self._caller = job.caller
-        if follows and self.depth_rows == 0 and self._worker is None:
+        if follows and self.quick:
             self.depth_rows = job.rows
             self._run_here(self._joined([job]))
             return

@@ -68,8 +68,7 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], count: int, data
         except (TypeError, OverflowError):
             pass  # for the general way to judge
         else:
-            if len(flat) != count:
-                _check_count(name, shape, count, len(flat), "values")
+            _check_count(name, shape, count, len(flat), "values")
             return np.ndarray(shape, dtype, flat)
     if datatype == "BYTES":
         return _strings(name, shape, count, data)

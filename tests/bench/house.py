@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["HOUSE", "environment"]
+__all__ = ["environment"]
 
 HOUSE = Path("build/peers")
 

@@ -9,7 +9,6 @@ beside where they can be installed.
 
 import compileall
 import json
-import sys
 import tempfile
 import threading
 import time
@@ -254,7 +253,3 @@ def _row_ms(model: Path, inputs: dict[str, np.ndarray]) -> float:
     for _ in range(10):
         session.run(inputs)
     return (time.perf_counter() - started) * 100
-
-
-if __name__ == "__main__":
-    main(*(int(a) for a in sys.argv[1:]))
