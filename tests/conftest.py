@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from provisioning.broker import Broker
 from provisioning.ca import DeviceCA
@@ -14,6 +15,9 @@ from sync.mqtt import MqttBus
 from sync.tls import TlsFiles
 from sync.trust.keys import device_signer, save_signer
 from sync.types import SpokeId
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")  # how long an example takes is no property of ours on a busy machine
 
 
 @pytest.fixture

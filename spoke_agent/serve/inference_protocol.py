@@ -5,8 +5,9 @@ nothing of models; `signature.py` then holds the request against what a model ta
 Source: KServe Open Inference Protocol v2, REST, and Triton's binary tensor data extension.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import orjson
@@ -55,26 +56,16 @@ def parse_request(body: bytes, json_length: int | None) -> InferRequest:
     parameters = _object(document, "parameters", "parameters")
     inputs, datatypes = _inputs(document.get("inputs"), tail)
     binary_default = bool(parameters) and _flag(parameters, "binary_data_output", "parameters")
-    return InferRequest(
-        id=_id(document.get("id")),
-        inputs=inputs,
-        datatypes=datatypes,
-        outputs=_outputs(document.get("outputs"), binary_default),
-        binary_default=binary_default,
-        parameters=parameters,
-    )
+    outputs = _outputs(document.get("outputs"), binary_default)
+    return InferRequest(_id(document.get("id")), inputs, datatypes, outputs, binary_default, parameters)
 
 
 def render_response(
     model: str, version: str, request: InferRequest, names: Sequence[str], arrays: Sequence[Array]
 ) -> tuple[bytes, int | None]:
     """The body, and the length of its JSON part when raw tensors follow it. `names` and `arrays` are all visible outputs."""
-    wanted = request.outputs
-    if wanted is None:
-        wanted = [(name, request.binary_default) for name in names]
     outputs, raws = [], []
-    for name, binary in wanted:
-        array = arrays[names.index(name)]
+    for name, array, binary in _asked(request, names, arrays):
         output: dict[str, Any] = {"name": name, "datatype": datatype_of(array), "shape": array.shape}
         if binary:
             raw = to_binary(array)
@@ -88,6 +79,12 @@ def render_response(
         head["id"] = request.id
     text = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
     return (b"".join((text, *raws)), len(text)) if raws else (text, None)
+
+
+def _asked(request: InferRequest, names: Sequence[str], arrays: Sequence[Array]) -> Iterable[tuple[str, Array, bool]]:
+    if request.outputs is None:
+        return zip(names, arrays, repeat(request.binary_default))
+    return ((name, arrays[names.index(name)], binary) for name, binary in request.outputs)
 
 
 def error_body(message: str) -> bytes:

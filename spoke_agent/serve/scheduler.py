@@ -2,8 +2,9 @@
 
 A `Lane` belongs to one loaded version. Jobs that arrive in one turn of the event loop are grouped by key (trailing shapes and
 adapter) and run as one batch, on the loop itself when a run is short (`placement` loop) or on the lane's own thread when it is
-not. A caller that follows itself has nobody to share a run with: on the loop, with nothing waiting, its job runs at once.
-Each job gets exactly its own rows back. The queue is bounded by the time it would take to work it off, not by a count alone.
+not. On the loop, a job runs at once when its caller follows itself, for then nobody is there to share the run with; and so do
+jobs of which enough wait, for more would make no row cheaper. Each job gets exactly its own rows back. The queue is bounded by
+the time it would take to work it off, not by a count alone.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import numpy as np
 
@@ -22,9 +23,14 @@ from model_formats.errors import SpokeshaveError
 from model_formats.runtimes.base import Array, HeadAdapter
 from spoke_agent.serve.errors import DeadlinePassed, Overloaded
 
-__all__ = ["Batch", "Cost", "Job", "Lane", "Placement", "RowsWrong", "Run", "joined"]
+__all__ = ["ENOUGH", "Batch", "Cost", "Job", "Lane", "Placement", "RowsWrong", "Run", "joined"]
 
 Placement = Literal["loop", "thread"]
+
+ENOUGH: Final = 48
+"""Jobs that wait when a run on the loop starts at once. Above it, parsed requests outgrow a core's cache before they are run (a
+tenth slower at 96 callers), and the last ones read wait for all the others; well below, callers fall out of step and batches get
+small (a fifth slower at 32)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +162,15 @@ class Lane:
             raise Overloaded(f"the queue is full ({len(self._queue)} requests, about {wait:.2f} s of work)")
         return wait
 
+    def follows(self, caller: int) -> bool:
+        """Whether a job of this caller would run at once: it comes after another of its own, and nothing waits."""
+        return caller == self._caller != 0 and self.depth_rows == 0 and self._worker is None
+
     def submit(self, job: Job) -> None:
         """Queue a job, or run it at once. Raises Overloaded (see `check_room`), DeadlinePassed."""
-        follows = job.caller == self._caller != 0
+        follows = self.follows(job.caller)
         self._caller = job.caller
-        if follows and self.quick:
+        if follows:
             self.depth_rows = job.rows
             self._run_here(self._joined([job]))
             return
@@ -169,7 +179,9 @@ class Lane:
             raise DeadlinePassed(f"about {wait * 1e3:.0f} ms of work wait before this request; its deadline is sooner")
         self.depth_rows += job.rows
         self._queue.append(job)
-        if not self._scheduled:
+        if self._worker is None and len(self._queue) >= ENOUGH:
+            self._run_here(self._take())
+        elif not self._scheduled:
             self._schedule()
 
     def close(self) -> None:

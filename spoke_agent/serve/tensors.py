@@ -5,8 +5,8 @@ each function raises RequestInvalid with the tensor's name and the rule, never a
 small multiple of the bytes that arrived.
 """
 
-import array as arrays
 import struct
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
 }
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 _FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
-_FLAT: Final[dict[str, tuple[str, np.dtype[Any]]]] = {"FP32": ("f", np.dtype(np.float32)), "FP64": ("d", np.dtype(np.float64))}
+_FLAT: Final = {"FP32": "f", "FP64": "d"}
 _LENGTH: Final = struct.Struct("<I")
 
 MAX_DIMS: Final = 16
@@ -61,15 +61,14 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], count: int, data
     """`data` of a JSON tensor, nested or flat in row-major order."""
     if type(data) is not list:
         raise RequestInvalid(f"input {name!r}: data must be a list")
-    if datatype in _FLAT and data and type(data[0]) in (float, int):
-        code, dtype = _FLAT[datatype]
-        try:  # the usual case, four times faster than asking NumPy what a list holds
-            flat = arrays.array(code, data)
-        except (TypeError, OverflowError):
+    if datatype in _FLAT and len(data) == count and data and type(data[0]) in (float, int):
+        array = np.empty(shape, DTYPES[datatype])
+        try:  # the usual case, two to five times faster than asking NumPy what a list holds
+            _packing(count, _FLAT[datatype]).pack_into(array.data, 0, *data)
+        except struct.error:
             pass  # for the general way to judge
         else:
-            _check_count(name, shape, count, len(flat), "values")
-            return np.ndarray(shape, dtype, flat)
+            return array
     if datatype == "BYTES":
         return _strings(name, shape, count, data)
     if datatype == "FP16":
@@ -80,6 +79,11 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], count: int, data
         raise RequestInvalid(f"input {name!r}: data is not a regular list of {datatype}") from e
     _check_count(name, shape, count, values.size, "values")
     return _cast(name, datatype, values, data).reshape(shape)
+
+
+@lru_cache(64)
+def _packing(count: int, code: str) -> struct.Struct:
+    return struct.Struct(f"{count}{code}")
 
 
 def from_binary(name: str, datatype: str, shape: tuple[int, ...], count: int, raw: memoryview) -> Array:

@@ -15,7 +15,7 @@ ANY_ARRAY = hnp.arrays(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrays=st.dictionaries(st.from_regex(r"[a-z][a-z:./]{0,10}[a-z]", fullmatch=True), ANY_ARRAY, min_size=1, max_size=4))
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, arrays: dict[str, np.ndarray]) -> None:
     path = tmp_path_factory.mktemp("a") / "x.npz"

@@ -62,7 +62,7 @@ def test_reference_counts_hold_every_row_and_the_missing_ones(profile: Reference
     assert age.counts[-1] == len(range(0, 3000, 17))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 1000),
     cut=st.integers(0, 200),

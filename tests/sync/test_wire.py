@@ -33,7 +33,7 @@ def publish(topic: str, payload: bytes, ids: tuple[int, ...] = (), *, first: int
     return bytes([first]) + varint(len(body)) + body
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(min_size=1, max_size=40), st.binary(max_size=300), st.lists(st.integers(1, 268_435_455), max_size=3))
 def test_a_plain_publish_is_read_as_it_was_written(topic: str, payload: bytes, ids: list[int]) -> None:
     packet = publish(topic, payload, tuple(ids))
@@ -41,7 +41,7 @@ def test_a_plain_publish_is_read_as_it_was_written(topic: str, payload: bytes, i
     assert bulk_of(memoryview(packet)) == (topic, payload, ids)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=60))
 def test_nothing_that_can_be_sent_breaks_the_reader(body: bytes) -> None:
     packet = b"\x30" + varint(len(body)) + body

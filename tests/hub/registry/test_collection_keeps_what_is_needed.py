@@ -73,7 +73,7 @@ def manifest(layers, subject):
     return canonical(page | ({"subject": {"mediaType": MANIFEST, "digest": subject, "size": 1}} if subject else {}))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_after_any_history_every_tag_can_be_pulled_and_nothing_else_is_left(tmp_path_factory, data):
     store = RegistryStore(tmp_path_factory.mktemp("registry"))

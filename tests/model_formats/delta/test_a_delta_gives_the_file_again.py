@@ -84,7 +84,7 @@ def test_a_row_too_long_for_classes_of_its_own(tmp_path):
     round_trip(tmp_path, base, target, "strong")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(base=st.binary(max_size=300), target=st.binary(max_size=300), level=st.sampled_from(["fast", "strong"]))
 def test_any_two_files(tmp_path_factory, base, target, level):
     folder = tmp_path_factory.mktemp("delta")
@@ -102,7 +102,7 @@ def test_planes_are_undone(data, width):
     assert restore(old, difference(old, new, width), width) == new
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), sizes=st.lists(st.integers(0, 9000), min_size=1, max_size=3), skew=st.floats(0.01, 3))
 def test_the_range_coder_is_undone(seed, sizes, skew):
     noise = np.random.default_rng(seed)

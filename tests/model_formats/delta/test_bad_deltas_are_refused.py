@@ -113,7 +113,7 @@ def good(tmp_path_factory):
     return folder, base, digest_of_file(target)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_no_damage_gets_through(good, data):
     folder, base, expected = good

@@ -41,7 +41,7 @@ def package(tmp_path_factory):
     return packed(tmp_path_factory.mktemp("package"))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_manifests_and_indexes(package, data):
     layout, index = package
@@ -59,7 +59,7 @@ def test_manifests_and_indexes(package, data):
         open_package(layout, forged).check("onnx-int8")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_signature_bundles_and_statements(package, data):
     layout, index = package

@@ -1,7 +1,7 @@
 """Laws of the gRPC parser: what goes in comes out, and nothing but RequestInvalid ever comes from outside."""
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spoke_agent.serve.errors import RequestInvalid
@@ -66,13 +66,13 @@ def read(data):
         assert array.dtype == DTYPES[asked.request.datatypes[name]]
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault of the parser
+@settings(max_examples=400)
 @given(requests)
 def test_nothing_but_a_refusal_comes_from_a_crafted_message(given):
     read(message(given))
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(requests, st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4), st.integers(0, 200))
 def test_nothing_but_a_refusal_comes_from_a_damaged_message(given, changes, cut):
     data = bytearray(message(given))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from spoke_agent.serve.errors import DeadlinePassed, Overloaded
+from spoke_agent.serve.inference_protocol import parse_request
 from spoke_agent.serve.scheduler import Cost, Lane
 from spoke_agent.serve.transport import Limits
 from tests.spoke_agent.serve.sites import cnn
@@ -154,6 +155,27 @@ def test_tls(site, run, session_ca, tmp_path):
         assert http.post("/v2/models/digits/infer", json=body()).status_code == 200
 
 
+def test_a_fault_nobody_foresaw_is_one_callers_not_everybodys_who_came_with_it(site, run, monkeypatch):
+    def faulty(given, json_length):
+        if b"unlucky" in given:
+            raise KeyError("nobody foresaw this")
+        return parse_request(given, json_length)
+
+    monkeypatch.setattr("spoke_agent.serve.infer.parse_request", faulty)
+    site.slots(champion=site.publish(1))
+    running = run(site)
+    head = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\n%s"
+    bodies = [json.dumps(body() | {"id": name}).encode() for name in ("a", "unlucky", "b")]
+    last = len(bodies) - 1
+    sent = b"".join(head % (len(b), b"Connection: close\r\n" if i == last else b"", b) for i, b in enumerate(bodies))
+    with socket.create_connection(("127.0.0.1", running.port)) as connection:
+        connection.sendall(sent)
+        answers = until_closed(connection)
+    assert [answer[:3] for answer in answers.split(b"HTTP/1.1 ")[1:]] == [b"200", b"500", b"200"]
+    assert b'"id":"a"' in answers
+    assert b'"id":"b"' in answers
+
+
 class Asked:
     """A job that keeps what it got."""
 
@@ -200,6 +222,24 @@ def test_each_job_gets_its_own_rows_back(placement):
     assert sum(sizes) == sum(1 + i % 3 for i in range(40))
     assert max(sizes) <= 16
     assert len(sizes) < 40
+
+
+def test_on_the_loop_a_full_batch_does_not_wait_for_the_rest_to_be_read():
+    async def main():
+        lane = Lane(lambda inputs, adapter: [inputs["x"]], Cost(0, 1e-6), "loop", loop=asyncio.get_running_loop())
+        jobs = [Asked(1, float(i), key=i % 2) for i in range(200)]
+        for job in jobs:
+            lane.submit(job)
+        at_once = [job.got is not None for job in jobs]
+        await asyncio.sleep(0)
+        return jobs, at_once, lane
+
+    jobs, at_once, lane = lane_run(main())
+    assert at_once.index(False) >= 40
+    assert 1 < at_once.count(False) < 100  # the others were with those that came before them
+    for i, job in enumerate(jobs):
+        np.testing.assert_array_equal(job.got, np.full((1, 2), float(i), np.float32))
+    assert lane.idle
 
 
 @pytest.mark.parametrize("placement", ["loop", "thread"])

@@ -142,7 +142,7 @@ pieces = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(pieces | st.binary(max_size=8), max_size=12))
 def test_a_connection_outlives_whatever_it_is_fed(parts):
     targets.http(b"".join(parts))

@@ -140,7 +140,7 @@ def test_a_constant_feature_does_no_harm():
     assert np.isfinite(tune_head(site, anchors()).head.weight).all()
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(40, 90), st.integers(2, 10), st.integers(0, 1000))
 def test_any_table_gives_a_finite_head_and_the_same_one_twice(count: int, classes: int, seed: int):
     rng = np.random.default_rng(seed)

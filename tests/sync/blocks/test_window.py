@@ -89,7 +89,7 @@ def test_asking_again_names_what_was_on_the_way() -> None:
     assert window.due() == asked[1:5]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 300), st.integers(0, 2**32), st.floats(0, 0.5), st.floats(0, 0.3))
 def test_every_block_arrives_whatever_is_lost_doubled_or_late(blocks: int, seed: int, loss: float, late: float) -> None:
     rng = random.Random(seed)

@@ -21,7 +21,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, bytes, Path]:
     return world, path.read_bytes(), path
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.floats(0, 1), st.binary(min_size=1, max_size=64), st.sampled_from(["replace", "insert", "cut"]))
 def test_damage_is_refused_in_words(made, tmp_path: Path, where: float, junk: bytes, how: str) -> None:
     world, good, path = made

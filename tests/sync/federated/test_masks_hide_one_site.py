@@ -18,7 +18,7 @@ def share(site, values, cohort=COHORT, peers=None):
     return masked(values, site, SECRETS[site], {s: k for s, k in (peers or PUBLIC).items() if s != site}, cohort)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.lists(st.integers(-(2**40), 2**40), min_size=3, max_size=3), min_size=10, max_size=10))
 def test_the_sum_over_all_shares_is_exact(rows):
     shares = [share(site, values) for site, values in zip(SITES, rows, strict=True)]

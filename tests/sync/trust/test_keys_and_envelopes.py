@@ -88,7 +88,7 @@ def test_one_signature_twice_in_the_list_is_refused() -> None:
         unseal(json.dumps(envelope).encode(), [KEYS[0].public_key], Status)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(min_value=0), st.binary(min_size=1, max_size=8))
 def test_no_change_of_an_envelope_passes_unseen(at: int, junk: bytes) -> None:
     good = seal(STATUS, KEYS[0])
@@ -101,7 +101,7 @@ def test_no_change_of_an_envelope_passes_unseen(at: int, junk: bytes) -> None:
     assert found == STATUS
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.binary(max_size=4)))
 def test_deny_lists_have_one_byte_form(contents) -> None:
     from model_formats.types import digest_of
