@@ -3,6 +3,8 @@
 the network, the data, and how to train it. `fit` is the visible loop that all of ours use; a recipe may bring its own.
 """
 
+import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -47,17 +49,33 @@ class Schedule:
     seed: int = 7
     threads: int = 1
     """Of the processor. Small networks lose by more: torch's threads wait for each other, badly so on a busy machine."""
+    repeatable: bool = True
+    """On a GPU too, the same seed gives the same weights. A network with an operation that has no such form there needs False;
+    torch's error names the operation.
+    """
 
     def parameters(self) -> dict[str, str | int | float | bool]:
         """As recorded."""
-        return {"epochs": self.epochs, "batch": self.batch, "rate": self.rate, "decay": self.decay, "seed": self.seed}
+        return {
+            "epochs": self.epochs,
+            "batch": self.batch,
+            "rate": self.rate,
+            "decay": self.decay,
+            "seed": self.seed,
+            "repeatable": self.repeatable,
+        }
 
 
 def fit(module: "torch.nn.Module", data: BuildData, schedule: Schedule, track: Track) -> "torch.nn.Module":
     """Train a classifier:
 
-    AdamW, one cosine cycle, cross-entropy. On CUDA when there is one. The same seed gives the same weights.
+    AdamW, one cosine cycle, cross-entropy. On CUDA when there is one. The same seed gives the same weights on the same device.
     """
+    with _repeatable(wanted=schedule.repeatable):
+        return _fit(module, data, schedule, track)
+
+
+def _fit(module: "torch.nn.Module", data: BuildData, schedule: Schedule, track: Track) -> "torch.nn.Module":
     import torch
     from torch import nn
 
@@ -88,6 +106,19 @@ def accuracy(module: "torch.nn.Module", rows: Rows) -> float:
     with torch.inference_mode():
         scores = module(*(torch.from_numpy(a) for a in rows.inputs.values()))
     return float((scores.argmax(dim=1).numpy() == rows.labels).mean())
+
+
+@contextlib.contextmanager
+def _repeatable(*, wanted: bool) -> Iterator[None]:
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS does not promise the order of its sums
+    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(mode=wanted)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode=before, warn_only=warned)
 
 
 def _batches(rows: Rows, size: int, generator: Any, device: Any) -> Iterator[tuple[list[Any], Any]]:

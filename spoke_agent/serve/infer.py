@@ -28,6 +28,7 @@ class InferJob:
     __slots__ = (
         "adapter",
         "adapter_name",
+        "answer",
         "caller",
         "deadline",
         "exchange",
@@ -57,30 +58,29 @@ class InferJob:
         self.adapter_name, self.adapter = choose_adapter(places, version, request)
         self.key: object = key_of(version, request, self.adapter_name)
         self.deadline = deadline_of(request, exchange.started) if request.parameters else inf
+        self.answer: tuple[bytes, int | None] | None = None
+        """Body, and the length of its JSON part when raw tensors follow it."""
 
     def finish(self, outputs: Sequence[Array]) -> None:
-        """Answer."""
+        """Write the answer."""
         version = self.version
         if not self.exchange.gone:
-            self._answer(version, outputs)
-        version.counts.request_us.add(int((_now() - self.started) * 1e6))
+            self.answer = render_response(version.model, version.text, self.request, version.names, outputs)
+
+    def send(self) -> None:
+        """Send it."""
+        if self.answer is not None:
+            body, json_length = self.answer
+            if json_length is None:
+                self.exchange.reply(200, body)
+            else:
+                extra = b"Inference-Header-Content-Length: %d\r\n" % json_length
+                self.exchange.reply(200, body, content_type=_OCTETS, extra=extra)
+        self.version.counts.request_us.add(int((_now() - self.started) * 1e6))
 
     def fail(self, error: Exception) -> None:
         """Answer with what went wrong."""
         answer_error(self.exchange, error, self.version.model_counts)
-
-    def _answer(self, version: Version, outputs: Sequence[Array]) -> None:
-        exchange = self.exchange
-        try:
-            body, json_length = render_response(version.model, version.text, self.request, version.names, outputs)
-        except RequestInvalid as e:
-            answer_error(exchange, e, version.model_counts)
-            return
-        if json_length is None:
-            exchange.reply(200, body)
-        else:
-            extra = b"Inference-Header-Content-Length: %d\r\n" % json_length
-            exchange.reply(200, body, content_type=_OCTETS, extra=extra)
 
 
 class Intake:

@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -73,7 +73,10 @@ class Job(Protocol):
         """Monotonic time at which it arrived."""
 
     def finish(self, outputs: Sequence[Array]) -> None:
-        """Take exactly this job's rows of each output."""
+        """Take exactly this job's rows of each output, and make an answer of them. What it raises, it is told by `fail`."""
+
+    def send(self) -> None:
+        """Give the answer to who waits for it. By then all of a batch have made theirs: each step for all, then the next."""
 
     def fail(self, error: Exception) -> None:
         """Take the reason why there is none."""
@@ -282,16 +285,31 @@ class Lane:
         if batch.error is not None:
             for job in batch.jobs:
                 job.fail(batch.error)
-        elif len(batch.jobs) == 1:
-            batch.jobs[0].finish(batch.outputs)
         else:
-            start = 0
-            for job in batch.jobs:
-                end = start + job.rows
-                job.finish([output[start:end] for output in batch.outputs])
-                start = end
+            answered = []
+            for job, outputs in _shares(batch):
+                try:
+                    job.finish(outputs)
+                except Exception as e:  # noqa: BLE001 - a fault is one caller's, not everybody's of the batch
+                    job.fail(e)
+                else:
+                    answered.append(job)
+            for job in answered:
+                job.send()
         if self._done is not None:
             self._done(batch)
+
+
+def _shares(batch: Batch) -> Iterable[tuple[Job, Sequence[Array]]]:
+    """Each job with its own rows."""
+    if len(batch.jobs) == 1:
+        return ((batch.jobs[0], batch.outputs),)
+    shares, start = [], 0
+    for job in batch.jobs:
+        end = start + job.rows
+        shares.append((job, [output[start:end] for output in batch.outputs]))
+        start = end
+    return shares
 
 
 def _join(jobs: list[Job]) -> Batch | None:

@@ -126,6 +126,9 @@ class GrpcJob:
     def finish(self, outputs: Sequence[Array]) -> None:
         """On the loop: the answer is there."""
         self.outputs = outputs
+
+    def send(self) -> None:
+        """On the loop: wake the caller's thread."""
         self.version.counts.request_us.add(int((_now() - self.started) * 1e6))
         self._done.release()
 

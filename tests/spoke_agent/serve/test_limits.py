@@ -189,7 +189,10 @@ class Asked:
         self.got = None
 
     def finish(self, outputs):
-        self.got = outputs[0]
+        self.outputs = outputs
+
+    def send(self):
+        self.got = self.outputs[0]
 
     def fail(self, error):
         self.got = error
@@ -222,6 +225,29 @@ def test_each_job_gets_its_own_rows_back(placement):
     assert sum(sizes) == sum(1 + i % 3 for i in range(40))
     assert max(sizes) <= 16
     assert len(sizes) < 40
+
+
+@pytest.mark.parametrize("placement", ["loop", "thread"])
+def test_who_cannot_be_answered_does_not_keep_the_rest_of_the_batch_from_it(placement):
+    class Unanswerable(Asked):
+        def finish(self, outputs):
+            raise ValueError("no words for it")
+
+    async def main():
+        lane = Lane(lambda inputs, adapter: [inputs["x"]], Cost(0, 1e-6), placement, loop=asyncio.get_running_loop())
+        jobs = [Asked(1, 1.0), Unanswerable(1, 2.0), Asked(1, 3.0)]
+        for job in jobs:
+            lane.submit(job)
+        while not all(job.got is not None for job in jobs):
+            await asyncio.sleep(0)
+        lane.close()
+        return [job.got for job in jobs], lane
+
+    (one, two, three), lane = lane_run(main())
+    assert one[0, 0] == 1.0
+    assert isinstance(two, ValueError)
+    assert three[0, 0] == 3.0
+    assert lane.idle
 
 
 def test_on_the_loop_a_full_batch_does_not_wait_for_the_rest_to_be_read():
