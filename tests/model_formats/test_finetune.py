@@ -149,7 +149,7 @@ def test_real_digits_in_int8_are_fitted_in_their_own_steps(digits: BuildResult, 
     found = {}
     for method in ("lora", "full"):
         out = tmp_path / f"{method}.onnx"
-        fit_file(int8, out, site, known, point, method, deadline=time.monotonic() + 60, terms=FitTerms(epochs=10))  # type: ignore[arg-type]
+        fit_file(int8, out, site, known, point, method, deadline=time.monotonic() + 60, terms=FitTerms(epochs=20))  # type: ignore[arg-type]
         found[method] = _right(out, 16 - test.inputs["image"], test.labels), _right(out, test.inputs["image"], test.labels)
         old, new = onnx.load(str(int8)), onnx.load(str(out))
         changed = [a.name for a, b in zip(old.graph.initializer, new.graph.initializer, strict=True) if a != b]
@@ -157,8 +157,8 @@ def test_real_digits_in_int8_are_fitted_in_their_own_steps(digits: BuildResult, 
         assert not [name for name in changed if "scale" in name or "zero_point" in name]
         assert old.graph.node == new.graph.node
     assert before < 0.3
-    assert min(right for right, _ in found.values()) > 0.88
-    assert min(clean for _, clean in found.values()) > 0.88
+    assert min(right for right, _ in found.values()) > 0.9
+    assert min(clean for _, clean in found.values()) > 0.9
 
 
 def test_the_deadline_ends_a_fit_and_leaves_no_file(digits: BuildResult, int8: Path, tmp_path: Path):
