@@ -1,6 +1,8 @@
 """The server does what slots.json says: starts alone, swaps, keeps what works, rolls back, lets go."""
 
 import threading
+import time
+from collections import Counter
 
 import httpx
 import numpy as np
@@ -184,6 +186,7 @@ def test_twenty_swaps_under_load_fail_nobody_and_each_answer_is_of_one_version(s
     x = image(1, seed=5)
     request = {"inputs": [{"name": "image", "shape": [1, 1, 8, 8], "datatype": "FP32", "data": x.ravel().tolist()}]}
     truths: dict[str, list[float]] = {}
+    answered: Counter[str] = Counter()
     failures: list[object] = []
     stop = threading.Event()
 
@@ -198,13 +201,22 @@ def test_twenty_swaps_under_load_fail_nobody_and_each_answer_is_of_one_version(s
                 values = got["outputs"][0]["data"]
                 if not np.allclose(values, truths.setdefault(got["model_version"], values), rtol=1e-3, atol=1e-4):
                     failures.append("an answer of a mixture")
+                answered[got["model_version"]] += 1
 
-    callers = [threading.Thread(target=ask) for _ in range(3)]
+    def until_answered_by(version: str) -> None:
+        before, end = answered[version], time.monotonic() + 30
+        while answered[version] == before:
+            assert time.monotonic() < end, f"nobody was answered by version {version}"
+            time.sleep(0.001)
+
+    callers = [threading.Thread(target=ask, daemon=True) for _ in range(3)]
     for caller in callers:
         caller.start()
+    until_answered_by("1")
     for i in range(1, 21):
         site.slots(champion=slots[i % 2], last_good=slots[(i + 1) % 2], probation=True)
         assert running.control.reconcile().models["digits"].swap_ms is not None
+        until_answered_by(str(slots[i % 2].version))
     stop.set()
     for caller in callers:
         caller.join()
