@@ -12,11 +12,10 @@ from spoke_agent.serve.errors import Overloaded, RequestInvalid, UnknownTarget
 from spoke_agent.serve.inference_protocol import InferRequest, parse_request, render_response
 from spoke_agent.serve.metrics import ModelCounts
 from spoke_agent.serve.models import BASE_HEAD, Models, Places
-from spoke_agent.serve.scheduler import ENOUGH
 from spoke_agent.serve.transport import Exchange
 from spoke_agent.serve.version import Version
 
-__all__ = ["InferJob", "Intake", "answer_error", "choose_adapter", "choose_version", "deadline_of", "key_of"]
+__all__ = ["InferJob", "answer_error", "choose_adapter", "choose_version", "deadline_of", "infer", "key_of"]
 
 _OCTETS = b"application/octet-stream"
 _now = time.monotonic
@@ -83,72 +82,22 @@ class InferJob:
         answer_error(self.exchange, error, self.version.model_counts)
 
 
-class Intake:
-    """Infer requests on their way in, each from its bytes into the queue of the version that answers.
-
-    Those that came in one turn of the loop take each step together: all are parsed, then all are checked and queued. The code and
-    data of a step are then in the core's cache for all but the first, and a request waits in its smallest form, its bytes.
-    """
-
-    def __init__(self, models: Models) -> None:
-        self._models = models
-        self._waiting: list[tuple[str, str | None, Exchange]] = []
-        self._scheduled = False
-
-    def take(self, model: str, number: str | None, exchange: Exchange) -> None:
-        """One request for a model, or for one version of it; every outcome is an answer on the exchange."""
-        try:
-            _, version = self._models.version(model, number)
-            version.lane.check_room()  # a request that is refused under load costs no parsing
-        except SpokeshaveError as e:
-            answer_error(exchange, e, self._models.counts.get(model))
-            return
-        if not self._waiting and version.lane.follows(exchange.caller):
-            self._queue(model, number, exchange, self._parsed(model, exchange))
-            return
-        self._waiting.append((model, number, exchange))
-        if len(self._waiting) >= ENOUGH:
-            self._work_off()
-        elif not self._scheduled:
-            self._scheduled = True
-            self._models.loop.call_soon(self._turn)
-
-    def _turn(self) -> None:
-        self._scheduled = False
-        self._work_off()
-
-    def _work_off(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        requests = [self._parsed(model, exchange) for model, _, exchange in waiting]
-        for (model, number, exchange), request in zip(waiting, requests, strict=True):
-            self._queue(model, number, exchange, request)
-
-    def _parsed(self, model: str, exchange: Exchange) -> InferRequest | None:
-        try:
-            return parse_request(exchange.body, _json_length(exchange))
-        except SpokeshaveError as e:
-            answer_error(exchange, e, self._models.counts.get(model))
-        except Exception as e:  # noqa: BLE001 - a fault is one caller's, not everybody's who came with it
-            exchange.fault(e)
-        return None
-
-    def _queue(self, model: str, number: str | None, exchange: Exchange, request: InferRequest | None) -> None:
-        if request is None:
-            return
-        counts = self._models.counts.get(model)
-        try:
-            places, version = self._models.version(model, number)
-            if places.challenger is not None and number is None:
-                version = choose_version(places, version, request)
-            job = InferJob(exchange, request, places, version, version.signature.rows(request))
-            counts = version.model_counts
-            counts.requests += 1
-            counts.last_request = exchange.started
-            version.lane.submit(job)
-        except SpokeshaveError as e:
-            answer_error(exchange, e, counts)
-        except Exception as e:  # noqa: BLE001 - as above
-            exchange.fault(e)
+def infer(models: Models, model: str, number: str | None, exchange: Exchange) -> None:
+    """Parse, check and queue one request; every outcome is an answer on the exchange."""
+    counts = models.counts.get(model)
+    try:
+        places, version = models.version(model, number)
+        version.lane.check_room()  # a request that is refused under load costs no parsing
+        request = parse_request(exchange.body, _json_length(exchange))
+        if places.challenger is not None and number is None:
+            version = choose_version(places, version, request)
+        job = InferJob(exchange, request, places, version, version.signature.rows(request))
+        counts = version.model_counts
+        counts.requests += 1
+        counts.last_request = exchange.started
+        version.lane.submit(job)
+    except SpokeshaveError as e:
+        answer_error(exchange, e, counts)
 
 
 def answer_error(exchange: Exchange, error: Exception, counts: ModelCounts | None = None) -> None:

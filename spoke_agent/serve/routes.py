@@ -18,7 +18,7 @@ from model_formats.errors import SpokeshaveError
 from spoke_agent.serve import describe
 from spoke_agent.serve.capture import Capture
 from spoke_agent.serve.errors import NotAllowed, NotServing, RequestInvalid, UnknownTarget, Unsupported
-from spoke_agent.serve.infer import Intake, answer_error
+from spoke_agent.serve.infer import answer_error, infer
 from spoke_agent.serve.models import Models
 from spoke_agent.serve.page import render_metrics
 from spoke_agent.serve.siblings import Siblings
@@ -37,17 +37,10 @@ class Routes:
     """`handle` is the transport's handler. `token` guards everything but health, where callers have to show one."""
 
     def __init__(
-        self,
-        models: Models,
-        intake: Intake,
-        capture: Capture | None,
-        *,
-        token: bytes | None = None,
-        siblings: Siblings | None = None,
+        self, models: Models, capture: Capture | None, *, token: bytes | None = None, siblings: Siblings | None = None
     ) -> None:
         """`siblings`: the other workers, whose counts are told with ours."""
         self._models = models
-        self._intake = intake
         self._capture = capture
         self._token = token
         self._siblings = siblings
@@ -107,7 +100,7 @@ class Routes:
         if rest[:1] == ["versions"] and len(rest) > 1:
             number, rest = rest[1], rest[2:]
         if method == b"POST" and rest == ["infer"]:
-            return partial(self._intake.take, model, number)
+            return partial(infer, self._models, model, number)
         if method == b"POST" and rest == ["feedback"]:
             return lambda x: self._feedback(x, model)
         if method not in (b"GET", b"HEAD"):

@@ -23,11 +23,11 @@ from model_formats.errors import SpokeshaveError
 from model_formats.runtimes.base import Array, HeadAdapter
 from spoke_agent.serve.errors import DeadlinePassed, Overloaded
 
-__all__ = ["ENOUGH", "Batch", "Cost", "Job", "Lane", "Placement", "RowsWrong", "Run", "joined"]
+__all__ = ["Batch", "Cost", "Job", "Lane", "Placement", "RowsWrong", "Run", "joined"]
 
 Placement = Literal["loop", "thread"]
 
-ENOUGH: Final = 48
+_ENOUGH: Final = 48
 """Jobs that wait when a run on the loop starts at once. Above it, parsed requests outgrow a core's cache before they are run (a
 tenth slower at 96 callers), and the last ones read wait for all the others; well below, callers fall out of step and batches get
 small (a fifth slower at 32)."""
@@ -165,15 +165,11 @@ class Lane:
             raise Overloaded(f"the queue is full ({len(self._queue)} requests, about {wait:.2f} s of work)")
         return wait
 
-    def follows(self, caller: int) -> bool:
-        """Whether a job of this caller would run at once: it comes after another of its own, and nothing waits."""
-        return caller == self._caller != 0 and self.depth_rows == 0 and self._worker is None
-
     def submit(self, job: Job) -> None:
         """Queue a job, or run it at once. Raises Overloaded (see `check_room`), DeadlinePassed."""
-        follows = self.follows(job.caller)
+        follows = job.caller == self._caller != 0
         self._caller = job.caller
-        if follows:
+        if follows and self.quick:
             self.depth_rows = job.rows
             self._run_here(self._joined([job]))
             return
@@ -182,7 +178,7 @@ class Lane:
             raise DeadlinePassed(f"about {wait * 1e3:.0f} ms of work wait before this request; its deadline is sooner")
         self.depth_rows += job.rows
         self._queue.append(job)
-        if self._worker is None and len(self._queue) >= ENOUGH:
+        if self._worker is None and len(self._queue) >= _ENOUGH:
             self._run_here(self._take())
         elif not self._scheduled:
             self._schedule()

@@ -23,7 +23,6 @@ from model_formats.errors import OperatorError, SpokeshaveError
 from spoke_agent.serve.access import log_answer
 from spoke_agent.serve.capture import Capture, RowStore
 from spoke_agent.serve.control import Control
-from spoke_agent.serve.infer import Intake
 from spoke_agent.serve.models import Models
 from spoke_agent.serve.routes import Routes
 from spoke_agent.serve.settings import ServeSettings
@@ -79,9 +78,8 @@ class Server:
         self.models = Models(settings, BlobStore(self.home.store), watcher=watcher)
         token = _token(settings)
         siblings = _siblings(settings)
-        intake = Intake(self.models)
-        local = Routes(self.models, intake, self.capture, siblings=siblings)
-        guarded = Routes(self.models, intake, self.capture, token=token, siblings=siblings)
+        local = Routes(self.models, self.capture, siblings=siblings)
+        guarded = Routes(self.models, self.capture, token=token, siblings=siblings)
         tracing = find_tracing()
         self._grpc = _grpc(settings, self.models, siblings, token, tracing) if settings.grpc_port is not None else None
         seen = _seen(settings, tracing)

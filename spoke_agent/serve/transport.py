@@ -105,13 +105,6 @@ class Exchange:
         """Answer with the protocol's error shape."""
         self.reply(status, error_body(message), extra=extra)
 
-    def fault(self, error: Exception) -> None:
-        """Answer for what nobody foresaw, and tell of it: it takes neither the server nor other callers down."""
-        on_fault = self._connection.server.on_fault
-        if on_fault is not None:
-            on_fault(error)
-        self.refuse(500, "internal fault; the server's log has the details")
-
 
 Handler = Callable[[Exchange], None]
 
@@ -364,8 +357,10 @@ class _Connection(asyncio.Protocol):
             self._pause()
         try:
             server.handler(exchange)
-        except Exception as e:  # noqa: BLE001 - the last line of defence
-            exchange.fault(e)
+        except Exception as e:  # noqa: BLE001 - the last line of defence: a fault must not take the server or other callers down
+            if server.on_fault is not None:
+                server.on_fault(e)
+            exchange.refuse(500, "internal fault; the server's log has the details")
 
     # ---- answers
 
