@@ -1,5 +1,6 @@
 """`spoke serve`: the serving process, alone."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -48,6 +49,7 @@ def serve(
     The port is written to HOME/run/server.port, that of gRPC to HOME/run/grpc.port. No agent is needed.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the models bring their own threads
+    gc.disable()  # until the server is settled: what a start makes, stays
     from spoke_agent.coredumps import forbid_core_dumps
     from spoke_agent.serve.server import Server, serve_many
     from spoke_agent.serve.server import serve as run

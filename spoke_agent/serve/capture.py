@@ -21,10 +21,14 @@ from spoke_agent.serve.version import Version
 
 __all__ = ["Capture", "Labelled", "RowStore"]
 
-_PAUSE_S = 0.1
+_PAUSE_S = 1.0
+"""Longest that rows wait, unless `_STORED_ROWS` or `_WAITING_BYTES` gather sooner: to store rows takes the processor for some
+milliseconds, however few they are, and callers of that time see it.
+"""
 _MOST_WAITING = 2048
 """Rows in the ring, so that a burst cannot grow the process."""
 _STORED_ROWS = 512
+_WAITING_BYTES = 4 << 20
 
 Labelled = Callable[[bool | Exception], None]
 """Called on the writer thread: whether the request was known, or why the label was refused."""
@@ -75,6 +79,8 @@ class Capture:
         """Rows put into the ring; written by the loop alone."""
         self._taken = 0
         """Rows taken out of it; written by the writer thread alone. Their difference is what waits, without a lock."""
+        self._waiting_bytes = 0
+        """Of inputs, since the writer was last woken for them."""
         self._ring: deque[_Captured] = deque()
         self._labels: deque[tuple[str, list[float], Labelled]] = deque()
         self._wake = threading.Event()
@@ -104,6 +110,11 @@ class Capture:
         ids, counts = [job.request_id for job in jobs], [job.rows for job in jobs]
         # Only what is stored: the jobs themselves hold their callers' connections and bodies.
         self._ring.append(_Captured(version, jobs[0].adapter_name, time.time(), ids, counts, rows, batch.inputs, batch.outputs))
+        for array in batch.inputs.values():
+            self._waiting_bytes += array.nbytes
+        if self._waiting_bytes > _WAITING_BYTES or self._offered - self._taken >= _STORED_ROWS:
+            self._waiting_bytes = 0
+            self._wake.set()
 
     def label(self, request_id: str, labels: list[float], done: Labelled) -> None:
         """Hand a label to the writer thread, behind the rows captured so far."""

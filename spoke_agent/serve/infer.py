@@ -9,6 +9,7 @@ from zlib import crc32
 from model_formats.errors import SpokeshaveError
 from model_formats.runtimes.base import Array, HeadAdapter
 from spoke_agent.serve.errors import Overloaded, RequestInvalid, UnknownTarget
+from spoke_agent.serve.forms import KnownForms
 from spoke_agent.serve.inference_protocol import InferRequest, parse_request, render_response
 from spoke_agent.serve.metrics import ModelCounts
 from spoke_agent.serve.models import BASE_HEAD, Models, Places
@@ -64,7 +65,7 @@ class InferJob:
         """Write the answer."""
         version = self.version
         if not self.exchange.gone:
-            self.answer = render_response(version.model, version.text, self.request, version.names, outputs)
+            self.answer = render_response(version.words, self.request, outputs)
 
     def send(self) -> None:
         """Send it."""
@@ -82,13 +83,14 @@ class InferJob:
         answer_error(self.exchange, error, self.version.model_counts)
 
 
-def infer(models: Models, model: str, number: str | None, exchange: Exchange) -> None:
+def infer(models: Models, forms: KnownForms, model: str, number: str | None, exchange: Exchange) -> None:
     """Parse, check and queue one request; every outcome is an answer on the exchange."""
     counts = models.counts.get(model)
     try:
         places, version = models.version(model, number)
         version.lane.check_room()  # a request that is refused under load costs no parsing
-        request = parse_request(exchange.body, _json_length(exchange))
+        json_length = _json_length(exchange)
+        request = forms.parse(exchange.body) if json_length is None else parse_request(exchange.body, json_length)
         if places.challenger is not None and number is None:
             version = choose_version(places, version, request)
         job = InferJob(exchange, request, places, version, version.signature.rows(request))

@@ -7,16 +7,18 @@ Source: KServe Open Inference Protocol v2, REST, and Triton's binary tensor data
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import repeat
 from typing import Any
 
+import numpy as np
 import orjson
 
 from model_formats.runtimes.base import Array
 from spoke_agent.serve.errors import RequestInvalid
 from spoke_agent.serve.tensors import DTYPES, count_of, datatype_of, from_binary, from_json, to_binary, to_json
 
-__all__ = ["LONGEST_ID", "MOST_TENSORS", "InferRequest", "error_body", "parse_request", "render_response"]
+__all__ = ["LONGEST_ID", "MOST_TENSORS", "InferRequest", "Words", "error_body", "parse_request", "read_id", "render_response"]
 
 _NOTHING = memoryview(b"")
 LONGEST_ID = 200
@@ -57,15 +59,35 @@ def parse_request(body: bytes, json_length: int | None) -> InferRequest:
     inputs, datatypes = _inputs(document.get("inputs"), tail)
     binary_default = bool(parameters) and _flag(parameters, "binary_data_output", "parameters")
     outputs = _outputs(document.get("outputs"), binary_default)
-    return InferRequest(_id(document.get("id")), inputs, datatypes, outputs, binary_default, parameters)
+    return InferRequest(read_id(document.get("id")), inputs, datatypes, outputs, binary_default, parameters)
 
 
-def render_response(
-    model: str, version: str, request: InferRequest, names: Sequence[str], arrays: Sequence[Array]
-) -> tuple[bytes, int | None]:
-    """The body, and the length of its JSON part when raw tensors follow it. `names` and `arrays` are all visible outputs."""
+class Words:
+    """What all responses of a version say, written once. `outputs` are all that callers may see: name and datatype, in order."""
+
+    def __init__(self, model: str, version: str, outputs: Sequence[tuple[str, str]]) -> None:
+        self.model, self.version = model, version
+        self.names = tuple(name for name, _ in outputs)
+        self.of_floats: tuple[bytes, np.dtype[Any]] | None = None
+        """Of one tensor of floats: the response, with places for the shape, the data and the id."""
+        if len(outputs) == 1 and outputs[0][1] in ("FP32", "FP64"):
+            tensor = {"name": outputs[0][0], "datatype": outputs[0][1], "shape": 0, "data": 0}
+            text = orjson.dumps({"model_name": model, "model_version": version, "outputs": [tensor]}).replace(b"%", b"%%")
+            head, _, _ = text.rpartition(b'"shape":0,"data":0}]}')
+            self.of_floats = head + b'"shape":%b,"data":%b}]%b}', DTYPES[outputs[0][1]]
+
+
+def render_response(words: Words, request: InferRequest, arrays: Sequence[Array]) -> tuple[bytes, int | None]:
+    """The body, and the length of its JSON part when raw tensors follow it. `arrays` are all outputs of `words`."""
+    if words.of_floats is not None and request.outputs is None and not request.binary_default:
+        form, dtype = words.of_floats
+        array = arrays[0]
+        if array.dtype == dtype:
+            given = b"" if request.id is None else b',"id":' + orjson.dumps(request.id)
+            data = orjson.dumps(array.ravel(), option=orjson.OPT_SERIALIZE_NUMPY)
+            return form % (_shape(array.shape), data, given), None
     outputs, raws = [], []
-    for name, array, binary in _asked(request, names, arrays):
+    for name, array, binary in _asked(words.names, request, arrays):
         output: dict[str, Any] = {"name": name, "datatype": datatype_of(array), "shape": array.shape}
         if binary:
             raw = to_binary(array)
@@ -74,14 +96,19 @@ def render_response(
         else:
             output["data"] = to_json(name, array)
         outputs.append(output)
-    head: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": outputs}
+    head: dict[str, Any] = {"model_name": words.model, "model_version": words.version, "outputs": outputs}
     if request.id is not None:
         head["id"] = request.id
     text = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
     return (b"".join((text, *raws)), len(text)) if raws else (text, None)
 
 
-def _asked(request: InferRequest, names: Sequence[str], arrays: Sequence[Array]) -> Iterable[tuple[str, Array, bool]]:
+@lru_cache(256)
+def _shape(shape: tuple[int, ...]) -> bytes:
+    return orjson.dumps(shape)
+
+
+def _asked(names: Sequence[str], request: InferRequest, arrays: Sequence[Array]) -> Iterable[tuple[str, Array, bool]]:
     if request.outputs is None:
         return zip(names, arrays, repeat(request.binary_default))
     return ((name, arrays[names.index(name)], binary) for name, binary in request.outputs)
@@ -188,7 +215,8 @@ def _flag(parameters: dict[str, Any], key: str, path: str) -> bool:
     return value
 
 
-def _id(value: object) -> str | None:
+def read_id(value: object) -> str | None:
+    """A request's id as it was given; None for none and for an empty one."""
     if value is None or value == "":
         return None
     if type(value) is not str or len(value) > LONGEST_ID:

@@ -18,6 +18,7 @@ from model_formats.errors import SpokeshaveError
 from spoke_agent.serve import describe
 from spoke_agent.serve.capture import Capture
 from spoke_agent.serve.errors import NotAllowed, NotServing, RequestInvalid, UnknownTarget, Unsupported
+from spoke_agent.serve.forms import KnownForms
 from spoke_agent.serve.infer import answer_error, infer
 from spoke_agent.serve.models import Models
 from spoke_agent.serve.page import render_metrics
@@ -46,6 +47,7 @@ class Routes:
         self._siblings = siblings
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = time.monotonic()
+        self._forms = KnownForms()
         self._known: dict[tuple[bytes, bytes], Answer] = {}
 
     def handle(self, exchange: Exchange) -> None:
@@ -100,7 +102,7 @@ class Routes:
         if rest[:1] == ["versions"] and len(rest) > 1:
             number, rest = rest[1], rest[2:]
         if method == b"POST" and rest == ["infer"]:
-            return partial(infer, self._models, model, number)
+            return partial(infer, self._models, self._forms, model, number)
         if method == b"POST" and rest == ["feedback"]:
             return lambda x: self._feedback(x, model)
         if method not in (b"GET", b"HEAD"):

@@ -27,6 +27,7 @@ __all__ = ["Batch", "Cost", "Job", "Lane", "Placement", "RowsWrong", "Run", "joi
 
 Placement = Literal["loop", "thread"]
 
+_now = time.monotonic
 _ENOUGH: Final = 48
 """Jobs that wait when a run on the loop starts at once. Above it, parsed requests outgrow a core's cache before they are run (a
 tenth slower at 96 callers), and the last ones read wait for all the others; well below, callers fall out of step and batches get
@@ -61,7 +62,7 @@ class Job(Protocol):
     """Jobs of equal key may share a run."""
     adapter: HeadAdapter | None
     deadline: float
-    """Loop time after which nobody waits for the answer; infinity for none."""
+    """Monotonic time after which nobody waits for the answer; infinity for none."""
 
     @property
     def caller(self) -> int:
@@ -174,7 +175,7 @@ class Lane:
             self._run_here(self._joined([job]))
             return
         wait = self.check_room()
-        if self._loop.time() + wait > job.deadline:
+        if _now() + wait > job.deadline:
             raise DeadlinePassed(f"about {wait * 1e3:.0f} ms of work wait before this request; its deadline is sooner")
         self.depth_rows += job.rows
         self._queue.append(job)
@@ -191,7 +192,7 @@ class Lane:
 
     def execute(self, batch: Batch) -> None:
         """Run a batch, on the loop or on the lane's thread; an error is kept for the callers."""
-        started = batch.started = time.monotonic()
+        started = batch.started = _now()
         try:
             batch.outputs = self._run(batch.inputs, batch.jobs[0].adapter)
             for output in batch.outputs:
@@ -199,7 +200,7 @@ class Lane:
                     raise RowsWrong(f"the model gave another number of rows than the {batch.rows} it got")
         except Exception as e:  # noqa: BLE001 - engines raise many kinds; every caller of the batch is told
             batch.error = e
-        batch.seconds = time.monotonic() - started
+        batch.seconds = _now() - started
 
     def ran(self, batch: Batch) -> None:
         """On the loop, after the thread ran a batch: the next one first, so that the thread does not wait for the answering."""
@@ -255,7 +256,7 @@ class Lane:
         return self._joined(jobs)
 
     def _joined(self, jobs: list[Job]) -> Batch | None:
-        now = self._loop.time()
+        now = _now()
         for job in jobs:
             if job.deadline < now:
                 jobs = self._in_time(jobs, now)

@@ -165,7 +165,6 @@ def serve(
     if settings.grpc_port is None:
         sys.setswitchinterval(_SWITCH_S)
     _open_files(settings.limits.connections)
-    gc.disable()  # until it is settled: what a start makes, stays
     _run(_serve(settings, ready, shared, parent))
 
 

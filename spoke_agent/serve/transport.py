@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import time
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import Any, Final
 
 import httptools
 
+from spoke_agent.serve.heads import NO_HEAD, Head, KnownHeads
 from spoke_agent.serve.inference_protocol import error_body
 
 __all__ = ["Exchange", "Handler", "HttpServer", "Limits"]
@@ -29,6 +31,8 @@ _PHRASES: Final = {int(status): status.phrase.encode() for status in HTTPStatus}
 _CODINGS: Final = {b"gzip": 31, b"deflate": 15}
 """Content coding -> zlib window bits (gzip, and deflate as a zlib stream)."""
 _WORTH_PACKING: Final = 256
+_now = time.monotonic
+"""Of the same clock as the loop's, which knows only milliseconds where it is uvloop's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +56,16 @@ class Exchange:
 
     __slots__ = ("_answer", "_connection", "body", "caller", "headers", "keep_alive", "method", "path", "started")
 
-    def __init__(self, connection: "_Connection") -> None:
+    def __init__(self, connection: "_Connection", head: Head) -> None:
         self._connection = connection
         self._answer: bytes | None = None
-        self.method = b""
-        self.path = b""
-        self.headers: dict[bytes, bytes] = {}
-        """Names in lower case; of a repeated header the last one counts."""
+        self.method = head.method
+        self.path = head.path
+        self.headers = head.headers
+        self.keep_alive = head.keep_alive
         self.body = b""
         self.caller = 0
         """Equal for requests of one connection; 0 for those that came together with one before them."""
-        self.keep_alive = True
         self.started = 0.0
         """Monotonic time at which the request was complete."""
 
@@ -126,6 +129,7 @@ class HttpServer:
         self.on_fault = on_fault
         self.on_answer = on_answer
         self.loop = asyncio.get_running_loop()
+        self.heads = KnownHeads()
         self.now = self.loop.time()
         """Loop time at the last sweep: exact enough for deadlines, and free to read."""
         self.connections: set[_Connection] = set()
@@ -173,7 +177,7 @@ class HttpServer:
 
 
 class _Connection(asyncio.Protocol):
-    """States: between requests, in a head, in a body (all told by `_current` and `_in_head`), lingering before the end."""
+    """States: between requests, in a head (`_in_head`), in a body (`_current`), lingering before the end."""
 
     __slots__ = (
         "_big",
@@ -181,12 +185,14 @@ class _Connection(asyncio.Protocol):
         "_broken",
         "_completed",
         "_current",
+        "_data",
         "_head_bytes",
         "_headers",
         "_in_head",
         "_inflate",
         "_lingering",
         "_parser",
+        "_path",
         "_pending",
         "_reading",
         "_received",
@@ -203,8 +209,10 @@ class _Connection(asyncio.Protocol):
         self._parser: Any = None
         self._pending: deque[Exchange] = deque()
         self._current: Exchange | None = None
+        self._data: bytes | None = None
         self._in_head = False
         self._head_bytes = 0
+        self._path = b""
         self._headers: dict[bytes, bytes] = {}
         self._big = False
         self._completed = 0
@@ -250,11 +258,22 @@ class _Connection(asyncio.Protocol):
         self._pending.clear()
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser."""
+        """Take a request whose head is known as it is; feed the parser with all else."""
         if self._lingering:
             return
-        self._big = len(data) > self.server.limits.head_bytes
         self._completed = 0
+        self._data = None
+        if not self._in_head and self._current is None:
+            request = self.server.heads.split(data) if not self._pending else None
+            if request is not None:
+                head, body = request
+                self._hand_over(Exchange(self, head), body)
+                return
+            self._data = data
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        self._big = len(data) > self.server.limits.head_bytes
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -294,18 +313,17 @@ class _Connection(asyncio.Protocol):
 
     # ---- httptools' calls
 
-    def on_url(self, url: bytes) -> None:
-        """A new request: path and query, perhaps in pieces."""
-        if self._current is not None:
-            self._current.path += url
-            return
-        self._current = exchange = Exchange(self)
-        exchange.path = url
-        self._headers = exchange.headers
+    def on_message_begin(self) -> None:
+        """A new request."""
+        self._in_head = True
+        self._path, self._headers = b"", {}
         self._received = self._head_bytes = 0
         self._inflate = None
-        self._in_head = True
         self.deadline = self.server.now + self.server.limits.head_s
+
+    def on_url(self, url: bytes) -> None:
+        """Path and query, perhaps in pieces."""
+        self._path += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
@@ -314,10 +332,10 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Judge the head before any body is taken."""
         self._in_head = False
-        exchange, limits, headers = self._current, self.server.limits, self._headers
-        assert exchange is not None  # noqa: S101 - a head has a path
-        exchange.method = self._parser.get_method()
-        if len(headers) > limits.headers or (self._big and _size(exchange) > limits.head_bytes):
+        limits, headers, parser = self.server.limits, self._headers, self._parser
+        head = Head(parser.get_method(), self._path, headers, keep_alive=parser.should_keep_alive())
+        self._current = Exchange(self, head)
+        if len(headers) > limits.headers or (self._big and _size(head) > limits.head_bytes):
             raise _Refused(431, f"more than {limits.headers} headers, or more than {limits.head_bytes} bytes of them")
         length = headers.get(b"content-length")
         if length is not None and int(length) > limits.body_bytes:
@@ -326,6 +344,9 @@ class _Connection(asyncio.Protocol):
             self._inflate = _inflater(headers[b"content-encoding"])
         if b"expect" in headers and self.transport is not None:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._data is not None:  # nothing else has begun in it
+            self.server.heads.remember(self._data, head)
+            self._data = None
         self.deadline = self.server.now + limits.body_s
 
     def on_body(self, data: bytes) -> None:
@@ -339,16 +360,21 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The request is whole: hand it over."""
-        exchange, server = self._current, self.server
-        assert exchange is not None  # noqa: S101
+        exchange = self._current
+        assert exchange is not None  # noqa: S101 - a message has a head
         self._current = None
         if self._inflate is not None and not self._inflate.eof:
             raise _Refused(400, "the compressed body ends too early")
         body = self._body
-        exchange.body = body[0] if len(body) == 1 else b"".join(body)
         self._body = []
-        exchange.keep_alive = self._parser.should_keep_alive() and not server.draining
-        exchange.started = server.loop.time()
+        self._hand_over(exchange, body[0] if len(body) == 1 else b"".join(body))
+
+    def _hand_over(self, exchange: Exchange, body: bytes) -> None:
+        server = self.server
+        exchange.body = body
+        if server.draining:
+            exchange.keep_alive = False
+        exchange.started = _now()
         exchange.caller = 0 if self._completed else id(self)
         self._completed += 1
         self.deadline = server.now + server.limits.idle_s
@@ -397,7 +423,7 @@ class _Connection(asyncio.Protocol):
         """A deadline passed: say so where that helps, and end."""
         if self._pending and self._written_out:
             self.deadline = self.server.now + self.server.limits.idle_s  # we are the slow ones
-        elif self._current is not None and not self._lingering:
+        elif (self._in_head or self._current is not None) and not self._lingering:
             self._fail(408, "the request did not arrive in time")
         elif self.transport is not None:
             self.transport.abort()
@@ -411,7 +437,7 @@ class _Connection(asyncio.Protocol):
         """Answer a broken request after those before it, then end: what follows on this connection cannot be trusted."""
         if self._lingering:
             return
-        exchange = self._current or Exchange(self)
+        exchange = self._current or Exchange(self, NO_HEAD)
         self._current, self._body = None, []
         exchange.keep_alive = False
         self._broken = True
@@ -469,8 +495,8 @@ class _Refused(Exception):
         self.message = message
 
 
-def _size(exchange: Exchange) -> int:
-    return len(exchange.path) + sum(len(name) + len(value) for name, value in exchange.headers.items())
+def _size(head: Head) -> int:
+    return len(head.path) + sum(len(name) + len(value) for name, value in head.headers.items())
 
 
 def _inflater(coding: bytes) -> Any:

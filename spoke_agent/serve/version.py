@@ -9,6 +9,7 @@ from model_formats.errors import SpokeshaveError
 from model_formats.runtimes.base import Array, HeadAdapter
 from spoke_agent.serve.answers import GoldenState, LoadedState, RoleStats
 from spoke_agent.serve.engine import Engined
+from spoke_agent.serve.inference_protocol import Words
 from spoke_agent.serve.metrics import ModelCounts, VersionCounts
 from spoke_agent.serve.scheduler import Batch, Job, Lane, joined
 from spoke_agent.serve.settings import ServeSettings
@@ -40,11 +41,11 @@ class Version:
         self.engined = engined
         self.model = engined.model
         self.number = engined.slot.version
-        self.text = str(self.number)
         self.index = engined.slot.index
         self.file = engined.file
         self.signature = engined.signature
         self.names = engined.signature.output_names
+        self.words = Words(self.model, str(self.number), [(t.name, t.datatype) for t in engined.signature.outputs])
         self.counts = VersionCounts()
         self.model_counts = counts or ModelCounts()
         self.watchers: tuple[Watcher, ...] = ()

@@ -3,6 +3,7 @@
 FD is the unix socket that all workers accept on. Its settings are the first line of its input; when that ends, so has the parent.
 """
 
+import gc
 import os
 import socket
 import sys
@@ -12,6 +13,7 @@ from dataclasses import replace
 def main(number: int, handle: int) -> None:
     """Serve until the parent says or ends."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the models bring their own threads
+    gc.disable()  # until the server is settled: what a start makes, stays
     import logging
 
     from model_formats.errors import SpokeshaveError

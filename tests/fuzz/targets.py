@@ -6,22 +6,28 @@ from collections.abc import Callable
 import numpy as np
 
 from spoke_agent.serve.errors import RequestInvalid
+from spoke_agent.serve.forms import KnownForms
 from spoke_agent.serve.grpc import tensors as grpc_tensors
 from spoke_agent.serve.grpc.tensors import Asked, parse_infer
-from spoke_agent.serve.inference_protocol import parse_request
+from spoke_agent.serve.inference_protocol import InferRequest, parse_request
 from spoke_agent.serve.transport import HttpServer, Limits, _Connection
 
 __all__ = ["TARGETS", "grpc", "http", "request"]
 
 
 def request(data: bytes) -> None:
-    """The JSON and binary form: a refusal or arrays of what was asked. The first two bytes are the length header (odd: none)."""
+    """The JSON and binary form: a refusal or arrays of what was asked, and through a known form the same. The first two bytes
+    are the length header (odd: none).
+    """
     length = None if not data or data[0] & 1 else int.from_bytes(data[:2], "big")
-    try:
-        found = parse_request(data[2:], length)
-    except RequestInvalid:
-        return
-    assert all(isinstance(array, np.ndarray) for array in found.inputs.values())
+    found = _request(lambda body: parse_request(body, length), data[2:])
+    assert found is None or all(isinstance(array, np.ndarray) for array in found.inputs.values())
+    if length is None:
+        known = KnownForms()
+        for other in (_request(known.parse, data[2:]), _request(known.parse, data[2:])):
+            assert (found is None) == (other is None)
+            if found is not None and other is not None:
+                _same_request(found, other)
 
 
 def grpc(data: bytes) -> None:
@@ -49,9 +55,19 @@ def _asked(parse: Callable[[bytes], Asked], data: bytes) -> Asked | None:
         return None
 
 
+def _request(parse: Callable[[bytes], InferRequest], data: bytes) -> InferRequest | None:
+    try:
+        return parse(data)
+    except RequestInvalid:
+        return None
+
+
 def _same(one: Asked, other: Asked) -> None:
     assert (one.model, one.version, one.typed) == (other.model, other.version, other.typed)
-    a, b = one.request, other.request
+    _same_request(one.request, other.request)
+
+
+def _same_request(a: InferRequest, b: InferRequest) -> None:
     assert (a.id, a.datatypes, a.outputs, a.binary_default) == (b.id, b.datatypes, b.outputs, b.binary_default)
     assert repr(a.parameters) == repr(b.parameters)  # a NaN is not itself
     assert list(a.inputs) == list(b.inputs)

@@ -1,9 +1,10 @@
 """Serving against its peers and its limits, in one run: `python -m tests.bench.serving [ROUNDS]`.
 
 Writes `build/bench/serving.json`; ratios are ours over the peer's. All servers are up at once and take turns of a second, ours
-with the whole protocol and drift capture. A ratio is taken within its round, where both sides met the same machine, and the
-middle one of the rounds counts; so does the middle one of each column of the table. The first round only warms up. Times that are
-no ratios (a cold start, a stall) are told as measured; of several cold starts the quickest counts. MLServer and LitServe stand
+with the whole protocol and drift capture. A ratio is taken within its round, each side at the pace its core had at that moment
+(`house.Pace`), and the middle one of the rounds counts; so does the middle one of each column of the table, as measured. The
+first round only warms up. Times that are no ratios (a cold start, a stall) are told as measured; of several cold starts the
+quickest counts. The model is the CNN that comes nearest to 15 microseconds a row on this machine. MLServer and LitServe stand
 beside where they can be installed.
 """
 
@@ -13,7 +14,7 @@ import tempfile
 import threading
 import time
 import timeit
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,21 @@ from model_formats.contract import FeatureContract, TensorContract
 from model_formats.runtimes.choose import open_session
 from spoke_agent.serve.client import ControlClient
 from spoke_agent.slots import Slot, read_slots
-from tests.bench.serving.servers import EVERY_CORE, ROOT, STRANGERS, Row, Serving, peer, raw_ort, run, spoke, stranger, wrk
+from tests.bench.house import WORK_US, Pace
+from tests.bench.serving.servers import (
+    EVERY_CORE,
+    ROOT,
+    SERVER_CORE,
+    STRANGERS,
+    Row,
+    Serving,
+    peer,
+    raw_ort,
+    run,
+    spoke,
+    stranger,
+    wrk,
+)
 from tests.spoke_agent.serve.sites import Site, cnn, image
 
 ROUNDS = 9
@@ -37,10 +52,13 @@ DEADLINE_US = 50_000
 """What callers ask for under overload: parameter `timeout`."""
 MINILM = ROOT / "build" / "bench" / "minilm" / "v1-int8.onnx"
 """Made by `tests.bench.minilm`, where its weights are installed."""
-LAYERS, CHANNELS = 2, 24
-"""A CNN of 15 to 25 microseconds for one row, as the machine has it (`model_row_us`)."""
+ROW_US = 15
+SIZES = ((1, 16), (2, 16), (2, 24), (2, 32), (3, 32))
+"""Layers and channels of CNNs of 7 to 50 microseconds a row, as the machine has it."""
 
 Rounds = Sequence[Mapping[str, Row]]
+Cnn = Callable[[int], onnx.ModelProto]
+"""Version to model."""
 
 
 def main(rounds: int = ROUNDS) -> None:
@@ -49,16 +67,19 @@ def main(rounds: int = ROUNDS) -> None:
         for room in ("model_formats", "sync", "provisioning", "spoke_agent"):
             compileall.compile_dir(ROOT / room, quiet=1)
         work = Path(folder)
-        site = _site(work / "home")
+        model, row_us = nearest(work / "sizes")
+        site = _site(work / "home", model)
         body, patient = _body(work / "body.json"), _body(work / "patient.json", timeout=DEADLINE_US)
         cold_start_s = min(_cold_start_s(site) for _ in range(STARTS))
-        turns = compared(work, site, body, patient, rounds)
+        with Pace(SERVER_CORE) as pace:
+            turns = compared(work, model, site, (body, patient), rounds, pace)
+            capture_us = capture_cost(site, _site(work / "bare", model), body, 2 * rounds, pace)
         ratios = {
             **figures(turns),
-            "capture_cost_us_per_request": capture_cost(work, site, body, 2 * rounds),
+            "capture_cost_us_per_request": capture_us,
             "cold_start_s": cold_start_s,
-            "model_row_us": _row_s(site.weights(first(site)), {"image": image(1)}) * 1e6,
-            **swaps(site, body),
+            "model_row_us": row_us,
+            **swaps(site, model, body),
             **saturated(work),
         }
     rows = {name: middle([turn[name] for turn in turns]) for name in turns[0]}
@@ -70,17 +91,18 @@ def main(rounds: int = ROUNDS) -> None:
     table(("figure", "value"), ((k, f"{v:.3f}") for k, v in ratios.items()))
 
 
-def compared(work: Path, site: Site, body: Path, patient: Path, rounds: int) -> Rounds:
+def compared(work: Path, model: Cnn, site: Site, bodies: tuple[Path, Path], rounds: int, pace: Pace) -> Rounds:
     """All servers, in turns; what is set beside each other comes right after each other."""
+    body, patient = bodies
     with ExitStack() as up:
-        model = site.weights(first(site))
+        file = site.weights(first(site))
         ours = up.enter_context(spoke(site))
-        many = up.enter_context(spoke(_site(work / "many")))
-        one = up.enter_context(spoke(_site(work / "one"), "--workers", "1", core=EVERY_CORE))
-        two = up.enter_context(spoke(_site(work / "two"), "--workers", "2", core=EVERY_CORE))
-        noop, asgi, fastapi = (up.enter_context(peer(name, model)) for name in ("noop", "asgi", "fastapi"))
+        many = up.enter_context(spoke(_site(work / "many", model)))
+        one = up.enter_context(spoke(_site(work / "one", model), "--workers", "1", core=EVERY_CORE))
+        two = up.enter_context(spoke(_site(work / "two", model), "--workers", "2", core=EVERY_CORE))
+        noop, asgi, fastapi = (up.enter_context(peer(name, file)) for name in ("noop", "asgi", "fastapi"))
         columns = {
-            "raw onnxruntime": partial(raw_ort, model, 1),
+            "raw onnxruntime": partial(raw_ort, file, 1),
             "spokeshave c32": partial(settled, ours, 32, body),
             "uvicorn asgi c32": partial(run, asgi, 32, body),
             "fastapi c32": partial(run, fastapi, 32, body),
@@ -96,10 +118,10 @@ def compared(work: Path, site: Site, body: Path, patient: Path, rounds: int) -> 
             "2 workers, all cores, c32": partial(settled, two, 32, body),
         }
         for name in STRANGERS:
-            server = up.enter_context(stranger(name, model, work))
+            server = up.enter_context(stranger(name, file, work))
             if server is not None:
                 columns[f"{name} c32"] = partial(run, server, 32, body)
-        return [{name: column() for name, column in columns.items()} for _ in range(rounds + 1)][1:]
+        return [{name: pace.told(column) for name, column in columns.items()} for _ in range(rounds + 1)][1:]
 
 
 def settled(server: Serving, connections: int, body: Path) -> Row:
@@ -112,7 +134,7 @@ def figures(turns: Rounds) -> dict[str, float]:
     """What the issue of serving asks for, and what stands beside it."""
 
     def over(key: str, name: str, other: str) -> float:
-        return median(turn[name][key] / turn[other][key] for turn in turns)
+        return median(at_pace(turn[name], key) / at_pace(turn[other], key) for turn in turns)
 
     raw, ours, deadline = "raw onnxruntime", "spokeshave c32", "spokeshave c32, deadline"
     strangers = [name for name in STRANGERS if f"{name} c32" in turns[0]]
@@ -134,13 +156,19 @@ def figures(turns: Rounds) -> dict[str, float]:
     }
 
 
-def capture_cost(work: Path, site: Site, body: Path, pairs: int) -> float:
+def at_pace(row: Row, key: str) -> float:
+    """A rate or a time in units of the work that the core's pace is known by."""
+    return row[key] * row[WORK_US] if key.endswith("_s") else row[key] / row[WORK_US]
+
+
+def capture_cost(site: Site, bare_site: Site, body: Path, pairs: int, pace: Pace) -> float:
     """CPU of a request with capture, less that of one without, in microseconds. A difference of a fortieth of what either takes
     needs more pairs than a ratio, and both sides in turns of their own, so that capture never has a quiet time to make up for.
     """
-    with spoke(site) as ours, spoke(_site(work / "bare"), "--no-capture") as bare:
-        found = [run(ours, 32, body)["cpu_us"] - run(bare, 32, body)["cpu_us"] for _ in range(2 + pairs)]
-    return median(found[2:])
+    with spoke(site) as ours, spoke(bare_site, "--no-capture") as bare:
+        turns = [[pace.told(partial(run, server, 32, body)) for server in (ours, bare)] for _ in range(2 + pairs)][2:]
+    found = median(at_pace(one, "cpu_us") - at_pace(other, "cpu_us") for one, other in turns)
+    return found * median(row[WORK_US] for turn in turns for row in turn)
 
 
 def middle(rows: Sequence[Row]) -> Row:
@@ -149,9 +177,9 @@ def middle(rows: Sequence[Row]) -> Row:
     return {key: wholes.get(key, median)([row[key] for row in rows]) for key in rows[0]}
 
 
-def swaps(site: Site, body: Path) -> dict[str, float]:
+def swaps(site: Site, model: Cnn, body: Path) -> dict[str, float]:
     """Twenty swaps under load; what a caller waited at most, and how many were failed."""
-    slots = [first(site), site.publish(2, proto=_cnn(2))]
+    slots = [first(site), site.publish(2, proto=model(2))]
     with spoke(site) as server:
         wrk(server.url, 8, body)
         control = ControlClient(site.home / "run" / "control.sock")
@@ -206,13 +234,21 @@ def first(site: Site) -> Slot:
     return slot
 
 
-def _cnn(version: int) -> onnx.ModelProto:
-    return cnn(version, layers=LAYERS, channels=CHANNELS)
+def nearest(folder: Path) -> tuple[Cnn, float]:
+    """The CNN that takes nearest to `ROW_US` a row here, and what it takes."""
+    folder.mkdir()
+    took: list[tuple[float, Cnn]] = []
+    for layers, channels in SIZES:
+        model = partial(cnn, layers=layers, channels=channels)
+        onnx.save(model(1), folder / "model.onnx")
+        took.append((_row_s(folder / "model.onnx", {"image": image(1)}) * 1e6, model))
+    row_us, model = min(took, key=lambda t: abs(t[0] - ROW_US))
+    return model, row_us
 
 
-def _site(home: Path) -> Site:
+def _site(home: Path, model: Cnn) -> Site:
     site = Site(home)
-    site.slots(champion=site.publish(1, proto=_cnn(1)))
+    site.slots(champion=site.publish(1, proto=model(1)))
     return site
 
 

@@ -15,7 +15,20 @@ from pathlib import Path
 from tests.bench.house import environment
 from tests.spoke_agent.serve.sites import Site
 
-__all__ = ["EVERY_CORE", "ROOT", "STRANGERS", "Row", "Serving", "peer", "raw_ort", "run", "spoke", "stranger", "wrk"]
+__all__ = [
+    "EVERY_CORE",
+    "ROOT",
+    "SERVER_CORE",
+    "STRANGERS",
+    "Row",
+    "Serving",
+    "peer",
+    "raw_ort",
+    "run",
+    "spoke",
+    "stranger",
+    "wrk",
+]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]

@@ -63,8 +63,10 @@ def traces() -> list[bytes]:
 
 
 def found_in(data: bytes) -> list[bytes]:
+    """The traces that are there; that a clock showed 13.579 seconds is none."""
     opened = [base64.b64decode(p) for p in re.findall(rb'"payload": ?"([A-Za-z0-9+/=]+)"', data)]
-    return [t for t in traces() for part in (data, *opened) if t in part]
+    timeless = [re.sub(rb"\d\d:\d\d:\d\d[.,]\d+", b"", part) for part in (data, *opened)]
+    return [t for t in traces() for part in timeless if t in part]
 
 
 class Spoke:

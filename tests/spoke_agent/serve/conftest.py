@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import uvloop
 
 from spoke_agent.serve.client import ControlClient
 from spoke_agent.serve.server import Server
@@ -20,7 +21,7 @@ class Running:
 
     def __init__(self, site: Site, **settings: object) -> None:
         self.site = site
-        self.loop = asyncio.new_event_loop()
+        self.loop = uvloop.new_event_loop()  # as `spoke serve` has it: its clock knows only milliseconds
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self.server = self.call(self._start(ServeSettings(home=site.home, **settings)))  # type: ignore[arg-type]

@@ -1,10 +1,14 @@
 """Rows and labels reach the local store; when they cannot, callers do not notice."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from spoke_agent.data.store import open_data
+from spoke_agent.serve.capture import Capture
+from spoke_agent.serve.scheduler import Batch
 from tests.spoke_agent.serve.sites import image
 from tests.spoke_agent.serve.test_requests import body
 
@@ -89,3 +93,38 @@ def test_with_capture_off_nothing_is_written(site, run):
     running.infer(body(id="a"))
     assert running.http.post("/v2/models/digits/feedback", json={"id": "a", "label": 1}).status_code == 503
     assert not Path(site.home / "data.db").exists()
+
+
+class Kept:
+    """A store that counts rows."""
+
+    def __init__(self):
+        self.rows = 0
+
+    def append(self, batch):
+        self.rows += batch.rows
+        return self.rows
+
+    def label(self, request_id, label):
+        return False
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(("times", "side"), [(600, 8), (3, 700)], ids=["many rows", "large rows"])
+def test_what_gathers_fast_is_stored_before_the_pause_is_over(site, monkeypatch, eventually, times, side):
+    monkeypatch.setattr("spoke_agent.serve.capture._PAUSE_S", 3600)
+    store = Kept()
+    capture = Capture(lambda: store, rows_s=1e6, burst=10_000, on_fault=pytest.fail)
+    version = SimpleNamespace(
+        model="digits", number=1, index="i", names=("logits",), signature=SimpleNamespace(inputs=())
+    )  # what capture reads of one
+    job = SimpleNamespace(request_id="", rows=1, adapter_name="")
+    for _ in range(times):
+        capture.watch(
+            version, Batch([job], 1, {"image": np.zeros((1, 1, side, side), np.float32)}, [np.zeros((1, 10), np.float32)])
+        )
+    eventually(lambda: store.rows >= min(times, 512))
+    capture.close()
+    assert store.rows == times

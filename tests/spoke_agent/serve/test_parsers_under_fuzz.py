@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from spoke_agent.serve.errors import RequestInvalid
-from spoke_agent.serve.inference_protocol import InferRequest, parse_request, render_response
+from spoke_agent.serve.inference_protocol import InferRequest, Words, parse_request, render_response
 from spoke_agent.serve.tensors import DTYPES, count_of, from_binary, from_json, to_binary, to_json
 from tests.fuzz import targets
 
@@ -102,13 +102,14 @@ def test_nothing_but_a_refusal_comes_from_noise(data, length):
 
 @given(st.lists(tensors(), min_size=1, max_size=3), st.booleans(), st.text(min_size=1, max_size=20))
 def test_an_answer_reads_back(outputs, binary, request_id):
-    names = [f"y{i}" for i in range(len(outputs))]
+    words = Words("m%s", "1", [(f'y"{i}%d', datatype) for i, (datatype, _) in enumerate(outputs)])
     if not binary and any(datatype == "FP16" for datatype, _ in outputs):
         return
     request = InferRequest(request_id, {}, {}, None, binary, {})
-    body, length = render_response("m", "1", request, names, [a for _, a in outputs])
+    body, length = render_response(words, request, [a for _, a in outputs])
     head = json.loads(body[:length])
-    assert head["id"] == request_id
+    assert (head["model_name"], head["model_version"], head["id"]) == ("m%s", "1", request_id)
+    assert [told["name"] for told in head["outputs"]] == list(words.names)
     tail = memoryview(body)[length:] if length is not None else memoryview(b"")
     for (datatype, array), told in zip(outputs, head["outputs"], strict=True):
         shape, count = count_of("y", told["shape"])

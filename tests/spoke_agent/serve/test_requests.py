@@ -3,6 +3,7 @@
 import gzip
 import json
 import socket
+import time
 import zlib
 
 import numpy as np
@@ -74,6 +75,22 @@ def test_packed_requests_and_answers(shared, coding, pack):
     )
     assert answer.headers["Content-Encoding"] == coding
     assert answer.json() == plain
+
+
+def test_the_time_of_a_request_is_what_its_caller_waited_at_most(shared):
+    def counted():
+        counts = shared.server.models.live["digits"].answering.counts
+        return counts.request_us.total, counts.queue_us.total
+
+    one = json.dumps(body()).encode()
+    request = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(one), one)
+    with socket.create_connection(("127.0.0.1", shared.port)) as connection:
+        before, started = counted(), time.perf_counter()
+        for _ in range(200):
+            connection.sendall(request)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        waited_us = (time.perf_counter() - started) * 1e6
+    assert all(0 < now - then < waited_us for now, then in zip(counted(), before, strict=True))
 
 
 def test_versions_can_be_asked_for(shared):

@@ -1,0 +1,124 @@
+"""Forms of JSON requests that were read before: all that such a request says but its id and its numbers.
+
+A program asks in the same words every time. A form is those words with a hole for the data of the one tensor, and before it one
+for the id where there is one. What has the same words, and one JSON value in each hole, is a request that says the same; so only
+the values are left to read. Few forms are known at a time, and they are short.
+"""
+
+from json import JSONDecoder
+from typing import Final, NamedTuple
+
+import orjson
+
+from spoke_agent.serve.inference_protocol import InferRequest, parse_request, read_id
+from spoke_agent.serve.tensors import from_json
+
+__all__ = ["KnownForms"]
+
+_MOST: Final = 8
+_LONGEST: Final = 1024
+_TRIES: Final = 64
+"""Requests of no known form that are looked at for one. After that they only pass through..."""
+_PATIENCE: Final = 10_000
+"""...until so many came; then all is learned anew."""
+
+
+class _Form(NamedTuple):
+    before: bytes
+    """Words up to the first hole."""
+    between: bytes | None
+    """From the id to the data; None when requests of this form have no id."""
+    after: bytes
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    size: int
+    """Elements of that shape."""
+    like: InferRequest
+    """What all requests of this form say besides."""
+
+    def filled(self, request_id: object, data: object) -> InferRequest:
+        """The request with these values. Raises RequestInvalid."""
+        _, _, _, name, datatype, shape, size, like = self
+        inputs = {name: from_json(name, datatype, shape, size, data)}
+        return InferRequest(read_id(request_id), inputs, like.datatypes, like.outputs, like.binary_default, like.parameters)
+
+
+class KnownForms:
+    """Learned from what comes."""
+
+    def __init__(self) -> None:
+        self._known: list[_Form] = []
+        self._strangers = 0
+
+    def parse(self, body: bytes) -> InferRequest:
+        """What `parse_request` makes of a body without binary tensors, and what it raises, to the letter."""
+        for form in self._known:
+            before, between, after = form[:3]
+            if not (body.startswith(before) and body.endswith(after)):
+                continue
+            start, request_id = len(before), None
+            try:
+                if between is not None:
+                    end = body.find(b'"', start + 1) + 1  # of an id without a quote in it
+                    if not body.startswith(between, end):
+                        continue
+                    request_id, start = orjson.loads(body[start:end]), end + len(between)
+                return form.filled(request_id, orjson.loads(body[start : len(body) - len(after)]))
+            except orjson.JSONDecodeError:
+                break
+        request = parse_request(body, None)
+        self._learn(body, request)
+        return request
+
+    def _learn(self, body: bytes, request: InferRequest) -> None:
+        self._strangers += 1
+        if self._strangers > _PATIENCE:
+            self._strangers = 0
+            self._known.clear()
+        if self._strangers < _TRIES and len(self._known) < _MOST:
+            form = _form_of(body, request)
+            if form is not None:
+                self._known.append(form)
+
+
+def _form_of(body: bytes, request: InferRequest) -> _Form | None:
+    """The form of a request that was read; None where it has none, or says more that is new with every request."""
+    start = _value(b'"data":', body)
+    if len(request.inputs) != 1 or "sticky" in request.parameters or not start:
+        return None
+    rest = body[start:].decode()
+    try:
+        end = JSONDecoder().raw_decode(rest)[1]
+    except (ValueError, RecursionError):  # it is not where a value begins, or very deep
+        return None
+    before, between, after = body[:start], None, rest[end:].encode()
+    words = before + b"[]" + after
+    at = _value(b'"id":', before)
+    if at and request.id is not None:
+        before, between = before[:at], before[before.find(b'"', at + 1) + 1 :]
+        words = before + b'"?"' + between + b"[]" + after
+    if len(words) > _LONGEST or not _are_holes(words, with_id=request.id is not None):
+        return None
+    ((name, array),) = request.inputs.items()
+    like = InferRequest(None, {}, request.datatypes, request.outputs, request.binary_default, request.parameters)
+    return _Form(before, between, after, name, request.datatypes[name], array.shape, array.size, like)
+
+
+def _value(key: bytes, text: bytes) -> int:
+    """Where the value of the first such key begins, one space skipped; 0 where there is no such key."""
+    at = text.find(key)
+    if at < 0:
+        return 0
+    at += len(key)
+    return at + 1 if text[at : at + 1] == b" " else at
+
+
+def _are_holes(words: bytes, *, with_id: bool) -> bool:
+    """Whether what was filled in is read as the data and the id, and not as some other list or text."""
+    try:
+        document = orjson.loads(words)
+    except orjson.JSONDecodeError:
+        return False
+    told: bool = document.get("id") == ("?" if with_id else None) and document["inputs"][0].get("data") == []
+    return told
