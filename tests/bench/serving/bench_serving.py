@@ -48,6 +48,7 @@ from tests.spoke_agent.serve.sites import Site, cnn, image
 
 ROUNDS = 9
 STARTS = 7
+CAPTURE_STARTS = 4
 DEADLINE_US = 50_000
 """What callers ask for under overload: parameter `timeout`."""
 MINILM = ROOT / "build" / "bench" / "minilm" / "v1-int8.onnx"
@@ -73,7 +74,7 @@ def main(rounds: int = ROUNDS) -> None:
         cold_start_s = min(_cold_start_s(site) for _ in range(STARTS))
         with Pace(SERVER_CORE) as pace:
             turns = compared(work, model, site, (body, patient), rounds, pace)
-            capture_us = capture_cost(site, _site(work / "bare", model), body, 2 * rounds, pace)
+            capture_us = capture_cost(site, _site(work / "bare", model), body, rounds // 2, pace)
         ratios = {
             **figures(turns),
             "capture_cost_us_per_request": capture_us,
@@ -162,13 +163,18 @@ def at_pace(row: Row, key: str) -> float:
 
 
 def capture_cost(site: Site, bare_site: Site, body: Path, pairs: int, pace: Pace) -> float:
-    """CPU of a request with capture, less that of one without, in microseconds. A difference of a fortieth of what either takes
-    needs more pairs than a ratio, and both sides in turns of their own, so that capture never has a quiet time to make up for.
+    """CPU of a request with capture, less that of one without, in microseconds.
+
+    A difference of a fortieth of what either takes needs more pairs than a ratio, of several starts (how things come to lie in
+    memory makes as much), and both sides in turns of their own, so that capture never has a quiet time to make up for.
     """
-    with spoke(site) as ours, spoke(bare_site, "--no-capture") as bare:
-        turns = [[pace.told(partial(run, server, 32, body)) for server in (ours, bare)] for _ in range(2 + pairs)][2:]
-    found = median(at_pace(one, "cpu_us") - at_pace(other, "cpu_us") for one, other in turns)
-    return found * median(row[WORK_US] for turn in turns for row in turn)
+    turns = []
+    for _ in range(CAPTURE_STARTS):
+        with spoke(site) as ours, spoke(bare_site, "--no-capture") as bare:
+            found = [[pace.told(partial(run, server, 32, body)) for server in (ours, bare)] for _ in range(1 + pairs)]
+        turns += found[1:]
+    work_us = median(row[WORK_US] for turn in turns for row in turn)
+    return median(at_pace(one, "cpu_us") - at_pace(other, "cpu_us") for one, other in turns) * work_us
 
 
 def middle(rows: Sequence[Row]) -> Row:
