@@ -5,7 +5,6 @@ Law (tested with hypothesis): for every document d, `type(d).parse(d.canonical()
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,10 +15,6 @@ from model_formats.errors import RefusedError
 from model_formats.types import digest_of
 
 __all__ = ["Document", "DocumentRefused", "Value"]
-
-
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-"""No other package may hook into how documents are checked; and looking for such plugins costs every start 50 ms."""
 
 
 class DocumentRefused(RefusedError):

@@ -75,6 +75,7 @@ def serve(
         workers=told.serve_workers,
     )
     if settings.workers > 1:
+        gc.enable()  # the parent settles nothing
         sys.exit(serve_many(settings, ready=lambda found: click.echo(f"{settings.workers} workers on port {found}", err=True)))
 
     def ready(server: Server) -> None:

@@ -114,12 +114,12 @@ class Capture:
             self._waiting_bytes += array.nbytes
         if self._waiting_bytes > _WAITING_BYTES or self._offered - self._taken >= _STORED_ROWS:
             self._waiting_bytes = 0
-            self._wake.set()
+            self.flush()
 
     def label(self, request_id: str, labels: list[float], done: Labelled) -> None:
         """Hand a label to the writer thread, behind the rows captured so far."""
         self._labels.append((request_id, labels, done))
-        self._wake.set()
+        self.flush()
 
     def flush(self) -> None:
         """Ask the writer to write now."""

@@ -5,6 +5,7 @@ for the id where there is one. What has the same words, and one JSON value in ea
 the values are left to read. Few forms are known at a time, and they are short.
 """
 
+from dataclasses import replace
 from json import JSONDecoder
 from typing import Final, NamedTuple
 
@@ -17,6 +18,8 @@ __all__ = ["KnownForms"]
 
 _MOST: Final = 8
 _LONGEST: Final = 1024
+_LARGEST: Final = 1 << 16
+"""Bodies from which a form is learned; in larger ones the words are nothing beside the numbers."""
 _TRIES: Final = 64
 """Requests of no known form that are looked at for one. After that they only pass through..."""
 _PATIENCE: Final = 10_000
@@ -72,6 +75,8 @@ class KnownForms:
         return request
 
     def _learn(self, body: bytes, request: InferRequest) -> None:
+        if len(body) > _LARGEST:
+            return
         self._strangers += 1
         if self._strangers > _PATIENCE:
             self._strangers = 0
@@ -101,7 +106,7 @@ def _form_of(body: bytes, request: InferRequest) -> _Form | None:
     if len(words) > _LONGEST or not _are_holes(words, with_id=request.id is not None):
         return None
     ((name, array),) = request.inputs.items()
-    like = InferRequest(None, {}, request.datatypes, request.outputs, request.binary_default, request.parameters)
+    like = replace(request, id=None, inputs={})
     return _Form(before, between, after, name, request.datatypes[name], array.shape, array.size, like)
 
 

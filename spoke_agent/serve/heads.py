@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from spoke_agent.serve.remembered import Remembered
+
 __all__ = ["NO_HEAD", "Head", "KnownHeads"]
 
 _END: Final = b"\r\n\r\n"
@@ -43,7 +45,7 @@ class KnownHeads:
     """Heads by their bytes, those of the last line included."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, tuple[Head, int]] = {}
+        self._known: Remembered[bytes, tuple[Head, int]] = Remembered(_MOST)
 
     def split(self, data: bytes) -> tuple[Head, bytes] | None:
         """Head and body of what is exactly one request with a known head; None for all else."""
@@ -57,6 +59,4 @@ class KnownHeads:
         """Keep the head that `data` starts with, unless it is long or says more of the body than where it ends."""
         end = data.find(_END) + 4
         if data[:1].isalpha() and end <= _LONGEST and head.keep_alive and _OWN_WAY.isdisjoint(head.headers):
-            if len(self._known) >= _MOST:
-                self._known.clear()
-            self._known[data[:end]] = head, head.body_bytes
+            self._known.remember(data[:end], (head, head.body_bytes))

@@ -22,6 +22,7 @@ from spoke_agent.serve.forms import KnownForms
 from spoke_agent.serve.infer import answer_error, infer
 from spoke_agent.serve.models import Models
 from spoke_agent.serve.page import render_metrics
+from spoke_agent.serve.remembered import Remembered
 from spoke_agent.serve.siblings import Siblings
 from spoke_agent.serve.sums import one_page
 from spoke_agent.serve.transport import Exchange
@@ -48,7 +49,7 @@ class Routes:
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = time.monotonic()
         self._forms = KnownForms()
-        self._known: dict[tuple[bytes, bytes], Answer] = {}
+        self._known: Remembered[tuple[bytes, bytes], Answer] = Remembered(_REMEMBERED)
 
     def handle(self, exchange: Exchange) -> None:
         """Answer one request."""
@@ -69,9 +70,7 @@ class Routes:
         if answer is None:
             raise UnknownTarget(f"{_text(method)} {_text(path)[:200]}: there is no such path; the protocol's are under /v2")
         if len(path) < _LONGEST_REMEMBERED:
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            self._known[(method, path)] = answer
+            self._known.remember((method, path), answer)
         return answer
 
     def _server_route(self, method: bytes, parts: list[str]) -> Answer | None:

@@ -337,9 +337,8 @@ class _Connection(asyncio.Protocol):
         self._current = Exchange(self, head)
         if len(headers) > limits.headers or (self._big and _size(head) > limits.head_bytes):
             raise _Refused(431, f"more than {limits.headers} headers, or more than {limits.head_bytes} bytes of them")
-        length = headers.get(b"content-length")
-        if length is not None and int(length) > limits.body_bytes:
-            raise _Refused(413, f"Content-Length is {int(length)}, more than the {limits.body_bytes} bytes allowed")
+        if head.body_bytes > limits.body_bytes:
+            raise _Refused(413, f"Content-Length is {head.body_bytes}, more than the {limits.body_bytes} bytes allowed")
         if b"content-encoding" in headers:
             self._inflate = _inflater(headers[b"content-encoding"])
         if b"expect" in headers and self.transport is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,17 +15,19 @@ from spoke_agent.serve.transport import HttpServer, Limits, _Connection
 
 __all__ = ["TARGETS", "grpc", "http", "request"]
 
+_T = TypeVar("_T")
+
 
 def request(data: bytes) -> None:
     """The JSON and binary form: a refusal or arrays of what was asked, and through a known form the same. The first two bytes
     are the length header (odd: none).
     """
     length = None if not data or data[0] & 1 else int.from_bytes(data[:2], "big")
-    found = _request(lambda body: parse_request(body, length), data[2:])
+    found = _read(lambda body: parse_request(body, length), data[2:])
     assert found is None or all(isinstance(array, np.ndarray) for array in found.inputs.values())
     if length is None:
         known = KnownForms()
-        for other in (_request(known.parse, data[2:]), _request(known.parse, data[2:])):
+        for other in (_read(known.parse, data[2:]), _read(known.parse, data[2:])):
             assert (found is None) == (other is None)
             if found is not None and other is not None:
                 _same_request(found, other)
@@ -32,8 +35,8 @@ def request(data: bytes) -> None:
 
 def grpc(data: bytes) -> None:
     """The gRPC form: a refusal or arrays, and the quick way through a known head says what the whole parser says."""
-    whole, quick = _asked(grpc_tensors._whole, data), _asked(parse_infer, data)
-    again = _asked(parse_infer, data)
+    whole, quick = _read(grpc_tensors._whole, data), _read(parse_infer, data)
+    again = _read(parse_infer, data)
     for other in (quick, again):
         assert (whole is None) == (other is None)
         if whole is not None and other is not None:
@@ -48,14 +51,7 @@ def http(data: bytes) -> None:
 TARGETS: dict[str, Callable[[bytes], None]] = {"request": request, "grpc": grpc, "http": http}
 
 
-def _asked(parse: Callable[[bytes], Asked], data: bytes) -> Asked | None:
-    try:
-        return parse(data)
-    except RequestInvalid:
-        return None
-
-
-def _request(parse: Callable[[bytes], InferRequest], data: bytes) -> InferRequest | None:
+def _read(parse: Callable[[bytes], _T], data: bytes) -> _T | None:
     try:
         return parse(data)
     except RequestInvalid:

@@ -6,18 +6,15 @@ left to the whole parser (`tensors.py`), so nothing is judged twice and nothing 
 Source: protocol buffers' wire format; every field of ModelInferRequest is length-delimited.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Final, Generic, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
-__all__ = ["Cut", "Remembered", "cut", "field"]
+__all__ = ["Cut", "cut", "field"]
 
 _ID: Final = 3 << 3 | 2
 _RAW: Final = 7 << 3 | 2
 _SHORT: Final = 0x80
-_ENTRIES: Final = 256
 _LONGEST: Final = 1024
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 class Cut(NamedTuple):
@@ -27,23 +24,6 @@ class Cut(NamedTuple):
     """The bytes of all other fields."""
     id: bytes
     raws: list[bytes]
-
-
-class Remembered(Generic[K, V]):
-    """A bounded memory; when it is full it begins anew. Any thread may use it."""
-
-    def __init__(self) -> None:
-        self._known: dict[K, V] = {}
-
-    def get(self, key: K, make: Callable[[], V]) -> V:
-        """What is known, or what `make` says now. Nothing is kept when it raises."""
-        found = self._known.get(key)
-        if found is None:
-            found = make()
-            if len(self._known) >= _ENTRIES:
-                self._known.clear()
-            self._known[key] = found
-        return found
 
 
 def cut(data: bytes) -> Cut | None:

@@ -13,9 +13,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from model_formats.runtimes.base import Array
 from spoke_agent.serve.errors import RequestInvalid, Unsupported
-from spoke_agent.serve.grpc.heads import Cut, Remembered, cut, field
+from spoke_agent.serve.grpc.heads import Cut, cut, field
 from spoke_agent.serve.grpc.wire import MESSAGES
 from spoke_agent.serve.inference_protocol import LONGEST_ID, MOST_TENSORS, InferRequest
+from spoke_agent.serve.remembered import Remembered
 from spoke_agent.serve.tensors import DTYPES, count_of, datatype_of, from_binary, to_binary
 
 __all__ = ["Asked", "decode", "parse_infer", "render_infer"]
@@ -69,8 +70,9 @@ class _Head:
     parameters: dict[str, Any]
 
 
-_heads: Final[Remembered[bytes, _Head]] = Remembered()
-_answers: Final[Remembered[tuple[Any, ...], tuple[bytes, bytes]]] = Remembered()
+_ENTRIES: Final = 256
+_heads: Final[Remembered[bytes, _Head]] = Remembered(_ENTRIES)
+_answers: Final[Remembered[tuple[Any, ...], tuple[bytes, bytes]]] = Remembered(_ENTRIES)
 
 
 def parse_infer(data: bytes) -> Asked:
@@ -82,7 +84,7 @@ def parse_infer(data: bytes) -> Asked:
 def _from_parts(parts: Cut) -> Asked:
     """A request in the usual form: its head is most likely known."""
     raws = parts.raws
-    head = _heads.get(parts.head, lambda: _head(parts.head, len(raws)))
+    head = _heads.recall(parts.head, lambda: _head(parts.head, len(raws)))
     tensors = head.tensors
     _paired(len(raws), len(tensors))
     inputs = {n: from_binary(n, d, s, c, memoryview(raw)) for (n, d, s, c), raw in zip(tensors, raws, strict=True)}
@@ -156,7 +158,7 @@ def render_infer(asked: Asked, model: str, version: str, names: Sequence[str], a
         done: bytes = answer.SerializeToString()
         return done
     key = (model, version, *names, *[(array.shape, array.dtype) for array in arrays])
-    start, outputs = _answers.get(key, lambda: _ends(model, version, names, arrays))
+    start, outputs = _answers.recall(key, lambda: _ends(model, version, names, arrays))
     given = asked.request.id
     raws = field(6, [to_binary(array) for array in arrays])
     return b"".join((start, field(3, [given.encode()]) if given else b"", outputs, raws))

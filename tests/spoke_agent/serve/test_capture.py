@@ -113,7 +113,7 @@ class Kept:
 
 
 @pytest.mark.parametrize(("times", "side"), [(600, 8), (3, 700)], ids=["many rows", "large rows"])
-def test_what_gathers_fast_is_stored_before_the_pause_is_over(site, monkeypatch, eventually, times, side):
+def test_what_gathers_fast_is_stored_before_the_pause_is_over(monkeypatch, eventually, times, side):
     monkeypatch.setattr("spoke_agent.serve.capture._PAUSE_S", 3600)
     store = Kept()
     capture = Capture(lambda: store, rows_s=1e6, burst=10_000, on_fault=pytest.fail)
