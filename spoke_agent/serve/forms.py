@@ -98,13 +98,16 @@ def _form_of(body: bytes, request: InferRequest) -> _Form | None:
     except (ValueError, RecursionError):  # it is not where a value begins, or very deep
         return None
     before, between, after = body[:start], None, rest[end:].encode()
-    words = before + b"[]" + after
+    if start + len(after) > _LONGEST:
+        return None
     at = _value(b'"id":', before)
     if at and request.id is not None:
         before, between = before[:at], before[before.find(b'"', at + 1) + 1 :]
-        words = before + b'"?"' + between + b"[]" + after
-    if len(words) > _LONGEST or not _are_holes(words, with_id=request.id is not None):
-        return None
+    # Two fillings, for with one alone what stands there might be read elsewhere by chance (of two equal keys, the last counts).
+    for request_id, data in ((b'"?"', b"[]"), (b'"!"', b"[0]")):
+        words = before + (b"" if between is None else request_id + between) + data + after
+        if not _are_read(words, None if request.id is None else request_id, data):
+            return None
     ((name, array),) = request.inputs.items()
     like = replace(request, id=None, inputs={})
     return _Form(before, between, after, name, request.datatypes[name], array.shape, array.size, like)
@@ -119,11 +122,11 @@ def _value(key: bytes, text: bytes) -> int:
     return at + 1 if text[at : at + 1] == b" " else at
 
 
-def _are_holes(words: bytes, *, with_id: bool) -> bool:
-    """Whether what was filled in is read as the data and the id, and not as some other list or text."""
+def _are_read(words: bytes, request_id: bytes | None, data: bytes) -> bool:
+    """Whether these are read as the id and the data of such a request, and not as some other text or list."""
     try:
         document = orjson.loads(words)
     except orjson.JSONDecodeError:
         return False
-    told: bool = document.get("id") == ("?" if with_id else None) and document["inputs"][0].get("data") == []
-    return told
+    wanted = None if request_id is None else orjson.loads(request_id), orjson.loads(data)
+    return (document.get("id"), document["inputs"][0].get("data")) == wanted

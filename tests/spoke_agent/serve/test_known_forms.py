@@ -75,6 +75,22 @@ def test_what_differs_with_every_request_teaches_nothing_for_ever(monkeypatch):
     assert [form.before for form in known._known] == [b'{"id": ']
 
 
+@pytest.mark.parametrize(
+    "twice",
+    [
+        '{"id":"a","inputs":[{"name":"x","shape":[0],"datatype":"FP32","data":%s,"data":[]}]}',
+        '{"id":"a","inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":%s,"data":[0]}]}',
+        '{"id":"b","id":"?","inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":%s}]}',
+        '{"id":"b","inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":%s}],"id":"!"}',
+    ],
+)
+def test_of_two_equal_keys_the_last_counts(twice):
+    known = KnownForms()
+    for data in ("[]", "[0]", "[2]", "[]"):
+        for sent in (twice % data, (twice % data).replace('"a"', '"c"').replace('"b"', '"c"')):
+            assert outcome(known.parse, sent.encode()) == outcome(parse_request, sent.encode(), None)
+
+
 def test_a_large_body_teaches_nothing():
     known = KnownForms()
     known.parse(json.dumps(request([0.5] * 20_000)).encode())
