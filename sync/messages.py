@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, Field
 
 from model_formats.document import Document, Value
 from model_formats.types import Digest, Name
+from sync.serving import Serving
 from sync.types import Reason, State
 
 __all__ = [
@@ -129,19 +130,6 @@ class EgressReceipt(Document):
 
 
 # ---- spoke -> hub ---------------------------------------------------------------------------------------------------------
-
-
-class Serving(Value):
-    """What the serving process has mapped, by its own hash of the file."""
-
-    model: Name
-    version: Annotated[int, Field(ge=1)]
-    index: Digest
-    file: Digest
-    variant: Name
-    engine: Literal["onnxruntime", "openvino"]
-    adapted: bool = False
-    """True where a local adapter answers by default; the adapter itself never leaves."""
 
 
 class UpdateEvidence(Value):

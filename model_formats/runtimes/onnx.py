@@ -72,10 +72,12 @@ class OnnxSession:
         self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None, adapter: HeadAdapter | None = None
     ) -> list[Array]:
         """Run one batch; see `Session.run`."""
-        if isinstance(adapter, WholeModel):
-            return adapter.session.run(inputs, outputs)
+        options = None
+        if adapter is not None:
+            if isinstance(adapter, WholeModel):
+                return adapter.session.run(inputs, outputs)
+            options = adapter.options if isinstance(adapter, OnnxAdapter) else None
         names = self._names if outputs is None else outputs
-        options = adapter.options if isinstance(adapter, OnnxAdapter) else None
         try:
             result: list[Array] = self._session.run(names, inputs, options)
         except Exception as e:  # onnxruntime raises many kinds, bare RuntimeError among them

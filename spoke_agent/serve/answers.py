@@ -6,7 +6,7 @@ from pydantic import Field
 
 from model_formats.document import Document, Value
 from model_formats.types import Digest, Name
-from sync.messages import Serving
+from sync.serving import Serving
 from sync.types import Reason
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import TypeVar
 from model_formats.document import Document
 from spoke_agent.serve.answers import ReconcileAnswer, ServingAnswer, StatsAnswer
 from spoke_agent.serve.errors import ServerUnreachable
-from sync.messages import Serving
+from sync.serving import Serving
 
 __all__ = ["CONTROL_SOCKET", "ControlClient"]
 

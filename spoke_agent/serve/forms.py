@@ -7,12 +7,12 @@ the values are left to read. Few forms are known at a time, and they are short.
 
 from dataclasses import replace
 from json import JSONDecoder
-from typing import Final, NamedTuple
+from typing import Final
 
 import orjson
 
 from spoke_agent.serve.inference_protocol import InferRequest, parse_request, read_id
-from spoke_agent.serve.tensors import from_json
+from spoke_agent.serve.tensors import floats_of, from_json
 
 __all__ = ["KnownForms"]
 
@@ -26,25 +26,22 @@ _PATIENCE: Final = 10_000
 """...until so many came; then all is learned anew."""
 
 
-class _Form(NamedTuple):
-    before: bytes
-    """Words up to the first hole."""
-    between: bytes | None
-    """From the id to the data; None when requests of this form have no id."""
-    after: bytes
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    size: int
-    """Elements of that shape."""
-    like: InferRequest
-    """What all requests of this form say besides."""
+class _Form:
+    """One form: what its requests say besides the id and the data."""
 
-    def filled(self, request_id: object, data: object) -> InferRequest:
-        """The request with these values. Raises RequestInvalid."""
-        _, _, _, name, datatype, shape, size, like = self
-        inputs = {name: from_json(name, datatype, shape, size, data)}
-        return InferRequest(read_id(request_id), inputs, like.datatypes, like.outputs, like.binary_default, like.parameters)
+    __slots__ = ("after", "before", "between", "floats", "like", "tensor")
+
+    def __init__(self, before: bytes, between: bytes | None, after: bytes, request: InferRequest) -> None:
+        """`request` is one of this form."""
+        self.before = before
+        """Words up to the first hole."""
+        self.between = between
+        """From the id to the data; None when requests of this form have no id."""
+        self.after = after
+        ((name, array),) = request.inputs.items()
+        self.tensor = name, request.datatypes[name], array.shape, array.size
+        self.floats = floats_of(*self.tensor[1:])
+        self.like = replace(request, id=None, inputs={})
 
 
 class KnownForms:
@@ -57,19 +54,22 @@ class KnownForms:
     def parse(self, body: bytes) -> InferRequest:
         """What `parse_request` makes of a body without binary tensors, and what it raises, to the letter."""
         for form in self._known:
-            before, between, after = form[:3]
-            if not (body.startswith(before) and body.endswith(after)):
+            if not (body.startswith(form.before) and body.endswith(form.after)):
                 continue
-            start, request_id = len(before), None
+            start, request_id, between, like = len(form.before), None, form.between, form.like
             try:
                 if between is not None:
                     end = body.find(b'"', start + 1) + 1  # of an id without a quote in it
                     if not body.startswith(between, end):
                         continue
                     request_id, start = orjson.loads(body[start:end]), end + len(between)
-                return form.filled(request_id, orjson.loads(body[start : len(body) - len(after)]))
+                data = orjson.loads(body[start : len(body) - len(form.after)])
             except orjson.JSONDecodeError:
                 break
+            array = form.floats(data)
+            inputs = {form.tensor[0]: from_json(*form.tensor, data) if array is None else array}
+            name = read_id(request_id)
+            return InferRequest(name, inputs, like.datatypes, like.outputs, like.binary_default, like.parameters, form)
         request = parse_request(body, None)
         self._learn(body, request)
         return request
@@ -108,9 +108,7 @@ def _form_of(body: bytes, request: InferRequest) -> _Form | None:
         words = before + (b"" if between is None else request_id + between) + data + after
         if not _are_read(words, None if request.id is None else request_id, data):
             return None
-    ((name, array),) = request.inputs.items()
-    like = replace(request, id=None, inputs={})
-    return _Form(before, between, after, name, request.datatypes[name], array.shape, array.size, like)
+    return _Form(before, between, after, request)
 
 
 def _value(key: bytes, text: bytes) -> int:

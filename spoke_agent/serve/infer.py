@@ -13,13 +13,14 @@ from spoke_agent.serve.forms import KnownForms
 from spoke_agent.serve.inference_protocol import InferRequest, parse_request, render_response
 from spoke_agent.serve.metrics import ModelCounts
 from spoke_agent.serve.models import BASE_HEAD, Models, Places
+from spoke_agent.serve.scheduler import Batch
 from spoke_agent.serve.transport import Exchange
 from spoke_agent.serve.version import Version
 
 __all__ = ["InferJob", "answer_error", "choose_adapter", "choose_version", "deadline_of", "infer", "key_of"]
 
-_OCTETS = b"application/octet-stream"
 _now = time.monotonic
+_OCTETS = b"application/octet-stream"
 
 
 class InferJob:
@@ -29,7 +30,6 @@ class InferJob:
         "adapter",
         "adapter_name",
         "answer",
-        "caller",
         "deadline",
         "exchange",
         "inputs",
@@ -49,8 +49,6 @@ class InferJob:
         self.version = version
         self.inputs: Mapping[str, Array] = request.inputs
         self.rows = rows
-        self.caller = exchange.caller
-        """The connection."""
         self.started = exchange.started
         """Monotonic time at which the request was complete."""
         self.request_id = request.id or ""
@@ -63,20 +61,12 @@ class InferJob:
 
     def finish(self, outputs: Sequence[Array]) -> None:
         """Write the answer."""
-        version = self.version
-        if not self.exchange.gone:
-            self.answer = render_response(version.words, self.request, outputs)
+        self.answer = render_response(self.version.words, self.request, outputs)
 
     def send(self) -> None:
         """Send it."""
         if self.answer is not None:
-            body, json_length = self.answer
-            if json_length is None:
-                self.exchange.reply(200, body)
-            else:
-                extra = b"Inference-Header-Content-Length: %d\r\n" % json_length
-                self.exchange.reply(200, body, content_type=_OCTETS, extra=extra)
-        self.version.counts.request_us.add(int((_now() - self.started) * 1e6))
+            _reply(self.exchange, *self.answer)
 
     def fail(self, error: Exception) -> None:
         """Answer with what went wrong."""
@@ -84,22 +74,61 @@ class InferJob:
 
 
 def infer(models: Models, forms: KnownForms, model: str, number: str | None, exchange: Exchange) -> None:
-    """Parse, check and queue one request; every outcome is an answer on the exchange."""
+    """Parse, check, and run at once or queue one request; every outcome is an answer on the exchange."""
     counts = models.counts.get(model)
     try:
         places, version = models.version(model, number)
-        version.lane.check_room()  # a request that is refused under load costs no parsing
-        json_length = _json_length(exchange)
-        request = forms.parse(exchange.body) if json_length is None else parse_request(exchange.body, json_length)
+        if version.lane.depth_rows:
+            version.lane.check_room()  # a request that is refused under load costs no parsing
+        length = exchange.headers.get(b"inference-header-content-length")
+        request = forms.parse(exchange.body) if length is None else parse_request(exchange.body, _json_length(length))
         if places.challenger is not None and number is None:
             version = choose_version(places, version, request)
-        job = InferJob(exchange, request, places, version, version.signature.rows(request))
-        counts = version.model_counts
-        counts.requests += 1
-        counts.last_request = exchange.started
+        rows, counts = version.signature.rows(request), version.model_counts
+        follows = exchange.caller == version.last_caller != 0
+        version.last_caller = exchange.caller
+        if follows and version.lane.quick and _answered_alone(exchange, request, places, version, rows):
+            return
+        job = InferJob(exchange, request, places, version, rows)
+        version.taken(job)
         version.lane.submit(job)
     except SpokeshaveError as e:
         answer_error(exchange, e, counts)
+
+
+def _answered_alone(exchange: Exchange, request: InferRequest, places: Places, version: Version, rows: int) -> bool:
+    """Answer a request whose caller follows itself while nothing waits: nobody is there to share the run with, and the way
+    through the lane costs as much as a short run. False leaves it to the lane, which judges and tells what is not as usual.
+    """
+    inputs, adapter = request.inputs, None
+    if not version.signature.within(inputs):
+        return False
+    started = _now()
+    if request.parameters or places.adapter_name:
+        _, adapter = choose_adapter(places, version, request)
+        if deadline_of(request, exchange.started) < started:
+            return False
+    try:
+        outputs = version.run(inputs, adapter)
+        seconds = _now() - started
+        for output in outputs:
+            if version.signature.batched and len(output) != rows:
+                return False
+        body, json_length = render_response(version.words, request, outputs)
+    except Exception:  # noqa: BLE001 - engines raise many kinds
+        return False
+    _reply(exchange, body, json_length)
+    job = InferJob(exchange, request, places, version, rows)
+    version.taken(job)
+    version.done(Batch([job], rows, inputs, outputs, None, started, seconds))
+    return True
+
+
+def _reply(exchange: Exchange, body: bytes, json_length: int | None) -> None:
+    if json_length is None:
+        exchange.reply(200, body)
+    else:
+        exchange.reply(200, body, content_type=_OCTETS, extra=b"Inference-Header-Content-Length: %d\r\n" % json_length)
 
 
 def answer_error(exchange: Exchange, error: Exception, counts: ModelCounts | None = None) -> None:
@@ -163,10 +192,7 @@ def deadline_of(request: InferRequest, started: float) -> float:
     return started + timeout / 1e6
 
 
-def _json_length(exchange: Exchange) -> int | None:
-    value = exchange.headers.get(b"inference-header-content-length")
-    if value is None:
-        return None
+def _json_length(value: bytes) -> int:
     if not value.isdigit() or len(value) > 12:
         raise RequestInvalid("Inference-Header-Content-Length: must be a whole number of bytes, 0 or more")
     return int(value)

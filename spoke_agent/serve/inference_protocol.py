@@ -37,6 +37,10 @@ class InferRequest:
     outputs: list[tuple[str, bool]] | None
     binary_default: bool
     parameters: dict[str, Any]
+    form: object = None
+    """Equal for requests that say the same but for the id and the values, so that all else of them is judged once; None where
+    that is not known.
+    """
 
     def text(self, name: str) -> str | None:
         """A parameter that must be text; None when it is absent."""

@@ -24,7 +24,7 @@ from spoke_agent.serve.settings import ServeSettings
 from spoke_agent.serve.shadow import Mirror
 from spoke_agent.serve.version import Version, Watcher
 from spoke_agent.slots import AdapterSlot, ModelSlots, Slot, Slots, read_slots
-from sync.messages import Serving
+from sync.serving import Serving
 
 __all__ = ["BASE_HEAD", "Models", "Places"]
 
@@ -86,7 +86,7 @@ class Models:
 
     def version(self, model: str, number: str | None = None) -> tuple[Places, Version]:
         """The version that answers, or a given one of those that may answer. Raises UnknownTarget, NotServing."""
-        places = self.places(model)
+        places = self.live.get(model) or self.places(model)
         if number is None:
             if places.answering is None:
                 raise NotServing(f"model {model!r}: no version is loaded; {self._why(places)}")

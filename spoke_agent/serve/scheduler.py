@@ -2,9 +2,8 @@
 
 A `Lane` belongs to one loaded version. Jobs that arrive in one turn of the event loop are grouped by key (trailing shapes and
 adapter) and run as one batch, on the loop itself when a run is short (`placement` loop) or on the lane's own thread when it is
-not. On the loop, a job runs at once when its caller follows itself, for then nobody is there to share the run with; and so do
-jobs of which enough wait, for more would make no row cheaper. Each job gets exactly its own rows back. The queue is bounded by
-the time it would take to work it off, not by a count alone.
+not. On the loop, jobs run at once when enough wait, for more would make no row cheaper. Each job gets exactly its own rows back.
+The queue is bounded by the time it would take to work it off, not by a count alone.
 """
 
 import asyncio
@@ -65,11 +64,6 @@ class Job(Protocol):
     """Monotonic time after which nobody waits for the answer; infinity for none."""
 
     @property
-    def caller(self) -> int:
-        """Who asks: equal for jobs of one caller that come one after the other; 0 where that is not known."""
-        return 0
-
-    @property
     def started(self) -> float:
         """Monotonic time at which it arrived."""
 
@@ -98,16 +92,17 @@ class Batch:
 
 
 Run = Callable[[Mapping[str, Array], HeadAdapter | None], Sequence[Array]]
-Prepare = Callable[[Batch], list[Job] | None]
+Within = Callable[[Mapping[str, Array]], bool]
+Enforce = Callable[[Job], bool]
 Done = Callable[[Batch], None]
 
 
 class Lane:
     """The queue of one loaded version.
 
-    `run` runs a batch; `prepare` looks at it before: None lets it run, a list is the jobs to run instead (those left out have
-    been failed); `done` sees every batch after its jobs are answered (counting, capture, mirror). All but `run` are called on
-    the loop.
+    `run` runs a batch. `within` looks at its values before; when some are out of contract it is asked of each job, and `enforce`
+    says of those that are whether they run all the same (it has failed those that do not). `done` sees every batch after its
+    jobs are answered (counting, capture, mirror). All but `run` are called on the loop.
     """
 
     def __init__(
@@ -123,7 +118,8 @@ class Lane:
         slice_s: float = 0.005,
         max_wait_s: float = 2.0,
         max_jobs: int = 4096,
-        prepare: Prepare | None = None,
+        within: Within = lambda _: True,
+        enforce: Enforce = lambda _: True,
         done: Done | None = None,
     ) -> None:
         self.cost = cost
@@ -131,14 +127,14 @@ class Lane:
         self.depth_rows = 0
         """Rows that wait or run."""
         self._run = run
-        self._prepare = prepare
+        self._within = within
+        self._enforce = enforce
         self._done = done
         self._batched = batched
         self._rows_a_batch = min(max_rows, cost.rows_in(max(slice_s, cost.of(1)))) if batched else 1
         self._max_wait_s = max_wait_s
         self._max_jobs = max_jobs
         self._queue: deque[Job] = deque()
-        self._caller = 0
         self._loop = loop
         self._scheduled = False
         self._closed = False
@@ -167,13 +163,7 @@ class Lane:
         return wait
 
     def submit(self, job: Job) -> None:
-        """Queue a job, or run it at once. Raises Overloaded (see `check_room`), DeadlinePassed."""
-        follows = job.caller == self._caller != 0
-        self._caller = job.caller
-        if follows and self.quick:
-            self.depth_rows = job.rows
-            self._run_here(self._joined([job]))
-            return
+        """Queue a job. Raises Overloaded (see `check_room`), DeadlinePassed."""
         wait = self.check_room()
         if _now() + wait > job.deadline:
             raise DeadlinePassed(f"about {wait * 1e3:.0f} ms of work wait before this request; its deadline is sooner")
@@ -196,7 +186,7 @@ class Lane:
         try:
             batch.outputs = self._run(batch.inputs, batch.jobs[0].adapter)
             for output in batch.outputs:
-                if len(output) != batch.rows and self._batched:
+                if self._batched and len(output) != batch.rows:
                     raise RowsWrong(f"the model gave another number of rows than the {batch.rows} it got")
         except Exception as e:  # noqa: BLE001 - engines raise many kinds; every caller of the batch is told
             batch.error = e
@@ -262,11 +252,9 @@ class Lane:
                 jobs = self._in_time(jobs, now)
                 break
         batch = _join(jobs)
-        if batch is None or self._prepare is None:
+        if batch is None or self._within(batch.inputs):
             return batch
-        kept = self._prepare(batch)
-        if kept is None:
-            return batch
+        kept = [job for job in batch.jobs if self._within(job.inputs) or self._enforce(job)]
         self.depth_rows -= batch.rows - sum(job.rows for job in kept)
         return _join(kept)
 

@@ -4,7 +4,7 @@ Built once at load from the contract; checking a request costs about a microseco
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, Self
 
@@ -14,6 +14,7 @@ from model_formats.contract import FeatureContract, TensorContract
 from model_formats.runtimes.base import Array
 from spoke_agent.serve.errors import RequestInvalid
 from spoke_agent.serve.inference_protocol import InferRequest
+from spoke_agent.serve.remembered import Remembered
 
 __all__ = ["Signature", "extremes"]
 
@@ -58,6 +59,8 @@ class Signature:
     output_names: tuple[str, ...]
     """Names of the outputs callers may see, in order."""
     _wanted: tuple[_Wanted, ...]
+    _checked: Remembered[object, int] = field(default_factory=lambda: Remembered(64), compare=False)
+    """Rows of requests that are good, by their form."""
 
     @classmethod
     def of(cls, contract: FeatureContract) -> Self:
@@ -75,6 +78,15 @@ class Signature:
 
     def rows(self, request: InferRequest) -> int:
         """Check names, types, shapes and asked outputs; returns the number of rows. Raises RequestInvalid."""
+        known = self._checked.get(request.form)
+        if known is not None:
+            return known
+        rows = self._rows(request)
+        if request.form is not None:
+            self._checked.remember(request.form, rows)
+        return rows
+
+    def _rows(self, request: InferRequest) -> int:
         inputs = request.inputs
         rows = -1
         for want in self._wanted:
@@ -101,8 +113,13 @@ class Signature:
 
     def within(self, inputs: Mapping[str, Array]) -> bool:
         """Whether every value is in contract. The common case is cheap: one look at the smallest and the largest."""
-        for want in self._wanted:  # noqa: SIM110 - of every request, and a generator costs as much as the look
-            if not _within(inputs[want.name], want):
+        for want in self._wanted:
+            array = inputs[want.name]
+            if want.bounded and array.size:  # as `_within` has it; of every request, and each call costs as much as the look
+                low, high = array.item(array.argmin()), array.item(array.argmax())
+                if not (want.low <= low and high <= want.high and low != -inf and high != inf):
+                    return False
+            elif not _within(array, want):
                 return False
         return True
 

@@ -6,6 +6,7 @@ small multiple of the bytes that arrived.
 """
 
 import struct
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
@@ -15,7 +16,17 @@ import numpy as np
 from model_formats.runtimes.base import Array
 from spoke_agent.serve.errors import RequestInvalid
 
-__all__ = ["DTYPES", "MAX_DIMS", "count_of", "datatype_of", "from_binary", "from_json", "to_binary", "to_json"]
+__all__ = [
+    "DTYPES",
+    "MAX_DIMS",
+    "count_of",
+    "datatype_of",
+    "floats_of",
+    "from_binary",
+    "from_json",
+    "to_binary",
+    "to_json",
+]
 
 DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "BOOL": np.dtype(np.bool_),
@@ -35,6 +46,7 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 _FLOATS: Final = frozenset({"FP16", "FP32", "FP64"})
 _FLAT: Final = {"FP32": "f", "FP64": "d"}
+_NUMBERS: Final = (float, int)
 _LENGTH: Final = struct.Struct("<I")
 
 MAX_DIMS: Final = 16
@@ -61,13 +73,9 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], count: int, data
     """`data` of a JSON tensor, nested or flat in row-major order."""
     if type(data) is not list:
         raise RequestInvalid(f"input {name!r}: data must be a list")
-    if datatype in _FLAT and len(data) == count and data and type(data[0]) in (float, int):
-        array = np.empty(shape, DTYPES[datatype])
-        try:  # the usual case, two to five times faster than asking NumPy what a list holds
-            _packing(count, _FLAT[datatype]).pack_into(array.data, 0, *data)
-        except struct.error:
-            pass  # for the general way to judge
-        else:
+    if datatype in _FLAT and len(data) == count:
+        array = floats_of(datatype, shape, count)(data)
+        if array is not None:
             return array
     if datatype == "BYTES":
         return _strings(name, shape, count, data)
@@ -82,8 +90,26 @@ def from_json(name: str, datatype: str, shape: tuple[int, ...], count: int, data
 
 
 @lru_cache(64)
-def _packing(count: int, code: str) -> struct.Struct:
-    return struct.Struct(f"{count}{code}")
+def floats_of(datatype: str, shape: tuple[int, ...], count: int) -> Callable[[object], Array | None]:
+    """`from_json` in the usual case, a flat list of FP32 or FP64: two to five times faster than asking NumPy what a list holds.
+
+    None for what is to be judged the general way, and for all other datatypes.
+    """
+    if datatype not in _FLAT:
+        return lambda _: None
+    pack_into, dtype = struct.Struct(f"{count}{_FLAT[datatype]}").pack_into, DTYPES[datatype]
+
+    def packed(data: object) -> Array | None:
+        if type(data) is not list or len(data) != count or not data or type(data[0]) not in _NUMBERS:
+            return None
+        array = np.empty(shape, dtype)
+        try:
+            pack_into(array, 0, *data)  # type: ignore[arg-type] # a buffer; NumPy says so to mypy from Python 3.12 on
+        except struct.error:
+            return None
+        return array
+
+    return packed
 
 
 def from_binary(name: str, datatype: str, shape: tuple[int, ...], count: int, raw: memoryview) -> Array:

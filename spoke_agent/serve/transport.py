@@ -70,11 +70,6 @@ class Exchange:
         """Monotonic time at which the request was complete."""
 
     @property
-    def gone(self) -> bool:
-        """Whether the client has left, so that working on an answer is for nobody."""
-        return self._connection.transport is None
-
-    @property
     def client(self) -> str:
         """Address of the caller; `unix` on the unix socket."""
         transport = self._connection.transport

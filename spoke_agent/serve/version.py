@@ -1,6 +1,7 @@
 """A loaded version at work: its session, its lane, its counts, and who else sees its batches (capture, mirror)."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import Protocol
@@ -14,7 +15,9 @@ from spoke_agent.serve.metrics import ModelCounts, VersionCounts
 from spoke_agent.serve.scheduler import Batch, Job, Lane, joined
 from spoke_agent.serve.settings import ServeSettings
 from spoke_agent.serve.signature import extremes
-from sync.messages import Serving
+from sync.serving import Serving
+
+_now = time.monotonic
 
 __all__ = ["Alone", "Version", "Watcher"]
 
@@ -50,8 +53,10 @@ class Version:
         self.model_counts = counts or ModelCounts()
         self.watchers: tuple[Watcher, ...] = ()
         self._session = engined.session
+        self.last_caller = 0
+        """The connection that asked last; 0 where several did at once."""
         self.lane = Lane(
-            self._run,
+            self.run,
             engined.cost,
             engined.placement,
             loop=loop,
@@ -60,7 +65,8 @@ class Version:
             max_rows=settings.max_batch,
             slice_s=settings.slice_ms / 1e3,
             max_wait_s=settings.max_wait_s,
-            prepare=self._in_contract,
+            within=engined.signature.within,
+            enforce=self._enforce,
             done=self.done,
         )
 
@@ -114,7 +120,7 @@ class Version:
 
     @property
     def quick(self) -> bool:
-        """Whether a request may run at once on its caller's thread."""
+        """Whether a request may run at once where it comes in."""
         return self.lane.quick
 
     def taken(self, job: Job) -> None:
@@ -128,16 +134,11 @@ class Version:
         self.lane.execute(batch)
         return batch
 
-    def _run(self, inputs: Mapping[str, Array], adapter: HeadAdapter | None) -> Sequence[Array]:
+    def run(self, inputs: Mapping[str, Array], adapter: HeadAdapter | None) -> Sequence[Array]:
+        """Run one batch: the outputs callers may see, in order."""
         return self._session.run(inputs, self.names, adapter)
 
-    def _in_contract(self, batch: Batch) -> list[Job] | None:
-        """One look over the whole batch; only when something is out of contract, one at each request."""
-        if self.signature.within(batch.inputs):
-            return None
-        return [job for job in batch.jobs if self.signature.within(job.inputs) or self._enforced(job)]
-
-    def _enforced(self, job: Job) -> bool:
+    def _enforce(self, job: Job) -> bool:
         self.model_counts.out_of_contract += 1
         try:
             job.inputs = self.signature.enforce(job.inputs)
@@ -182,6 +183,9 @@ class Version:
         if batch.error is not None:
             counts.errors += requests
             return
+        now = _now()
+        for job in batch.jobs:
+            counts.request_us.add(int((now - job.started) * 1e6))
         self._show(batch)
 
     def _show(self, batch: Batch) -> None:

@@ -62,7 +62,6 @@ class GrpcJob:
     )
 
     mirrored = False
-    caller = 0  # those that a lane could run at once have run on their own threads
 
     def __init__(self, asked: Asked, wait_s: float | None) -> None:
         self.started = _now()
@@ -129,7 +128,6 @@ class GrpcJob:
 
     def send(self) -> None:
         """On the loop: wake the caller's thread."""
-        self.version.counts.request_us.add(int((_now() - self.started) * 1e6))
         self._done.release()
 
     def fail(self, error: Exception) -> None:

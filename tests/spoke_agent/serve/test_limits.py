@@ -182,8 +182,7 @@ class Asked:
     mirrored = False
     adapter = None
 
-    def __init__(self, rows, value=0.0, key="", deadline=float("inf"), caller=0):
-        self.caller = caller
+    def __init__(self, rows, value=0.0, key="", deadline=float("inf")):
         self.inputs = {"x": np.full((rows, 2), value, np.float32)}
         self.rows, self.key, self.deadline = rows, key, deadline
         self.got = None
@@ -305,40 +304,6 @@ def test_a_model_that_mixes_rows_is_caught():
         return jobs
 
     assert all("number of rows" in str(job.got) for job in lane_run(main()))
-
-
-def test_a_caller_that_follows_itself_is_answered_at_once_and_others_share_a_run():
-    sizes = []
-
-    def run(inputs, adapter):
-        sizes.append(len(inputs["x"]))
-        return [inputs["x"]]
-
-    async def main():
-        lane = Lane(run, Cost(0, 1e-6), "loop", loop=asyncio.get_running_loop())
-        first, second = Asked(1, caller=7), Asked(1, caller=7)
-        lane.submit(first)
-        assert first.got is None
-        await asyncio.sleep(0)
-        lane.submit(second)
-        assert second.got is not None
-        together = [Asked(1, caller=c) for c in (7, 8, 7, 0, 0)]
-        lane.submit(together[0])
-        assert together[0].got is not None
-        for job in together[1:]:
-            lane.submit(job)
-        assert all(job.got is None for job in together[1:])
-        await asyncio.sleep(0)
-        assert lane.idle
-        late = Asked(1, caller=9, deadline=0.0)
-        lane.submit(Asked(1, caller=9))
-        await asyncio.sleep(0)
-        lane.submit(late)
-        assert isinstance(late.got, DeadlinePassed)
-        assert lane.idle
-
-    lane_run(main())
-    assert sizes == [1, 1, 1, 4, 1]
 
 
 def test_a_full_queue_refuses_and_a_late_request_is_not_run():
