@@ -1,6 +1,6 @@
 """Rows, answers and labels on their way into the local store, off the hot path.
 
-A batch costs one append to a bounded ring; a writer thread joins what gathered and stores it encrypted
+What was answered together costs one append to a bounded ring; a writer thread joins what gathered and stores it encrypted
 (`spoke_agent.data.store`).
 When more comes than the budget allows, batches are left out and counted: capture never slows an answer.
 """
@@ -8,16 +8,15 @@ When more comes than the budget allows, batches are left out and counted: captur
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from model_formats.runtimes.base import Array
 from spoke_agent.data.rows import Batch as StoredRows
-from spoke_agent.serve.scheduler import Batch
-from spoke_agent.serve.version import Version
+from spoke_agent.serve.version import Answered, Version
 
 __all__ = ["Capture", "Labelled", "RowStore"]
 
@@ -49,15 +48,8 @@ class RowStore(Protocol):
 
 class _Captured(NamedTuple):
     version: Version
-    adapter: str
     time: float
-    ids: list[str]
-    """One for each request."""
-    counts: list[int]
-    """Rows of each request."""
-    rows: int
-    inputs: Mapping[str, Array]
-    outputs: Sequence[Array]
+    answered: Answered
 
 
 class Capture:
@@ -98,19 +90,16 @@ class Capture:
         self._wake.set()
         asked.wait()
 
-    def watch(self, version: Version, batch: Batch) -> None:
-        """Keep a batch, when the budget allows. On the loop; about a microsecond."""
-        rows = batch.rows
+    def watch(self, version: Version, answered: Answered) -> None:
+        """Keep rows, when the budget allows. On the loop; about a microsecond."""
+        rows = answered.rows
         if self._offered - self._taken + rows > _MOST_WAITING or (self._tokens < rows and not self._refill(rows)):
             self.dropped_rows += rows
             return
         self._tokens -= rows
         self._offered += rows
-        jobs: Sequence[Any] = batch.jobs
-        ids, counts = [job.request_id for job in jobs], [job.rows for job in jobs]
-        # Only what is stored: the jobs themselves hold their callers' connections and bodies.
-        self._ring.append(_Captured(version, jobs[0].adapter_name, time.time(), ids, counts, rows, batch.inputs, batch.outputs))
-        for array in batch.inputs.values():
+        self._ring.append(_Captured(version, time.time(), answered))
+        for array in answered.inputs.values():
             self._waiting_bytes += array.nbytes
         if self._waiting_bytes > _WAITING_BYTES or self._offered - self._taken >= _STORED_ROWS:
             self._waiting_bytes = 0
@@ -163,8 +152,8 @@ class Capture:
         try:
             labels = [self._labels.popleft() for _ in range(len(self._labels))]
             captured = [self._ring.popleft() for _ in range(len(self._ring))]
-            self._taken += sum(c.rows for c in captured)
-            for _, group in groupby(captured, key=lambda c: (c.version.index, c.adapter, c.version.signature.inputs)):
+            self._taken += sum(c.answered.rows for c in captured)
+            for _, group in groupby(captured, _kind):
                 for portion in _portions(group):
                     self._append(portion)
             for request_id, values, done in labels:
@@ -173,7 +162,7 @@ class Capture:
             self._on_fault(e)
 
     def _append(self, group: list[_Captured]) -> None:
-        rows = sum(c.rows for c in group)
+        rows = sum(c.answered.rows for c in group)
         try:
             self._opened().append(_joined(group))
             self.stored_rows += rows
@@ -193,19 +182,25 @@ class Capture:
         return self._store
 
 
+def _kind(captured: _Captured) -> object:
+    """Equal for what is stored together."""
+    version = captured.version
+    return version.index, captured.answered.adapter_name, version.signature.inputs
+
+
 def _joined(group: list[_Captured]) -> StoredRows:
-    first = group[0]
-    counts = [rows for c in group for rows in c.counts]
-    names = first.version.names
+    version, first, found = group[0].version, group[0].answered, [c.answered for c in group]
+    counts = [rows for a in found for rows in a.counts]
+    ids = [request_id for a in found for request_id in a.request_ids]
     return StoredRows(
-        model=first.version.model,
-        version=first.version.number,
-        index=first.version.index,
-        request_ids=[request_id for c in group for request_id, rows in zip(c.ids, c.counts, strict=True) for _ in range(rows)],
-        times=np.repeat(np.array([c.time for c in group for _ in c.ids]), counts),
-        inputs={n: _stack([c.inputs[n] for c in group]) for n in first.inputs if _storable(first.inputs[n])},
-        outputs={n: _stack([c.outputs[i] for c in group]) for i, n in enumerate(names) if _storable(first.outputs[i])},
-        adapter=first.adapter,
+        model=version.model,
+        version=version.number,
+        index=version.index,
+        request_ids=[request_id for request_id, rows in zip(ids, counts, strict=True) for _ in range(rows)],
+        times=np.repeat(np.array([c.time for c in group for _ in c.answered.counts]), counts),
+        inputs={n: _stack([a.inputs[n] for a in found]) for n in first.inputs if _storable(first.inputs[n])},
+        outputs={n: _stack([a.outputs[i] for a in found]) for i, n in enumerate(version.names) if _storable(first.outputs[i])},
+        adapter=first.adapter_name,
     )
 
 
@@ -215,7 +210,7 @@ def _portions(group: Iterable[_Captured]) -> Iterator[list[_Captured]]:
     rows = 0
     for captured in group:
         portion.append(captured)
-        rows += captured.rows
+        rows += captured.answered.rows
         if rows >= _STORED_ROWS:
             yield portion
             portion, rows = [], 0

@@ -13,9 +13,8 @@ from spoke_agent.serve.forms import KnownForms
 from spoke_agent.serve.inference_protocol import InferRequest, parse_request, render_response
 from spoke_agent.serve.metrics import ModelCounts
 from spoke_agent.serve.models import BASE_HEAD, Models, Places
-from spoke_agent.serve.scheduler import Batch
 from spoke_agent.serve.transport import Exchange
-from spoke_agent.serve.version import Version
+from spoke_agent.serve.version import Lone, Version
 
 __all__ = ["InferJob", "answer_error", "choose_adapter", "choose_version", "deadline_of", "infer", "key_of"]
 
@@ -75,7 +74,6 @@ class InferJob:
 
 def infer(models: Models, forms: KnownForms, model: str, number: str | None, exchange: Exchange) -> None:
     """Parse, check, and run at once or queue one request; every outcome is an answer on the exchange."""
-    counts = models.counts.get(model)
     try:
         places, version = models.version(model, number)
         if version.lane.depth_rows:
@@ -84,7 +82,7 @@ def infer(models: Models, forms: KnownForms, model: str, number: str | None, exc
         request = forms.parse(exchange.body) if length is None else parse_request(exchange.body, _json_length(length))
         if places.challenger is not None and number is None:
             version = choose_version(places, version, request)
-        rows, counts = version.signature.rows(request), version.model_counts
+        rows = version.signature.rows(request)
         follows = exchange.caller == version.last_caller != 0
         version.last_caller = exchange.caller
         if follows and version.lane.quick and _answered_alone(exchange, request, places, version, rows):
@@ -93,34 +91,30 @@ def infer(models: Models, forms: KnownForms, model: str, number: str | None, exc
         version.taken(job)
         version.lane.submit(job)
     except SpokeshaveError as e:
-        answer_error(exchange, e, counts)
+        answer_error(exchange, e, models.counts.get(model))
 
 
 def _answered_alone(exchange: Exchange, request: InferRequest, places: Places, version: Version, rows: int) -> bool:
     """Answer a request whose caller follows itself while nothing waits: nobody is there to share the run with, and the way
     through the lane costs as much as a short run. False leaves it to the lane, which judges and tells what is not as usual.
     """
-    inputs, adapter = request.inputs, None
-    if not version.signature.within(inputs):
-        return False
-    started = _now()
+    adapter_name, adapter = "", None
     if request.parameters or places.adapter_name:
-        _, adapter = choose_adapter(places, version, request)
-        if deadline_of(request, exchange.started) < started:
+        adapter_name, adapter = choose_adapter(places, version, request)
+        if deadline_of(request, exchange.started) < _now():
             return False
+    found = version.run_alone(request.inputs, rows, adapter)
+    if found is None:
+        return False
+    outputs, ran, run_s = found
     try:
-        outputs = version.run(inputs, adapter)
-        seconds = _now() - started
-        for output in outputs:
-            if version.signature.batched and len(output) != rows:
-                return False
         body, json_length = render_response(version.words, request, outputs)
-    except Exception:  # noqa: BLE001 - engines raise many kinds
+    except RequestInvalid:
         return False
     _reply(exchange, body, json_length)
-    job = InferJob(exchange, request, places, version, rows)
-    version.taken(job)
-    version.done(Batch([job], rows, inputs, outputs, None, started, seconds))
+    started = exchange.started
+    lone = Lone(request.inputs, outputs, rows, request.id or "", adapter_name, started, ran, run_s, _now() - started)
+    version.ran_alone((lone,))
     return True
 
 

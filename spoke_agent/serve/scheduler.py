@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -22,7 +22,7 @@ from model_formats.errors import SpokeshaveError
 from model_formats.runtimes.base import Array, HeadAdapter
 from spoke_agent.serve.errors import DeadlinePassed, Overloaded
 
-__all__ = ["Batch", "Cost", "Job", "Lane", "Placement", "RowsWrong", "Run", "joined"]
+__all__ = ["Batch", "Cost", "Job", "Lane", "Placement", "RowsWrong", "Run"]
 
 Placement = Literal["loop", "thread"]
 
@@ -47,6 +47,13 @@ class Cost:
     def rows_in(self, seconds: float) -> int:
         """How many rows fit into a time, at least one."""
         return max(1, int((seconds - self.fixed_s) / max(self.row_s, 1e-9)))
+
+
+class Run(Protocol):
+    """Runs a model."""
+
+    def __call__(self, inputs: Mapping[str, Array], /, *, adapter: HeadAdapter | None) -> Sequence[Array]:
+        """Run one batch: the outputs callers may see, in order."""
 
 
 class Job(Protocol):
@@ -91,7 +98,6 @@ class Batch:
     seconds: float = 0.0
 
 
-Run = Callable[[Mapping[str, Array], HeadAdapter | None], Sequence[Array]]
 Within = Callable[[Mapping[str, Array]], bool]
 Enforce = Callable[[Job], bool]
 Done = Callable[[Batch], None]
@@ -184,7 +190,7 @@ class Lane:
         """Run a batch, on the loop or on the lane's thread; an error is kept for the callers."""
         started = batch.started = _now()
         try:
-            batch.outputs = self._run(batch.inputs, batch.jobs[0].adapter)
+            batch.outputs = self._run(batch.inputs, adapter=batch.jobs[0].adapter)
             for output in batch.outputs:
                 if self._batched and len(output) != batch.rows:
                     raise RowsWrong(f"the model gave another number of rows than the {batch.rows} it got")
@@ -304,27 +310,6 @@ def _join(jobs: list[Job]) -> Batch | None:
         return Batch(jobs, jobs[0].rows, jobs[0].inputs)
     inputs = {name: np.concatenate([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
     return Batch(jobs, sum(job.rows for job in jobs), inputs)
-
-
-def joined(batches: Sequence[Batch], most_rows: int) -> Iterator[Batch]:
-    """Batches of one key that ran well, as few of at most so many rows (one that is larger stays alone)."""
-    start = rows = 0
-    for place, batch in enumerate(batches):
-        if rows and rows + batch.rows > most_rows:
-            yield _whole(batches[start:place], rows)
-            start, rows = place, 0
-        rows += batch.rows
-    if rows:
-        yield _whole(batches[start:], rows)
-
-
-def _whole(batches: Sequence[Batch], rows: int) -> Batch:
-    first = batches[0]
-    if len(batches) == 1:
-        return first
-    inputs = {name: np.concatenate([batch.inputs[name] for batch in batches]) for name in first.inputs}
-    outputs = [np.concatenate(parts) for parts in zip(*(batch.outputs for batch in batches), strict=True)]
-    return Batch([job for batch in batches for job in batch.jobs], rows, inputs, outputs, started=first.started)
 
 
 class RowsWrong(SpokeshaveError):

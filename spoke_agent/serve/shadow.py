@@ -14,8 +14,8 @@ import numpy as np
 
 from model_formats.runtimes.base import Array, HeadAdapter
 from spoke_agent.serve.answers import ShadowStats
-from spoke_agent.serve.scheduler import Batch, Job
-from spoke_agent.serve.version import Version
+from spoke_agent.serve.scheduler import Job
+from spoke_agent.serve.version import Answered, Version
 
 __all__ = ["Mirror", "disagreements"]
 
@@ -54,16 +54,16 @@ class Mirror:
         self._stopped = False
         self._busy = False
 
-    def watch(self, version: Version, batch: Batch) -> None:
-        """Keep a batch for later, when there is room."""
+    def watch(self, version: Version, answered: Answered) -> None:
+        """Keep rows for later, when there is room."""
         if version is not self.champion or self._stopped:
             return
-        if not self._fits or self._waiting + batch.rows > _BUFFER_ROWS:
-            self.dropped += batch.rows
+        if not self._fits or self._waiting + answered.rows > _BUFFER_ROWS:
+            self.dropped += answered.rows
             return
-        adapted = batch.jobs[0].adapter is not None
-        self._buffer.append(_Mirrored(batch.inputs, None if adapted else batch.outputs, batch.rows))
-        self._waiting += batch.rows
+        own = None if answered.adapter_name else answered.outputs
+        self._buffer.append(_Mirrored(answered.inputs, own, answered.rows))
+        self._waiting += answered.rows
         if self._timer is None and not self._busy:
             self._timer = self._loop.call_later(_IDLE_S, self._tick)
 

@@ -2,9 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from math import isfinite
-from typing import Protocol
+from typing import Final, Protocol, cast
+
+import numpy as np
 
 from model_formats.errors import SpokeshaveError
 from model_formats.runtimes.base import Array, HeadAdapter
@@ -12,27 +16,64 @@ from spoke_agent.serve.answers import GoldenState, LoadedState, RoleStats
 from spoke_agent.serve.engine import Engined
 from spoke_agent.serve.inference_protocol import Words
 from spoke_agent.serve.metrics import ModelCounts, VersionCounts
-from spoke_agent.serve.scheduler import Batch, Job, Lane, joined
+from spoke_agent.serve.scheduler import Batch, Job, Lane, Run
 from spoke_agent.serve.settings import ServeSettings
 from spoke_agent.serve.signature import extremes
 from sync.serving import Serving
 
+__all__ = ["Answered", "Known", "Lone", "Version", "Watcher"]
+
+_SHOWN_ROWS: Final = 32
+"""Rows that are shown to the watchers at once, as when some callers share a run: capture keeps all of them or none."""
 _now = time.monotonic
 
-__all__ = ["Alone", "Version", "Watcher"]
+
+class Known(Job, Protocol):
+    """A job whose caller is known to capture and to the counts: a request, and no mirrored one."""
+
+    @property
+    def request_id(self) -> str:
+        """Empty when the caller gave none."""
+
+    adapter_name: str
+    """Empty for the hub's own head."""
 
 
-class Alone(Job, Protocol):
-    """A job that ran outside the queue."""
+@dataclass(slots=True)
+class Lone:
+    """A request that ran past the lane and has its answer. Times are monotonic."""
 
-    batch: Batch
-    """Its run."""
-    seconds: float
-    """From its arrival to the end of its run."""
+    inputs: Mapping[str, Array]
+    outputs: Sequence[Array]
+    rows: int
+    request_id: str
+    adapter_name: str
+    started: float
+    """When it arrived."""
+    ran: float
+    """When its run began."""
+    run_s: float
+    request_s: float
+    """From its arrival to its answer."""
 
 
-Watcher = Callable[["Version", Batch], None]
-"""Sees every batch that ran well, on the loop, after its callers have their answers. Must be quick."""
+@dataclass(slots=True)
+class Answered:
+    """Rows that ran well and whose callers have their answers, as watchers see them: of one adapter and shape."""
+
+    inputs: Mapping[str, Array]
+    outputs: Sequence[Array]
+    rows: int
+    request_ids: Sequence[str]
+    """Of each request; empty for one that has none."""
+    counts: Sequence[int]
+    """Rows of each request."""
+    adapter_name: str
+    """Empty for the hub's own head."""
+
+
+Watcher = Callable[["Version", Answered], None]
+"""On the loop. Must be quick."""
 
 
 class Version:
@@ -52,7 +93,8 @@ class Version:
         self.counts = VersionCounts()
         self.model_counts = counts or ModelCounts()
         self.watchers: tuple[Watcher, ...] = ()
-        self._session = engined.session
+        self.run: Run = partial(engined.session.run, outputs=self.names)
+        """Run one batch: the outputs callers may see, in order."""
         self.last_caller = 0
         """The connection that asked last; 0 where several did at once."""
         self.lane = Lane(
@@ -118,25 +160,49 @@ class Version:
         """Answer what is queued, then let go."""
         self.lane.close()
 
-    @property
-    def quick(self) -> bool:
-        """Whether a request may run at once where it comes in."""
-        return self.lane.quick
-
     def taken(self, job: Job) -> None:
         """On the loop: count a request that is taken."""
         self.model_counts.requests += 1
         self.model_counts.last_request = job.started
 
-    def run_alone(self, job: Job) -> Batch:
-        """On any thread: run one job that is in contract, outside the queue. Afterwards the loop calls `ran_alone`."""
-        batch = Batch([job], job.rows, job.inputs)
-        self.lane.execute(batch)
-        return batch
+    def run_alone(
+        self, inputs: Mapping[str, Array], rows: int, adapter: HeadAdapter | None
+    ) -> tuple[Sequence[Array], float, float] | None:
+        """On any thread, while the lane is `quick`: run what nobody shares, past the lane. `ran_alone` counts it afterwards.
 
-    def run(self, inputs: Mapping[str, Array], adapter: HeadAdapter | None) -> Sequence[Array]:
-        """Run one batch: the outputs callers may see, in order."""
-        return self._session.run(inputs, self.names, adapter)
+        Returns the outputs, the monotonic time at which the run began, and its seconds; None for what the lane must judge and
+        tell: values out of contract, or a run that failed.
+        """
+        if not self.signature.within(inputs):
+            return None
+        ran = _now()
+        try:
+            outputs = self.run(inputs, adapter=adapter)
+        except Exception:  # noqa: BLE001 - engines raise many kinds
+            return None
+        run_s = _now() - ran
+        for output in outputs:
+            if self.signature.batched and len(output) != rows:
+                return None
+        return outputs, ran, run_s
+
+    def ran_alone(self, lones: Sequence[Lone]) -> None:
+        """On the loop, after their callers have the answers: count requests of one adapter and shape that ran each for itself,
+        and show them to the watchers together.
+        """
+        counts, rows = self.counts, 0
+        for lone in lones:
+            counts.queue_us.add(max(0, int((lone.ran - lone.started) * 1e6)))
+            counts.run_us.add(int(lone.run_s * 1e6))
+            counts.request_us.add(int(lone.request_s * 1e6))
+            counts.batch_rows.add(lone.rows)
+            rows += lone.rows
+        counts.requests += len(lones)
+        counts.rows += rows
+        self.model_counts.requests += len(lones)
+        self.model_counts.last_request = lones[-1].started
+        for answered in _together(lones) if len(lones) > 1 else (_joined(lones, rows),):
+            self._show(answered)
 
     def _enforce(self, job: Job) -> bool:
         self.model_counts.out_of_contract += 1
@@ -146,28 +212,6 @@ class Version:
             job.fail(e)
             return False
         return True
-
-    def ran_alone(self, jobs: Sequence[Alone]) -> None:
-        """On the loop, after the callers have their answers: count jobs of one key that ran alone, each for itself, and show
-        them to the watchers together.
-        """
-        counts, good, rows = self.counts, [], 0
-        for job in jobs:
-            batch = job.batch
-            counts.queue_us.add(max(0, int((batch.started - job.started) * 1e6)))
-            counts.run_us.add(int(batch.seconds * 1e6))
-            counts.request_us.add(int(job.seconds * 1e6))
-            counts.batch_rows.add(batch.rows)
-            rows += batch.rows
-            if batch.error is None:
-                good.append(batch)
-        counts.requests += len(jobs)
-        counts.rows += rows
-        counts.errors += len(jobs) - len(good)
-        self.model_counts.requests += len(jobs)
-        self.model_counts.last_request = jobs[-1].started
-        for batch in joined(good, self.lane.rows_a_batch):
-            self._show(batch)
 
     def done(self, batch: Batch) -> None:
         """On the loop, after a batch's callers have their answers: count, and show it to the watchers."""
@@ -186,13 +230,36 @@ class Version:
         now = _now()
         for job in batch.jobs:
             counts.request_us.add(int((now - job.started) * 1e6))
-        self._show(batch)
+        jobs = cast("Sequence[Known]", batch.jobs)
+        ids, rows = [job.request_id for job in jobs], [job.rows for job in jobs]
+        self._show(Answered(batch.inputs, batch.outputs, batch.rows, ids, rows, jobs[0].adapter_name))
 
-    def _show(self, batch: Batch) -> None:
-        if not _finite(batch.outputs):
-            self.counts.errors += len(batch.jobs)
+    def _show(self, answered: Answered) -> None:
+        if not _finite(answered.outputs):
+            self.counts.errors += len(answered.request_ids)
         for watcher in self.watchers:
-            watcher(self, batch)
+            watcher(self, answered)
+
+
+def _together(lones: Sequence[Lone]) -> Iterator[Answered]:
+    """As few as may be, of at most `_SHOWN_ROWS` rows (a request of more stays alone)."""
+    start = rows = 0
+    for place, lone in enumerate(lones):
+        if rows and rows + lone.rows > _SHOWN_ROWS:
+            yield _joined(lones[start:place], rows)
+            start, rows = place, 0
+        rows += lone.rows
+    if rows:
+        yield _joined(lones[start:], rows)
+
+
+def _joined(lones: Sequence[Lone], rows: int) -> Answered:
+    first = lones[0]
+    inputs, outputs = first.inputs, first.outputs
+    if len(lones) > 1:
+        inputs = {name: np.concatenate([lone.inputs[name] for lone in lones]) for name in inputs}
+        outputs = [np.concatenate(parts) for parts in zip(*(lone.outputs for lone in lones), strict=True)]
+    return Answered(inputs, outputs, rows, [lone.request_id for lone in lones], [lone.rows for lone in lones], first.adapter_name)
 
 
 def _finite(outputs: Sequence[Array]) -> bool:

@@ -22,9 +22,8 @@ from spoke_agent.serve.grpc.wire import MESSAGES, fill
 from spoke_agent.serve.infer import choose_adapter, choose_version, deadline_of, key_of
 from spoke_agent.serve.metrics import ModelCounts
 from spoke_agent.serve.models import Models
-from spoke_agent.serve.scheduler import Batch
 from spoke_agent.serve.siblings import Siblings
-from spoke_agent.serve.version import Version
+from spoke_agent.serve.version import Lone, Version
 
 __all__ = ["OPEN", "Method", "Service"]
 
@@ -48,15 +47,16 @@ class GrpcJob:
         "adapter",
         "adapter_name",
         "asked",
-        "batch",
         "counts",
         "deadline",
         "error",
         "inputs",
         "key",
         "outputs",
+        "ran",
+        "request_s",
         "rows",
-        "seconds",
+        "run_s",
         "started",
         "version",
     )
@@ -74,8 +74,10 @@ class GrpcJob:
         self.error: Exception | None = None
         self.counts: ModelCounts | None = None
         self.version: Version
-        self.batch: Batch
-        """When it ran on its own thread."""
+        self.ran: float
+        """When it ran on its own thread: the monotonic time, the run's seconds, and those until it was over."""
+        self.run_s: float
+        self.request_s: float
         self._done: threading.Lock
 
     @property
@@ -96,15 +98,28 @@ class GrpcJob:
         except SpokeshaveError:
             return False
         version = self.version
-        if not version.quick or self.rows > version.lane.rows_a_batch or not version.signature.within(self.inputs):
+        if not version.lane.quick or self.rows > version.lane.rows_a_batch:
             return False
-        self.batch = version.run_alone(self)
-        self.seconds = _now() - self.started
-        if self.batch.error is not None:
-            self.error = self.batch.error
-        else:
-            self.outputs = self.batch.outputs
+        found = version.run_alone(self.inputs, self.rows, self.adapter)
+        if found is None:
+            return False
+        self.outputs, self.ran, self.run_s = found
+        self.request_s = _now() - self.started
         return True
+
+    def lone(self) -> Lone:
+        """On the loop, after `run_here` and the answer: how it is counted."""
+        return Lone(
+            inputs=self.inputs,
+            outputs=self.outputs,
+            rows=self.rows,
+            request_id=self.request_id,
+            adapter_name=self.adapter_name,
+            started=self.started,
+            ran=self.ran,
+            run_s=self.run_s,
+            request_s=self.request_s,
+        )
 
     def wait_for_loop(self) -> None:
         """On the caller's thread, before the job is handed to the loop."""
@@ -215,12 +230,12 @@ class Service:
         """What a lane does for those it runs, for all that ran on their own threads since the last time."""
         ran = self._ran
         self._counting = False  # before looking, as above
-        groups: dict[tuple[Version, str, object], list[GrpcJob]] = {}
+        groups: dict[tuple[Version, str, object], list[Lone]] = {}
         while ran:
             job = ran.popleft()
-            groups.setdefault((job.version, job.adapter_name, job.key), []).append(job)
-        for (version, _, _), jobs in groups.items():
-            version.ran_alone(jobs)
+            groups.setdefault((job.version, job.adapter_name, job.key), []).append(job.lone())
+        for (version, _, _), lones in groups.items():
+            version.ran_alone(lones)
 
     def _server_ready(self, _: bytes, wait_s: float | None) -> bytes:
         return fill("ServerReadyResponse", {"ready": self._on_loop(lambda: self._models.ready, wait_s)})

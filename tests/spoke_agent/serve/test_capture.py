@@ -8,7 +8,7 @@ import pytest
 
 from spoke_agent.data.store import open_data
 from spoke_agent.serve.capture import Capture
-from spoke_agent.serve.scheduler import Batch
+from spoke_agent.serve.version import Answered
 from tests.spoke_agent.serve.sites import image
 from tests.spoke_agent.serve.test_requests import body
 
@@ -120,11 +120,9 @@ def test_what_gathers_fast_is_stored_before_the_pause_is_over(monkeypatch, event
     version = SimpleNamespace(
         model="digits", number=1, index="i", names=("logits",), signature=SimpleNamespace(inputs=())
     )  # what capture reads of one
-    job = SimpleNamespace(request_id="", rows=1, adapter_name="")
     for _ in range(times):
-        capture.watch(
-            version, Batch([job], 1, {"image": np.zeros((1, 1, side, side), np.float32)}, [np.zeros((1, 10), np.float32)])
-        )
+        inputs, outputs = {"image": np.zeros((1, 1, side, side), np.float32)}, [np.zeros((1, 10), np.float32)]
+        capture.watch(version, Answered(inputs, outputs, 1, [""], [1], ""))
     eventually(lambda: store.rows >= min(times, 512))
     capture.close()
     assert store.rows == times
