@@ -29,7 +29,7 @@ _PATIENCE: Final = 10_000
 class _Form:
     """One form: what its requests say besides the id and the data."""
 
-    __slots__ = ("after", "before", "between", "floats", "like", "tensor")
+    __slots__ = ("after", "before", "between", "data_end", "floats", "id_start", "like", "tensor")
 
     def __init__(self, before: bytes, between: bytes | None, after: bytes, request: InferRequest) -> None:
         """`request` is one of this form."""
@@ -38,6 +38,7 @@ class _Form:
         self.between = between
         """From the id to the data; None when requests of this form have no id."""
         self.after = after
+        self.id_start, self.data_end = len(before), -len(after)
         ((name, array),) = request.inputs.items()
         self.tensor = name, request.datatypes[name], array.shape, array.size
         self.floats = floats_of(*self.tensor[1:])
@@ -56,14 +57,14 @@ class KnownForms:
         for form in self._known:
             if not (body.startswith(form.before) and body.endswith(form.after)):
                 continue
-            start, request_id, between, like = len(form.before), None, form.between, form.like
+            start, request_id, between, like = form.id_start, None, form.between, form.like
             try:
                 if between is not None:
                     end = body.find(b'"', start + 1) + 1  # of an id without a quote in it
                     if not body.startswith(between, end):
                         continue
                     request_id, start = orjson.loads(body[start:end]), end + len(between)
-                data = orjson.loads(body[start : len(body) - len(form.after)])
+                data = orjson.loads(body[start : form.data_end])
             except orjson.JSONDecodeError:
                 break
             array = form.floats(data)

@@ -65,7 +65,11 @@ class InferJob:
     def send(self) -> None:
         """Send it."""
         if self.answer is not None:
-            _reply(self.exchange, *self.answer)
+            body, json_length = self.answer
+            if json_length is None:
+                self.exchange.reply(200, body)
+            else:
+                _reply_with_tensors(self.exchange, body, json_length)
 
     def fail(self, error: Exception) -> None:
         """Answer with what went wrong."""
@@ -75,7 +79,10 @@ class InferJob:
 def infer(models: Models, forms: KnownForms, model: str, number: str | None, exchange: Exchange) -> None:
     """Parse, check, and run at once or queue one request; every outcome is an answer on the exchange."""
     try:
-        places, version = models.version(model, number)
+        places = models.live.get(model)
+        version = places.answering if places is not None and number is None else None
+        if places is None or version is None:  # another one is asked for, or there is none
+            places, version = models.version(model, number)
         if version.lane.depth_rows:
             version.lane.check_room()  # a request that is refused under load costs no parsing
         length = exchange.headers.get(b"inference-header-content-length")
@@ -85,7 +92,7 @@ def infer(models: Models, forms: KnownForms, model: str, number: str | None, exc
         rows = version.signature.rows(request)
         follows = exchange.caller == version.last_caller != 0
         version.last_caller = exchange.caller
-        if follows and version.lane.quick and _answered_alone(exchange, request, places, version, rows):
+        if follows and _answered_alone(exchange, request, places, version, rows):
             return
         job = InferJob(exchange, request, places, version, rows)
         version.taken(job)
@@ -98,6 +105,9 @@ def _answered_alone(exchange: Exchange, request: InferRequest, places: Places, v
     """Answer a request whose caller follows itself while nothing waits: nobody is there to share the run with, and the way
     through the lane costs as much as a short run. False leaves it to the lane, which judges and tells what is not as usual.
     """
+    lane = version.lane
+    if lane.depth_rows or lane.placement == "thread":
+        return False
     adapter_name, adapter = "", None
     if request.parameters or places.adapter_name:
         adapter_name, adapter = choose_adapter(places, version, request)
@@ -111,18 +121,18 @@ def _answered_alone(exchange: Exchange, request: InferRequest, places: Places, v
         body, json_length = render_response(version.words, request, outputs)
     except RequestInvalid:
         return False
-    _reply(exchange, body, json_length)
+    if json_length is None:
+        exchange.reply(200, body)
+    else:
+        _reply_with_tensors(exchange, body, json_length)
     started = exchange.started
     lone = Lone(request.inputs, outputs, rows, request.id or "", adapter_name, started, ran, run_s, _now() - started)
     version.ran_alone((lone,))
     return True
 
 
-def _reply(exchange: Exchange, body: bytes, json_length: int | None) -> None:
-    if json_length is None:
-        exchange.reply(200, body)
-    else:
-        exchange.reply(200, body, content_type=_OCTETS, extra=b"Inference-Header-Content-Length: %d\r\n" % json_length)
+def _reply_with_tensors(exchange: Exchange, body: bytes, json_length: int) -> None:
+    exchange.reply(200, body, content_type=_OCTETS, extra=b"Inference-Header-Content-Length: %d\r\n" % json_length)
 
 
 def answer_error(exchange: Exchange, error: Exception, counts: ModelCounts | None = None) -> None:
