@@ -6,6 +6,7 @@ import socket
 import httpx
 import numpy as np
 import pytest
+from onnx import helper
 
 from model_formats.runtimes.base import RunFailed
 from tests.spoke_agent.serve.sites import cnn, digits_contract, image
@@ -138,8 +139,6 @@ def test_a_model_that_gives_other_rows_than_it_got_is_caught(site, run):
     proto = cnn(1)
     one_row = next(node for node in proto.graph.node if "logits" in node.output)
     one_row.output[0] = "all"
-    from onnx import helper
-
     proto.graph.node.append(helper.make_node("ReduceMean", ["all"], ["logits"], axes=[0], keepdims=1))
     proto.opset_import[0].version = 13
     site.slots(champion=site.publish(1, proto=proto, golden_inputs={"image": image(1)}))

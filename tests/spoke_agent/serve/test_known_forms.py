@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model_formats.contract import FeatureContract, TensorContract
 from spoke_agent.serve import forms
 from spoke_agent.serve.errors import RequestInvalid
 from spoke_agent.serve.forms import KnownForms
 from spoke_agent.serve.inference_protocol import parse_request
+from spoke_agent.serve.signature import Signature
 from spoke_agent.serve.transport import HttpServer, Limits
 
 # ---- requests
@@ -54,6 +56,19 @@ def test_a_form_that_was_read_is_known(no_parser, extra, separators):
     np.testing.assert_array_equal(found.inputs["x"], np.array([0.25, -3], np.float32))
     assert found.id == again.get("id")
     assert found.parameters == extra.get("parameters", {})
+
+
+def test_each_version_holds_a_form_against_its_own_contract():
+    def taking(*shape):
+        tensor = TensorContract(name="x", datatype="FP32", shape=shape)
+        return Signature.of(FeatureContract(task="regression", inputs=(tensor,), outputs=(tensor,)))
+
+    known, bodies = KnownForms(), [json.dumps(request([float(i)] * 6, [3, 2])).encode() for i in range(3)]
+    wide, narrow = taking(-1, 2), taking(-1, 3)
+    for body in bodies:
+        assert wide.rows(known.parse(body)) == 3
+        with pytest.raises(RequestInvalid, match="must be"):
+            narrow.rows(known.parse(body))
 
 
 def test_nested_data_has_a_form_too(no_parser):
