@@ -105,8 +105,7 @@ def _answered_alone(exchange: Exchange, request: InferRequest, places: Places, v
     """Answer a request whose caller follows itself while nothing waits: nobody is there to share the run with, and the way
     through the lane costs as much as a short run. False leaves it to the lane, which judges and tells what is not as usual.
     """
-    lane = version.lane
-    if lane.depth_rows or lane.placement == "thread":
+    if not version.lane.quick:
         return False
     adapter_name, adapter = "", None
     if request.parameters or places.adapter_name:

@@ -186,14 +186,19 @@ class Lane:
         if self._worker is not None and self.idle:
             self._worker.close()
 
+    def run(self, inputs: Mapping[str, Array], rows: int, adapter: HeadAdapter | None) -> Sequence[Array]:
+        """Run the model, on any thread. Raises RowsWrong, and whatever its engine raises."""
+        outputs = self._run(inputs, adapter=adapter)
+        for output in outputs:
+            if self._batched and len(output) != rows:
+                raise RowsWrong(f"the model gave another number of rows than the {rows} it got")
+        return outputs
+
     def execute(self, batch: Batch) -> None:
         """Run a batch, on the loop or on the lane's thread; an error is kept for the callers."""
         started = batch.started = _now()
         try:
-            batch.outputs = self._run(batch.inputs, adapter=batch.jobs[0].adapter)
-            for output in batch.outputs:
-                if self._batched and len(output) != batch.rows:
-                    raise RowsWrong(f"the model gave another number of rows than the {batch.rows} it got")
+            batch.outputs = self.run(batch.inputs, batch.rows, batch.jobs[0].adapter)
         except Exception as e:  # noqa: BLE001 - engines raise many kinds; every caller of the batch is told
             batch.error = e
         batch.seconds = _now() - started

@@ -16,7 +16,7 @@ from spoke_agent.serve.answers import GoldenState, LoadedState, RoleStats
 from spoke_agent.serve.engine import Engined
 from spoke_agent.serve.inference_protocol import Words
 from spoke_agent.serve.metrics import ModelCounts, VersionCounts
-from spoke_agent.serve.scheduler import Batch, Job, Lane, Run
+from spoke_agent.serve.scheduler import Batch, Job, Lane
 from spoke_agent.serve.settings import ServeSettings
 from spoke_agent.serve.signature import extremes
 from sync.serving import Serving
@@ -93,12 +93,10 @@ class Version:
         self.counts = VersionCounts()
         self.model_counts = counts or ModelCounts()
         self.watchers: tuple[Watcher, ...] = ()
-        self.run: Run = partial(engined.session.run, outputs=self.names)
-        """Run one batch: the outputs callers may see, in order."""
         self.last_caller = 0
         """The connection that asked last; 0 where several did at once."""
         self.lane = Lane(
-            self.run,
+            partial(engined.session.run, outputs=self.names),
             engined.cost,
             engined.placement,
             loop=loop,
@@ -177,14 +175,10 @@ class Version:
             return None
         ran = _now()
         try:
-            outputs = self.run(inputs, adapter=adapter)
+            outputs = self.lane.run(inputs, rows, adapter)
         except Exception:  # noqa: BLE001 - engines raise many kinds
             return None
-        run_s = _now() - ran
-        for output in outputs:
-            if self.signature.batched and len(output) != rows:
-                return None
-        return outputs, ran, run_s
+        return outputs, ran, _now() - ran
 
     def ran_alone(self, lones: Sequence[Lone]) -> None:
         """On the loop, after their callers have the answers: count requests of one adapter and shape that ran each for itself,
@@ -201,7 +195,7 @@ class Version:
         counts.rows += rows
         self.model_counts.requests += len(lones)
         self.model_counts.last_request = lones[-1].started
-        for answered in _together(lones) if len(lones) > 1 else (_joined(lones, rows),):
+        for answered in _together(lones):
             self._show(answered)
 
     def _enforce(self, job: Job) -> bool:

@@ -52,11 +52,9 @@ class GrpcJob:
         "error",
         "inputs",
         "key",
+        "lone",
         "outputs",
-        "ran",
-        "request_s",
         "rows",
-        "run_s",
         "started",
         "version",
     )
@@ -74,10 +72,8 @@ class GrpcJob:
         self.error: Exception | None = None
         self.counts: ModelCounts | None = None
         self.version: Version
-        self.ran: float
-        """When it ran on its own thread: the monotonic time, the run's seconds, and those until it was over."""
-        self.run_s: float
-        self.request_s: float
+        self.lone: Lone
+        """How it is counted, when it ran on its own thread."""
         self._done: threading.Lock
 
     @property
@@ -103,23 +99,19 @@ class GrpcJob:
         found = version.run_alone(self.inputs, self.rows, self.adapter)
         if found is None:
             return False
-        self.outputs, self.ran, self.run_s = found
-        self.request_s = _now() - self.started
-        return True
-
-    def lone(self) -> Lone:
-        """On the loop, after `run_here` and the answer: how it is counted."""
-        return Lone(
+        self.outputs, ran, run_s = found
+        self.lone = Lone(
             inputs=self.inputs,
             outputs=self.outputs,
             rows=self.rows,
             request_id=self.request_id,
             adapter_name=self.adapter_name,
             started=self.started,
-            ran=self.ran,
-            run_s=self.run_s,
-            request_s=self.request_s,
+            ran=ran,
+            run_s=run_s,
+            request_s=_now() - self.started,
         )
+        return True
 
     def wait_for_loop(self) -> None:
         """On the caller's thread, before the job is handed to the loop."""
@@ -233,7 +225,7 @@ class Service:
         groups: dict[tuple[Version, str, object], list[Lone]] = {}
         while ran:
             job = ran.popleft()
-            groups.setdefault((job.version, job.adapter_name, job.key), []).append(job.lone())
+            groups.setdefault((job.version, job.adapter_name, job.key), []).append(job.lone)
         for (version, _, _), lones in groups.items():
             version.ran_alone(lones)
 
