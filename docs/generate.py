@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args, get_origin
 
 import click
+import msgspec
 
 from hub.settings import HubSettings
 from model_formats.errors import SpokeshaveError, catalog
@@ -145,11 +146,16 @@ def settings() -> str:
         title = (inspect.getdoc(cls) or cls.__name__).splitlines()[0]
         text += f"\n## {title}\n\n| environment | type | default | meaning |\n|---|---|---|---|\n"
         meanings = _meanings(cls)
-        for name, field in cls.model_fields.items():
-            default = field.get_default(call_default_factory=True)
+        for name, kind, default in _settings_of(cls):
             shown = "" if default in ("", None) else f"`{default}`"
-            text += f"| `{(prefix + name).upper()}` | {_kind(field.annotation)} | {shown} | {meanings.get(name, '')} |\n"
+            text += f"| `{(prefix + name).upper()}` | {_kind(kind)} | {shown} | {meanings.get(name, '')} |\n"
     return text
+
+
+def _settings_of(cls: type[HubSettings] | type[SpokeSettings]) -> list[tuple[str, object, object]]:
+    if issubclass(cls, SpokeSettings):
+        return [(field.name, field.type, field.default) for field in msgspec.structs.fields(cls)]
+    return [(name, field.annotation, field.get_default(call_default_factory=True)) for name, field in cls.model_fields.items()]
 
 
 def _meanings(cls: type) -> dict[str, str]:
@@ -165,8 +171,10 @@ def _meanings(cls: type) -> dict[str, str]:
 
 def _kind(annotation: object) -> str:
     """A type in words for a person: `int`, `int or nothing`, `auto, mqtt, https`."""
+    if hasattr(annotation, "__metadata__"):
+        return _kind(get_args(annotation)[0])
     if args := get_args(annotation):
-        words = [_kind(get_args(a)[0] if hasattr(a, "__metadata__") else a) for a in args]
+        words = [_kind(a) for a in args]
         if get_origin(annotation) is tuple:
             return f"list of {words[0]}"
         return ", ".join("nothing" if w == "NoneType" else w for w in words)

@@ -84,7 +84,7 @@ class Hub:
     def ceiling(self) -> EgressCeiling:
         """What this hub wants from outboxes at most; it goes into every directive, and what comes is judged by it."""
         wanted = EgressCeiling()
-        return wanted.model_copy(update={"kinds": (*wanted.kinds, *sorted(MASKED))}) if self.settings.federated else wanted
+        return wanted.replace(kinds=(*wanted.kinds, *sorted(MASKED))) if self.settings.federated else wanted
 
     @contextmanager
     def trust(self) -> Iterator[Repository]:

@@ -87,7 +87,7 @@ def publish(
         "version": ref.version,
         "index": index,
         "signature": digest_of(bundle),
-        "publishers": policy.model_dump(mode="json"),
+        "publishers": policy.plain,
         "zones": list(zones),
         "fallback": [v["version"] for v in earlier][-1:] if fallback is None else list(fallback),
     }

@@ -186,7 +186,7 @@ class HubServer:
         here = {
             "url": f"https://{_near(self.settings.bind)}:{self.address.url.rpartition(':')[2]}",
             "ca": str(self.home.root / "tls" / "ca.crt"),
-            "spokes_use": self.address.model_dump(),
+            "spokes_use": self.address.plain,
             "pid": os.getpid(),
         }
         atomic_write(self.home.address, json.dumps(here, indent=2).encode())

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from msgspec import Meta
 
 from model_formats.document import Document
 from model_formats.types import Digest, digest_of_file
@@ -27,9 +27,9 @@ class BlockList(Document):
     max_bytes: ClassVar[int] = 32 << 20
 
     kind: Literal["blocks"] = "blocks"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     block_bytes: Literal[131072] = 131072
-    files: dict[Digest, Annotated[str, Field(max_length=32 << 20)]]
+    files: dict[Digest, Annotated[str, Meta(max_length=32 << 20)]]
     """File digest -> its block hashes, 32 bytes each, one after the other, base64."""
 
     def hashes(self, digest: str) -> list[bytes] | None:

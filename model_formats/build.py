@@ -121,7 +121,7 @@ def _evidence(build: Workbench, measured: list[VariantEvidence], gate: GateResul
         calibration=None
         if build.options.quantize == "none"
         else CalibrationSet(digest=calibration.digest, rows=len(calibration)),
-        lineage=build.options.lineage.model_copy(update={"source_format": source}),
+        lineage=build.options.lineage.replace(source_format=source),
     )
 
 

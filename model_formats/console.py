@@ -8,13 +8,13 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from pydantic import BaseModel
+from msgspec import Struct
 
+from model_formats.document import Value
 from model_formats.errors import SpokeshaveError
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ _NO_EDGE = 10_000
 """Columns of a file or a pipe: as many as it takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Struct, frozen=True):
     """What every command gets: where the program's home is, and how to print."""
 
     home: Path
@@ -167,8 +166,8 @@ def _console(name: str) -> "Console":
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+    if isinstance(value, Value):
+        return value.plain
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -1,8 +1,9 @@
 """Which files a package may hold: an allow-list of names, kinds and sizes. What is not named here cannot be in a package."""
 
 import re
-from dataclasses import dataclass
 from pathlib import PurePosixPath
+
+from msgspec import Struct
 
 from model_formats.oci import PackageInvalid
 from model_formats.spec import ANCHORS, BLOCKS, CARD, CONTRACT, EVIDENCE, GOLDEN, PROFILE, PROVENANCE, SPEC
@@ -14,8 +15,7 @@ _PATH = re.compile(rf"{_PART}(/{_PART}){{0,4}}")
 MIB = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class FileRule:
+class FileRule(Struct, frozen=True):
     """What a file is in the words of ModelPack, and its largest size in bytes."""
 
     media_type: str

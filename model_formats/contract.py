@@ -6,7 +6,7 @@ needs the training code to call the model.
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from msgspec import Meta
 
 from model_formats.document import Document, Value
 from model_formats.types import Datatype
@@ -17,7 +17,7 @@ __all__ = ["FeatureContract", "Field_", "TensorContract"]
 class Field_(Value):
     """One named column of a tabular input."""
 
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Annotated[str, Meta(min_length=1, max_length=100)]
     low: float | None = None
     high: float | None = None
     categories: tuple[str, ...] | None = None
@@ -28,7 +28,7 @@ class Field_(Value):
 class TensorContract(Value):
     """One tensor: its name and element type, and its shape without surprises (-1 is a free dimension, the first is the batch)."""
 
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Annotated[str, Meta(min_length=1, max_length=100)]
     datatype: Datatype
     shape: tuple[int, ...]
     low: float | None = None
@@ -43,7 +43,7 @@ class FeatureContract(Document):
     max_bytes: ClassVar[int] = 4 << 20
 
     kind: Literal["feature-contract"] = "feature-contract"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     task: Literal["classification", "regression", "embedding"]
     inputs: tuple[TensorContract, ...]
     outputs: tuple[TensorContract, ...]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from msgspec import Meta
 
 from model_formats.calibration import calibrate
 from model_formats.document import Value
@@ -69,7 +69,7 @@ class Estimate(Value):
     """Mean absolute error on families that the fit did not see."""
     interval: float
     """Half width that covered 90 % of those."""
-    max_outside: Annotated[float, Field(ge=0, le=1)] = 0.35
+    max_outside: Annotated[float, Meta(ge=0, le=1)] = 0.35
     """With more rows outside the boundary the estimate is not valid."""
 
 
@@ -163,7 +163,7 @@ def _fit_basis(clean: Window, correct: Array, classes: int) -> Basis:
         classes=_floats(np.bincount(clean.predicted, minlength=classes) / len(clean.predicted)),
     )
     distance = _distance(blank, features)
-    return blank.model_copy(update={"boundary": float(np.quantile(distance, 0.95)), "median": float(np.median(distance))})
+    return blank.replace(boundary=float(np.quantile(distance, 0.95)), median=float(np.median(distance)))
 
 
 def _distance(basis: Basis, features: Array) -> Array:

@@ -2,15 +2,15 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AwareDatetime, Field
+from msgspec import Meta, field
 
 from model_formats.document import Document, Value
 from model_formats.pvalues import binomial_tail
-from model_formats.types import Digest, Name
+from model_formats.types import AwareDatetime, Digest, Name
 
 __all__ = ["CalibrationSet", "Evidence", "GateResult", "Lineage", "SliceScore", "VariantEvidence", "expected_accuracy"]
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 MIN_COMPARED = 30
 """Labelled champion rows from which on a site's own accuracy counts as what can be expected there."""
 
@@ -66,7 +66,7 @@ class Lineage(Value):
     rows: int | None = None
     run: str | None = None
     code_version: str | None = None
-    parameters: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    parameters: dict[str, str | int | float | bool] = field(default_factory=dict)
     source_format: str = "torch"
     parent: Digest | None = None
 
@@ -77,7 +77,7 @@ class Evidence(Document):
     max_bytes: ClassVar[int] = 4 << 20
 
     kind: Literal["evidence"] = "evidence"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     measured: AwareDatetime
     cpu: str
     held_out_rows: int

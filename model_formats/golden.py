@@ -5,10 +5,10 @@ labels on the file say. They do not prove that the model is any good: `evidence.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct, field
 
 from model_formats.arrays import ArraysRefused, read_arrays, write_arrays
 from model_formats.errors import DeviceError
@@ -27,8 +27,7 @@ class GoldenMismatch(DeviceError):
     hint = "The version is not served here; choose another engine or variant, or report the machine to the model's author."
 
 
-@dataclass(frozen=True, slots=True)
-class Golden:
+class Golden(Struct, frozen=True):
     """Inputs, and what each variant gave for them.
 
     An output agrees when every value is within `atol + rtol * scale`, where scale is the largest expected magnitude of that
@@ -48,8 +47,7 @@ class Golden:
         return self.variants.get(variant, self)
 
 
-@dataclass(frozen=True, slots=True)
-class GoldenResult:
+class GoldenResult(Struct, frozen=True):
     """`worst` is the largest deviation in units of what is allowed; infinity is a missing or misshapen output."""
 
     ok: bool

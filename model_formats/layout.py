@@ -6,12 +6,13 @@ Source: image specification 1.1, image-layout.md.
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
+
+from msgspec import to_builtins
 
 from model_formats.errors import RefusedError
 from model_formats.files import atomic_write
@@ -171,7 +172,4 @@ class Layout:
 
 
 def _json(listed: OciDescriptor) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(listed.model_dump_json(by_alias=True, exclude_none=True))
-    if not listed.annotations:
-        del found["annotations"]
-    return found
+    return {key: value for key, value in to_builtins(listed).items() if value not in (None, {})}

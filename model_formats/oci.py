@@ -5,13 +5,14 @@ Parsing is bounded and checks every digest, size and media type; fields that oth
 """
 
 import json
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 import rfc8785
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from msgspec import DecodeError, Meta, Struct, ValidationError, field
+from msgspec.json import decode
 
 from model_formats.errors import RefusedError
+from model_formats.misfit import told
 from model_formats.types import Digest
 
 __all__ = [
@@ -42,12 +43,12 @@ FILEPATH = "org.cncf.model.filepath"
 SIGNATURE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 """Artifact type and media type of a Model Signing bundle that refers to an index."""
 
-T = TypeVar("T", bound=BaseModel)
+T = TypeVar("T", bound="_Oci")
 
 MAX_JSON = 4 << 20
 """Largest manifest or index that is read, bytes (the registry's own limit as well)."""
 
-Size = Annotated[int, Field(ge=0, le=1 << 40)]
+Size = Annotated[int, Meta(ge=0, le=1 << 40)]
 
 
 class PackageInvalid(RefusedError):
@@ -58,8 +59,7 @@ class PackageInvalid(RefusedError):
     hint = "The package was not built by `hub model build`; its author must build and publish it again."
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(Struct, frozen=True):
     """What OCI calls a descriptor: a blob by digest, size in bytes and media type; `path` is its name in the package, if any."""
 
     digest: str
@@ -68,18 +68,18 @@ class Descriptor:
     path: str | None = None
 
 
-class _Oci(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", populate_by_name=True)
+class _Oci(Struct, frozen=True, kw_only=True, rename="camel"):
+    """As it stands in JSON; what others may add is ignored."""
 
 
-class OciDescriptor(_Oci):
+class OciDescriptor(_Oci, frozen=True, kw_only=True):
     """A descriptor as it stands in JSON."""
 
-    media_type: str = Field(alias="mediaType")
+    media_type: str
     digest: Digest
     size: Size
-    artifact_type: str | None = Field(None, alias="artifactType")
-    annotations: dict[str, str] = Field(default_factory=dict)
+    artifact_type: str | None = None
+    annotations: dict[str, str] = field(default_factory=dict)
 
     @property
     def plain(self) -> Descriptor:
@@ -87,33 +87,29 @@ class OciDescriptor(_Oci):
         return Descriptor(self.digest, self.size, self.media_type, self.annotations.get(FILEPATH))
 
 
-class Manifest(_Oci):
+class Manifest(_Oci, frozen=True, kw_only=True):
     """An image manifest (image specification 1.1, manifest.md)."""
 
-    schema_version: Literal[2] = Field(alias="schemaVersion")
-    media_type: Literal["application/vnd.oci.image.manifest.v1+json"] = Field(
-        "application/vnd.oci.image.manifest.v1+json", alias="mediaType"
-    )
-    artifact_type: str | None = Field(None, alias="artifactType")
+    schema_version: Literal[2]
+    media_type: Literal["application/vnd.oci.image.manifest.v1+json"] = "application/vnd.oci.image.manifest.v1+json"
+    artifact_type: str | None = None
     config: OciDescriptor
     layers: tuple[OciDescriptor, ...]
     subject: OciDescriptor | None = None
-    annotations: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
     manifests: None = None
     """Must not be there: a page that is manifest and index at once means different things to different tools."""
 
 
-class Index(_Oci):
+class Index(_Oci, frozen=True, kw_only=True):
     """An image index (image specification 1.1, image-index.md)."""
 
-    schema_version: Literal[2] = Field(alias="schemaVersion")
-    media_type: Literal["application/vnd.oci.image.index.v1+json"] = Field(
-        "application/vnd.oci.image.index.v1+json", alias="mediaType"
-    )
-    artifact_type: str | None = Field(None, alias="artifactType")
+    schema_version: Literal[2]
+    media_type: Literal["application/vnd.oci.image.index.v1+json"] = "application/vnd.oci.image.index.v1+json"
+    artifact_type: str | None = None
     manifests: tuple[OciDescriptor, ...]
     subject: OciDescriptor | None = None
-    annotations: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
     layers: None = None
     """Must not be there."""
 
@@ -159,8 +155,8 @@ def _parse(cls: type[T], data: bytes) -> T:
     if len(data) > MAX_JSON:
         raise PackageInvalid(f"{name}: {len(data)} bytes, more than the {MAX_JSON} allowed")
     try:
-        return cls.model_validate_json(data)
+        return decode(data, type=cls)
     except ValidationError as e:
-        first = e.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "document"
-        raise PackageInvalid(f"{name}: {where}: {first['msg']}") from e
+        raise PackageInvalid(f"{name}: {told(e, json.loads(data), cls)}") from e
+    except (DecodeError, RecursionError, ValueError) as e:
+        raise PackageInvalid(f"{name}: not JSON: {e}") from e

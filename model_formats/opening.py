@@ -6,9 +6,10 @@ lists the same common files and the files of its own variant; `package.json` mus
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from model_formats.blocklist import BlockList
 from model_formats.contents import COMMON, is_variant_file, require_common, rule_of
@@ -47,8 +48,7 @@ VARIANT = "dev.spokeshave.variant"
 """Annotation of a manifest in the index: the variant's name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
+class Package(Struct, frozen=True):
     """An opened version: its pages parsed and checked against each other. Weights may still be missing; `check` proves them."""
 
     blobs: BlobReader

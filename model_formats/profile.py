@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from msgspec import Meta
 
 from model_formats.calibration import Calibration, Scores, calibrate, confidence
 from model_formats.contract import FeatureContract, TensorContract
@@ -60,7 +60,7 @@ class ProfileRefused(AuthorError):
 class FeatureProfile(Value):
     """One column: where it comes from, its cells, and the reference's counts of them."""
 
-    id: Annotated[str, Field(min_length=1, max_length=120)]
+    id: Annotated[str, Meta(min_length=1, max_length=120)]
     source: Source
     tensor: str
     summary: Summary = "value"
@@ -85,10 +85,10 @@ class FeatureProfile(Value):
 class Joint(Value):
     """Random Fourier features of the numeric and categorical input columns."""
 
-    seed: Annotated[str, Field(max_length=64)]
+    seed: Annotated[str, Meta(max_length=64)]
     width: float
     """Kernel width, in standard deviations: the median distance between reference rows."""
-    dimensions: Annotated[int, Field(ge=1, le=256)]
+    dimensions: Annotated[int, Meta(ge=1, le=256)]
     parameters: Digest
     """Digest of W and b; a machine that derives others must not use them."""
     mean: tuple[float, ...]
@@ -102,7 +102,7 @@ class ReferenceProfile(Document):
     max_bytes: ClassVar[int] = 4 << 20
 
     kind: Literal["reference-profile"] = "reference-profile"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     rows: int
     """Reference rows of the inputs; outputs may have fewer (each column's counts tell)."""
     output: str
@@ -116,7 +116,7 @@ class ReferenceProfile(Document):
     @property
     def edges_digest(self) -> str:
         """Digest of all that decides how rows are counted, and of nothing else."""
-        cells = [f.model_dump(mode="json", exclude={"counts"}) for f in self.features]
+        cells = [{k: v for k, v in f.plain.items() if k != "counts"} for f in self.features]
         joint = self.joint.parameters if self.joint else None
         return digest_of(_Cells(cells=cells, joint=joint, scores=self.scores, output=self.output).canonical())
 
@@ -275,20 +275,12 @@ def build_profile(
         rows=_rows(wide), output=output, scores=scores, features=tuple(_blank_features(contract, wide, scores))
     )
     of_inputs, of_outputs = columns(blank, wide, {}), columns(blank, inputs, outputs)
-    profile = blank.model_copy(
-        update={
-            "features": tuple(
-                _fill(f, (of_inputs if f.source == "input" else of_outputs)[:, i]) for i, f in enumerate(blank.features)
-            )
-        }
+    profile = blank.replace(
+        features=tuple(_fill(f, (of_inputs if f.source == "input" else of_outputs)[:, i]) for i, f in enumerate(blank.features))
     )
-    return profile.model_copy(
-        update={
-            "joint": _fit_joint(profile, of_inputs, dimensions, seed),
-            "calibration": None
-            if correct is None or scores == "values"
-            else calibrate(confidence(outputs[output], scores), correct),
-        }
+    return profile.replace(
+        joint=_fit_joint(profile, of_inputs, dimensions, seed),
+        calibration=None if correct is None or scores == "values" else calibrate(confidence(outputs[output], scores), correct),
     )
 
 
@@ -344,8 +336,8 @@ def _fill(feature: FeatureProfile, column: Array) -> FeatureProfile:
         std = float(present.std())
         scale = max(1.0, abs(float(present.mean())))
         update = {"edges": _edges(present), "mean": float(present.mean()), "std": std if std > 1e-6 * scale else scale}
-        feature = feature.model_copy(update=update)
-    return feature.model_copy(update={"counts": tuple(int(c) for c in _count(feature, column))})
+        feature = feature.replace(**update)
+    return feature.replace(counts=tuple(int(c) for c in _count(feature, column)))
 
 
 def _edges(present: Array) -> tuple[float, ...]:

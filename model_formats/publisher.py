@@ -5,7 +5,6 @@ became valid, and so accepts expired ones), for signing code, up to the roots of
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,14 +16,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store, VerificationError
-from pydantic import Field, ValidationError
+from msgspec import Meta
 
-from model_formats.document import Value
+from model_formats.document import DocumentRefused, Value
 from model_formats.statement import PublisherUntrusted
 
 __all__ = ["CertificateRule", "Publisher", "PublisherPolicy", "SigstoreRule", "key_id"]
 
-Pem = Annotated[str, Field(min_length=1, max_length=8192)]
+Pem = Annotated[str, Meta(min_length=1, max_length=8192)]
 
 
 class CertificateRule(Value):
@@ -56,9 +55,9 @@ class PublisherPolicy(Value):
     def from_json(cls, value: object) -> Self:
         """Read a policy from plain JSON values (a TUF target's `custom`). Raises PublisherUntrusted."""
         try:
-            return cls.model_validate_json(json.dumps(value))
-        except (ValidationError, TypeError, ValueError) as e:
-            raise PublisherUntrusted(f"publisher policy: malformed: {e}") from e
+            return cls.of_plain(value)
+        except DocumentRefused as e:
+            raise PublisherUntrusted(f"publisher policy: malformed: {e.message}") from e
 
     def __or__(self, other: "PublisherPolicy") -> "PublisherPolicy":
         return PublisherPolicy(

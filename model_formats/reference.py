@@ -71,7 +71,7 @@ def profile_of(build: Workbench, session: Session) -> ReferenceProfile:
         contract, held.inputs, outputs, correct=correct, more_inputs=build.data.train.inputs, seed=build.options.model
     )
     estimate = estimate_of(build, session, profile) if classify and build.point and build.data.corruptions else None
-    return profile.model_copy(update={"estimate": estimate})
+    return profile.replace(estimate=estimate)
 
 
 def estimate_of(build: Workbench, session: Session, profile: ReferenceProfile) -> Estimate | None:

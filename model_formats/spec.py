@@ -2,10 +2,10 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AwareDatetime, Field
+from msgspec import Meta
 
 from model_formats.document import Document, Value
-from model_formats.types import Name
+from model_formats.types import AwareDatetime, Name
 
 __all__ = [
     "ANCHORS",
@@ -88,9 +88,9 @@ class PackageSpec(Document):
     max_bytes: ClassVar[int] = 1 << 20
 
     kind: Literal["package"] = "package"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     model: Name
-    version: Annotated[int, Field(ge=1)]
+    version: Annotated[int, Meta(ge=1)]
     title: str
     licence: str
     created: AwareDatetime

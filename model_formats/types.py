@@ -5,17 +5,18 @@ Nothing here touches disk or network. Names follow docs/terminology.md.
 
 import hashlib
 import re
-from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import StringConstraints
+from msgspec import Meta, Struct
 
 from model_formats.errors import OperatorError
 
 __all__ = [
     "DIGEST_PATTERN",
     "NAME_PATTERN",
+    "AwareDatetime",
     "Datatype",
     "Digest",
     "Direction",
@@ -24,16 +25,26 @@ __all__ = [
     "digest_of",
     "digest_of_file",
     "hex_of",
+    "matching",
 ]
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
 
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+
+def matching(pattern: str) -> Meta:
+    """For text that is this pattern, `^...$`, to its last character: Python's `$` alone lets a line end pass."""
+    return Meta(pattern=rf"{pattern}(?!\n)")
+
+
+Name = Annotated[str, matching(NAME_PATTERN)]
 """A model, site, spoke, zone, rollout or ring: a DNS label, so that it fits a topic, a path and a certificate."""
 
-Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN)]
+Digest = Annotated[str, matching(DIGEST_PATTERN)]
 """`sha256:` and 64 lower-case hexadecimal digits, as in OCI."""
+
+AwareDatetime = Annotated[datetime, Meta(tz=True)]
+"""A time with its offset from UTC, in JSON as RFC 3339."""
 
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
@@ -63,8 +74,7 @@ def hex_of(digest: str) -> str:
     return digest.removeprefix("sha256:")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class ModelRef:
+class ModelRef(Struct, frozen=True, order=True):
     """One version of one model, written `digits@2`."""
 
     name: str

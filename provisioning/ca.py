@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from pydantic import AwareDatetime, Field
 
 from model_formats.document import Document, Value
 from model_formats.errors import OperatorError, RefusedError
+from model_formats.types import AwareDatetime
 from sync.files import atomic_write
 from sync.tls import TlsFiles
 from sync.types import SpokeId
@@ -63,7 +63,7 @@ class _Revoked(Value):
 
 class _Revocations(Document):
     kind: Literal["revocations"] = "revocations"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     max_bytes: ClassVar[int] = 16 << 20
     revoked: tuple[_Revoked, ...] = ()
 

@@ -17,11 +17,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AwareDatetime, Field
+from msgspec import Meta
 
 from model_formats.document import Document
 from model_formats.errors import OperatorError, RefusedError
-from model_formats.types import Name
+from model_formats.types import AwareDatetime, Name, matching
 from provisioning.ca import DeviceCA, pin_of
 from provisioning.identity import HubAddress, Identity, IdentityDocument, device_csr, device_key, enrolled_as, store
 from sync.files import atomic_write
@@ -47,8 +47,8 @@ __all__ = [
     "renew",
 ]
 
-Hex = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Pem = Annotated[str, Field(max_length=16_384)]
+Hex = Annotated[str, matching("^[0-9a-f]{64}$")]
+Pem = Annotated[str, Meta(max_length=16_384)]
 
 
 class CodeMalformed(OperatorError):
@@ -79,8 +79,8 @@ class Invite(Document):
     """What the hub keeps of a code: a key derived from its secret. Whether it was used is a column of the hub's table."""
 
     kind: Literal["invite"] = "invite"
-    schema_: Literal[1] = Field(1, alias="schema")
-    id: Annotated[str, Field(pattern="^[a-z2-7]{8}$")]
+    schema_: Literal[1] = 1
+    id: Annotated[str, matching("^[a-z2-7]{8}$")]
     key: Hex
     site: Name
     spoke: Name
@@ -95,8 +95,8 @@ class EnrolmentRequest(Document):
     max_bytes: ClassVar[int] = 64 * 1024
 
     kind: Literal["enrolment-request"] = "enrolment-request"
-    schema_: Literal[1] = Field(1, alias="schema")
-    invite: Annotated[str, Field(pattern="^[a-z2-7]{8}$")]
+    schema_: Literal[1] = 1
+    invite: Annotated[str, matching("^[a-z2-7]{8}$")]
     csr: Pem
     proof: Hex
     """HMAC-SHA256 of `csr` by the key of the invite."""
@@ -106,7 +106,7 @@ class EnrolmentGrant(Document):
     """From the hub: all that a spoke needs to begin, with a proof by the invite's key over all the rest."""
 
     kind: Literal["enrolment-grant"] = "enrolment-grant"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     site: Name
     spoke: Name
     zone: Name
@@ -114,9 +114,9 @@ class EnrolmentGrant(Document):
     hub: HubAddress
     certificate: Pem
     ca: Pem
-    tuf_root: Annotated[str, Field(max_length=700_000)]
+    tuf_root: Annotated[str, Meta(max_length=700_000)]
     """The TUF root metadata, as text."""
-    proof: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+    proof: Annotated[str, matching("^([0-9a-f]{64})?$")] = ""
 
 
 class RenewalRequest(Document):
@@ -125,7 +125,7 @@ class RenewalRequest(Document):
     max_bytes: ClassVar[int] = 64 * 1024
 
     kind: Literal["renewal-request"] = "renewal-request"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     csr: Pem
 
 
@@ -133,7 +133,7 @@ class RenewalGrant(Document):
     """From the hub: the new certificate."""
 
     kind: Literal["renewal-grant"] = "renewal-grant"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     certificate: Pem
 
 
@@ -141,7 +141,7 @@ class _Pending(Document):
     """What a spoke remembers between request and grant (mode 0600)."""
 
     kind: Literal["enrolment-pending"] = "enrolment-pending"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     invite: str
     key: Hex
     pin: str
@@ -225,7 +225,7 @@ def grant(
         ca=ca.certificate.decode(),
         tuf_root=tuf_root.decode(),
     )
-    return answer.model_copy(update={"proof": _proof(invite.key, answer.canonical())})
+    return answer.replace(proof=_proof(invite.key, answer.canonical()))
 
 
 def renew(
@@ -263,7 +263,7 @@ def finish(home: Path, grant: EnrolmentGrant) -> Identity:
         raise GrantRefused("this spoke has asked for nothing", hint="Run `spoke enrol` with a code first.")
     pending = _Pending.parse(path.read_bytes())
     # 1.
-    unproved = grant.model_copy(update={"proof": ""})
+    unproved = grant.replace(proof="")
     if not hmac.compare_digest(grant.proof, _proof(pending.key, unproved.canonical())):
         raise GrantRefused(f"the grant was not made for enrolment code {pending.invite}, or was changed on the way")
     # 2.

@@ -1,8 +1,8 @@
 """`identity/identity.json`: what the hub told a spoke when it was enrolled. Read without any cryptography."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from msgspec import Meta
 
 from model_formats.document import Document, Value
 from model_formats.types import Name
@@ -17,14 +17,14 @@ class HubAddress(Value):
     url: str
     """HTTPS base address, without a slash at the end."""
     broker_host: str
-    broker_port: int = Field(ge=1, le=65535)
+    broker_port: Annotated[int, Meta(ge=1, le=65535)]
 
 
 class IdentityDocument(Document):
     """`identity.json`."""
 
     kind: Literal["identity"] = "identity"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     site: Name
     spoke: Name
     zone: Name

@@ -13,11 +13,10 @@ from datetime import datetime, timedelta
 from typing import Annotated, ClassVar, Literal
 
 import httpx
-from pydantic import AwareDatetime, Field
 
 from model_formats.document import Document, DocumentRefused
 from model_formats.errors import RefusedError
-from model_formats.types import Name
+from model_formats.types import AwareDatetime, Name, matching
 from provisioning.identity import Identity
 from sync.clock import Clock
 from sync.trust.envelope import seal, unseal
@@ -47,12 +46,12 @@ class DeviceToken(Document):
     max_bytes: ClassVar[int] = 4096
 
     kind: Literal["device-token"] = "device-token"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     site: Name
     spoke: Name
     issued: AwareDatetime
     expires: AwareDatetime
-    nonce: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    nonce: Annotated[str, matching("^[0-9a-f]{32}$")]
 
 
 def mint_token(identity: Identity, *, now: datetime, life_s: int = 300) -> str:

@@ -221,6 +221,6 @@ def _sealer(identity: Identity, outbox: Outbox) -> Callable[[Report], bytes]:
     signer = identity.signer()
 
     def sealed(report: Report) -> bytes:
-        return seal(report.model_copy(update={"evidence": outbox.told(report.evidence)}), signer)
+        return seal(report.replace(evidence=outbox.told(report.evidence)), signer)
 
     return sealed

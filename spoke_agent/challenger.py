@@ -69,7 +69,7 @@ def chosen(model: str, places: ModelSlots, version: int, *, percent: int, sticky
         names = ", ".join(sorted({str(s.version) for s in _kept(places) if s.index != champion.index})) or "none"
         raise ChallengerUnknown(f"model {model!r}: version {version} is not kept here beside the champion; there are: {names}")
     share = ChallengerSlot(index=found.index, percent=percent, slot=found, against=champion.index, sticky_only=sticky)
-    return places.model_copy(update={"challenger": share})
+    return places.replace(challenger=share)
 
 
 def set_challenger(home: SpokeHome, model: str, version: int, *, percent: int, sticky: bool) -> bool:
@@ -78,7 +78,7 @@ def set_challenger(home: SpokeHome, model: str, version: int, *, percent: int, s
     edit_slots(home.slots, model, lambda m: chosen(model, m, version, percent=percent, sticky=sticky))
     state = _followed(home, model)
     if state is not None and not state.loaded:
-        edit_slots(home.slots, model, lambda m: m.model_copy(update={"challenger": before}))
+        edit_slots(home.slots, model, lambda m: m.replace(challenger=before))
         _followed(home, model)
         raise ChallengerRefused(f"{model}@{version}: {state.detail}")
     return state is not None
@@ -89,7 +89,7 @@ def stop(home: SpokeHome, model: str) -> bool:
     if model not in read_slots(home.slots).models:
         raise ChallengerUnknown(f"model {model!r} is not served here")
     was = read_slots(home.slots).models[model].challenger is not None
-    edit_slots(home.slots, model, lambda m: m.model_copy(update={"challenger": None}))
+    edit_slots(home.slots, model, lambda m: m.replace(challenger=None))
     _followed(home, model)
     return was
 

@@ -1,13 +1,13 @@
 """Where a spoke keeps its things: names of the files and folders under its home, and nothing else."""
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 __all__ = ["SpokeHome"]
 
 
-@dataclass(frozen=True, slots=True)
-class SpokeHome:
+class SpokeHome(Struct, frozen=True):
     """The folder of one spoke. Agent and server share it; only the agent writes `slots.json` and the journal."""
 
     root: Path

@@ -48,4 +48,4 @@ def _same(a: DesiredModel, b: DesiredModel) -> bool:
 
 def _asked(desired: DesiredModel) -> DesiredModel:
     """What was asked for, without the shortcuts that happen to be on offer."""
-    return desired.model_copy(update={"deltas": ()})
+    return desired.replace(deltas=())

@@ -12,9 +12,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import TypeAdapter, ValidationError
+from msgspec.json import decode, encode
 from sqlite_utils import Database
 
+from model_formats.document import DocumentRefused
 from model_formats.errors import DeviceError
 from spoke_agent.machine import Event
 from spoke_agent.slots import Slot
@@ -296,9 +297,6 @@ def _write(db: Database, table: str, row: dict[str, Any], *, replace: bool = Fal
     db.execute(f"{verb} INTO {table} ({names}) VALUES ({marks})", list(row.values()))
 
 
-_timer = TypeAdapter(Timer)
-
-
 def _row(update: Update) -> dict[str, Any]:
     return {
         "model": update.model,
@@ -307,12 +305,12 @@ def _row(update: Update) -> dict[str, Any]:
         "reason": str(update.reason),
         "saves": update.saves,
         "crashes": update.crashes,
-        "desired": update.desired.model_dump_json(),
-        "entered": _timer.dump_json(update.entered).decode(),
-        "base": update.base.model_dump_json() if update.base else None,
+        "desired": update.desired.json.decode(),
+        "entered": encode(update.entered).decode(),
+        "base": update.base.json.decode() if update.base else None,
         "variant": update.variant,
-        "fault_at": _timer.dump_json(update.fault_at).decode() if update.fault_at else None,
-        "evidence": update.evidence.model_dump_json(),
+        "fault_at": encode(update.fault_at).decode() if update.fault_at else None,
+        "evidence": update.evidence.json.decode(),
     }
 
 
@@ -320,19 +318,19 @@ def _read_row(row: dict[str, Any]) -> Update | UnreadableRow:
     try:
         return Update(
             model=row["model"],
-            desired=DesiredModel.model_validate_json(row["desired"]),
+            desired=DesiredModel.of_json(row["desired"]),
             generation=row["generation"],
             state=State(row["state"]),
             reason=Reason(row["reason"]),
-            entered=_timer.validate_json(row["entered"]),
+            entered=decode(row["entered"], type=Timer),
             saves=row["saves"],
             crashes=row["crashes"],
-            base=Slot.model_validate_json(row["base"]) if row["base"] else None,
+            base=Slot.of_json(row["base"]) if row["base"] else None,
             variant=row["variant"],
-            fault_at=_timer.validate_json(row["fault_at"]) if row["fault_at"] else None,
-            evidence=UpdateEvidence.model_validate_json(row["evidence"]),
+            fault_at=decode(row["fault_at"], type=Timer) if row["fault_at"] else None,
+            evidence=UpdateEvidence.of_json(row["evidence"]),
         )
-    except (ValueError, ValidationError, TypeError) as e:
+    except (ValueError, DocumentRefused, TypeError) as e:
         return UnreadableRow(f"update of {row['model']}: {e}")
 
 

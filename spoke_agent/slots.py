@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from msgspec import Meta, field
 
 from model_formats.document import Document, Value
 from model_formats.types import Digest, Name
@@ -21,7 +21,7 @@ __all__ = ["AdapterSlot", "ChallengerSlot", "ModelSlots", "Slot", "Slots", "edit
 class Slot(Value):
     """A verified version in the store, with the variant chosen for this machine."""
 
-    version: Annotated[int, Field(ge=1)]
+    version: Annotated[int, Meta(ge=1)]
     index: Digest
     variant: Name
 
@@ -45,7 +45,7 @@ class ChallengerSlot(Value):
     """
 
     index: Digest
-    percent: Annotated[int, Field(ge=1, le=100)]
+    percent: Annotated[int, Meta(ge=1, le=100)]
     """Of the requests that name neither a version nor an adapter."""
     slot: Slot | None = None
     """Loaded for this alone; None: the candidate."""
@@ -83,8 +83,8 @@ class Slots(Document):
     max_bytes: ClassVar[int] = 1 << 20
 
     kind: Literal["slots"] = "slots"
-    schema_: Literal[1] = Field(1, alias="schema")
-    models: dict[Name, ModelSlots] = Field(default_factory=dict)
+    schema_: Literal[1] = 1
+    models: dict[Name, ModelSlots] = field(default_factory=dict)
 
     def with_model(self, name: str, slots: ModelSlots) -> "Slots":
         """A copy with one model's places replaced."""

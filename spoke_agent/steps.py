@@ -170,7 +170,7 @@ class Steps:
         return Outcome(Event.PASSED, counts={"claimed_accuracy": _share(package.evidence.claim(_variant_of(update)))})
 
     def _shadow(self, update: Update, _cancel: threading.Event) -> _Seen:
-        self._edit(update.model, lambda m: m.model_copy(update={"candidate": _slot(update)}))
+        self._edit(update.model, lambda m: m.replace(candidate=_slot(update)))
         stats = self._stats(update.model)
         if stats.candidate is None or stats.candidate.index != update.desired.index:
             return self._load(update, "candidate")
@@ -198,9 +198,7 @@ class Steps:
 
     def _switch(self, update: Update) -> dict[str, object]:
         def switched(m: ModelSlots) -> ModelSlots:
-            return m.model_copy(
-                update={"champion": _slot(update), "last_good": update.base, "candidate": None, "probation": True}
-            )
+            return m.replace(champion=_slot(update), last_good=update.base, candidate=None, probation=True)
 
         self._edit(update.model, switched)
         self._server.reconcile()
@@ -238,7 +236,7 @@ class Steps:
 
     def _commit(self, update: Update) -> dict[str, object]:
         def committed(m: ModelSlots) -> ModelSlots:
-            return m.model_copy(update={"probation": False, "candidate": None, "challenger": m.challenging})
+            return m.replace(probation=False, candidate=None, challenger=m.challenging)
 
         self._edit(update.model, committed)
         self.collect(update.model)
@@ -247,7 +245,7 @@ class Steps:
 
     def _go_back(self, update: Update) -> dict[str, object]:
         def back(m: ModelSlots) -> ModelSlots:
-            return m.model_copy(update={"champion": update.base, "last_good": update.base, "candidate": None, "probation": False})
+            return m.replace(champion=update.base, last_good=update.base, candidate=None, probation=False)
 
         self._edit(update.model, back)
         self._server.reconcile()
@@ -256,7 +254,7 @@ class Steps:
         return {} if update.evidence.rollback_ms is not None else {"rollback_ms": round(took * 1000)}
 
     def _drop(self, update: Update) -> dict[str, object]:
-        self._edit(update.model, lambda m: m.model_copy(update={"candidate": None}))
+        self._edit(update.model, lambda m: m.replace(candidate=None))
         if update.reason not in RESUMABLE:
             self.collect(update.model)
         self._server.reconcile()

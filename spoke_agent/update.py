@@ -50,7 +50,7 @@ class Update:
 
     def seen(self, **counts: object) -> Self:
         """A copy with some evidence replaced."""
-        return replace(self, evidence=self.evidence.model_copy(update=counts)) if counts else self
+        return replace(self, evidence=self.evidence.replace(**counts)) if counts else self
 
 
 def fresh(desired: DesiredModel, generation: int, now: Timer, *, base: Slot | None = None) -> Update:

@@ -314,7 +314,7 @@ class Updater:
 
         def back(m: ModelSlots) -> ModelSlots:
             champion = m.last_good if m.probation else m.champion
-            return m.model_copy(update={"champion": champion, "candidate": None, "probation": False})
+            return m.replace(champion=champion, candidate=None, probation=False)
 
         edit_slots(self._slots, model, back)
         self._journal.forget(model)

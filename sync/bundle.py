@@ -32,14 +32,14 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, ClassVar, Literal, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from pydantic import AwareDatetime, Field
+from msgspec import Meta
 
 from model_formats.document import Document, Value
 from model_formats.errors import DeviceError
 from model_formats.layout import BlobReader, PackageTampered
 from model_formats.oci import INDEX, SIGNATURE, Descriptor, canonical, descriptor_json
 from model_formats.opening import closure
-from model_formats.types import Digest, Name, digest_of, hex_of
+from model_formats.types import AwareDatetime, Digest, Name, digest_of, hex_of, matching
 from sync.files import atomic_file
 from sync.messages import Directive
 from sync.receipts import Receipt, Receipts, ReceiptsKnown, claimed_spoke, read_receipts, write_receipts
@@ -101,8 +101,8 @@ class BundleIncomplete(DeviceError):
 class Item(Value):
     """One member of a bundle."""
 
-    name: Annotated[str, Field(pattern=_NAMES)]
-    size: Annotated[int, Field(ge=0, le=MAX_BLOB)]
+    name: Annotated[str, matching(_NAMES)]
+    size: Annotated[int, Meta(ge=0, le=MAX_BLOB)]
     digest: Digest
 
 
@@ -112,15 +112,15 @@ class Bundle(Document):
     max_bytes: ClassVar[int] = 2 << 20
 
     kind: Literal["bundle"] = "bundle"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     site: Name
     spoke: Name
     zone: Name
     created: AwareDatetime
     expires: AwareDatetime
-    generation: Annotated[int, Field(ge=1)]
+    generation: Annotated[int, Meta(ge=1)]
     receipts_wanted: bool = True
-    items: Annotated[tuple[Item, ...], Field(max_length=MAX_ITEMS)]
+    items: Annotated[tuple[Item, ...], Meta(max_length=MAX_ITEMS)]
 
     @property
     def blob_bytes(self) -> int:

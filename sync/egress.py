@@ -9,12 +9,12 @@ Law: for every record r, `EgressRecord.parse(r.canonical()) == r`.
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal, cast, get_args
 
-from pydantic import AfterValidator, AwareDatetime, Field, model_validator
+from msgspec import Meta
 
 from model_formats.document import Document, Value
-from model_formats.types import Digest, Direction, Name
+from model_formats.types import AwareDatetime, Digest, Direction, Name
 from sync.types import Reason, Regime
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "QUARTER",
     "ROW_STEPS",
     "Body",
-    "CoarseTime",
     "Direction",
     "DriftHist",
     "DriftVerdict",
@@ -48,6 +47,7 @@ __all__ = [
     "RffMean",
     "coarse_end",
     "coarse_start",
+    "need_coarse",
     "p_bucket",
     "rows_at_least",
 ]
@@ -107,10 +107,10 @@ RowsAtLeast = Literal[0, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100
 """How many rows, as the largest step not above it."""
 ROW_STEPS: tuple[RowsAtLeast, ...] = get_args(RowsAtLeast)
 
-PBucket = Annotated[int, Field(ge=0, le=12)]
+PBucket = Annotated[int, Meta(ge=0, le=12)]
 """k means p <= 10^-k."""
-Percent = Annotated[int, Field(ge=0, le=100)]
-FeatureNumber = Annotated[int, Field(ge=0, le=4095)]
+Percent = Annotated[int, Meta(ge=0, le=100)]
+FeatureNumber = Annotated[int, Meta(ge=0, le=4095)]
 """Position of a feature in the package's reference profile; names stay in the signed package."""
 Level = Literal["quiet", "watch", "alarm"]
 
@@ -139,16 +139,21 @@ def p_bucket(p: float) -> int:
     return max(k for k in range(13) if k == 0 or p <= 10.0**-k)
 
 
-def _on_the_quarter(time: datetime) -> datetime:
-    if coarse_start(time) != time:
-        raise ValueError("must stand on a full quarter of an hour, so that a record tells no single event")
-    return time
-
-
-CoarseTime = Annotated[AwareDatetime, AfterValidator(_on_the_quarter)]
+def need_coarse(**times: datetime) -> None:
+    """For `__post_init__`. Raises ValueError that names the time which does not stand on a full quarter of an hour."""
+    for name, time in times.items():
+        if coarse_start(time) != time:
+            raise ValueError(f"{name} must stand on a full quarter of an hour, so that a record tells no single event")
 
 
 # ---- bodies ---------------------------------------------------------------------------------------------------------------
+
+
+class _Spoken(Value, tag_field="kind"):
+    @property
+    def kind(self) -> Kind:
+        """Which of the bodies it is."""
+        return cast(Kind, self.__struct_config__.tag)
 
 
 class FeatureVerdict(Value):
@@ -159,27 +164,26 @@ class FeatureVerdict(Value):
     direction: Direction
 
 
-class DriftVerdict(Value):
+class DriftVerdict(_Spoken, tag="drift_verdict"):
     """R3: whether the last windows look like the reference. Tested at the site on exact counts; only the verdict leaves."""
 
-    kind: Literal["drift_verdict"] = "drift_verdict"
     edges: Digest
     """Digest of the reference profile's edges, so that verdicts on different references are never mixed."""
     level: Level
-    evidence: Annotated[int, Field(ge=0, le=12)]
+    evidence: Annotated[int, Meta(ge=0, le=12)]
     """Floor of log10 of the e-detector's statistic."""
-    budget: Annotated[int, Field(ge=1, le=10_000_000)]
+    budget: Annotated[int, Meta(ge=1, le=10_000_000)]
     """The detector alarms falsely at most once in this many windows."""
     p: PBucket
     """Union of univariate and joint test on the last window."""
     joint: PBucket
     """Joint test alone (random Fourier features, Hotelling)."""
-    features: Annotated[tuple[FeatureVerdict, ...], Field(max_length=64)] = ()
+    features: Annotated[tuple[FeatureVerdict, ...], Meta(max_length=64)] = ()
     """The features that stand out, surest first."""
     confidence_fell: bool = False
     """Early signal on the stream of confidences (ADWIN)."""
     missing_percent: Percent = 0
-    windows: Annotated[int, Field(ge=1, le=1_000_000)]
+    windows: Annotated[int, Meta(ge=1, le=1_000_000)]
     """Windows since the detector was last at rest."""
     rows: RowsAtLeast
 
@@ -188,52 +192,47 @@ class FeatureCounts(Value):
     """One feature's histogram over the package's edges: each cell 0, at least MIN_CELL, or MERGED (into the one before)."""
 
     feature: FeatureNumber
-    counts: Annotated[tuple[Annotated[int, Field(ge=MERGED, le=2**40)], ...], Field(min_length=1, max_length=256)]
+    counts: Annotated[tuple[Annotated[int, Meta(ge=MERGED, le=2**40)], ...], Meta(min_length=1, max_length=256)]
 
-    @model_validator(mode="after")
-    def _floors(self) -> "FeatureCounts":
+    def __post_init__(self) -> None:
         if self.counts[0] == MERGED:
             raise ValueError("the first cell cannot be merged into one before it")
         if any(0 < c < MIN_CELL for c in self.counts):
             raise ValueError(f"a cell counts fewer than {MIN_CELL} rows")
-        return self
 
 
-class DriftHist(Value):
+class DriftHist(_Spoken, tag="drift_hist"):
     """R2: integer counts over the hub's own edges. No minimum, no maximum, no value, no label that the contract does not list."""
 
-    kind: Literal["drift_hist"] = "drift_hist"
     edges: Digest
-    rounded_to: Annotated[int, Field(ge=1, le=100)]
-    noise_epsilon_milli: Annotated[int, Field(ge=0, le=100_000)] = 0
+    rounded_to: Annotated[int, Meta(ge=1, le=100)]
+    noise_epsilon_milli: Annotated[int, Meta(ge=0, le=100_000)] = 0
     """Discrete Laplace noise was added at this epsilon (thousandths); 0 is none. Merging and rounding alone are not DP."""
-    features: Annotated[tuple[FeatureCounts, ...], Field(min_length=1, max_length=512)]
+    features: Annotated[tuple[FeatureCounts, ...], Meta(min_length=1, max_length=512)]
 
 
-class RffMean(Value):
+class RffMean(_Spoken, tag="rff_mean"):
     """R2: means of the profile's random Fourier features over at least 1000 rows, in steps of 1/32768."""
 
-    kind: Literal["rff_mean"] = "rff_mean"
     edges: Digest
     rows: RowsAtLeast
-    mean: Annotated[tuple[Annotated[int, Field(ge=-65_536, le=65_536)], ...], Field(min_length=1, max_length=256)]
+    mean: Annotated[tuple[Annotated[int, Meta(ge=-65_536, le=65_536)], ...], Meta(min_length=1, max_length=256)]
 
 
 NEWEST_DAYS = 7
 """What the newest rows are, for an estimate."""
 
 
-class PerfEstimate(Value):
+class PerfEstimate(_Spoken, tag="perf_estimate"):
     """R3: how well the model does here, in whole percent, always with an interval; never a bare number."""
 
-    kind: Literal["perf_estimate"] = "perf_estimate"
     method: Literal["labels", "regression"]
     estimate: Percent
     low: Percent
     high: Percent
     valid: bool
     """False: too many rows are unlike anything the estimator saw; the number means nothing."""
-    days: Annotated[int, Field(ge=1, le=90)] = NEWEST_DAYS
+    days: Annotated[int, Meta(ge=1, le=90)] = NEWEST_DAYS
     """It is about rows of the last so many days: where labels come late, about more than the newest."""
     rows: RowsAtLeast
 
@@ -242,53 +241,48 @@ class PerfEstimate(Value):
         """In words, what rows it is about; nothing where that is the newest."""
         return "" if self.days <= NEWEST_DAYS else f" of rows of the last {self.days} days"
 
-    @model_validator(mode="after")
-    def _ordered(self) -> "PerfEstimate":
+    def __post_init__(self) -> None:
         if not self.low <= self.estimate <= self.high:
             raise ValueError("needs low <= estimate <= high")
-        return self
 
 
-class MaskedKey(Value):
+class MaskedKey(_Spoken, tag="masked_key"):
     """R4, opt-in: this site would take part in a federated sum; here is its one-time public key for that question."""
 
-    kind: Literal["masked_key"] = "masked_key"
     question: Digest
-    key: Annotated[tuple[Annotated[int, Field(ge=0, le=255)], ...], Field(min_length=32, max_length=32)]
+    key: Annotated[tuple[Annotated[int, Meta(ge=0, le=255)], ...], Meta(min_length=32, max_length=32)]
     """X25519 (RFC 7748), byte by byte: there is no text in this language."""
 
 
-class MaskedSum(Value):
+class MaskedSum(_Spoken, tag="masked_sum"):
     """R2, opt-in: one site's share of a federated sum, noisy and masked. Uniformly random, and so meaningless, alone.
 
     Integers modulo 2^48 under pairwise masks of at least ten sites; only the sum over all of them says anything.
     """
 
-    kind: Literal["masked_sum"] = "masked_sum"
     question: Digest
     cohort: Digest
     """Who else answers: this site checked their certificates, and that they are enough."""
-    sites: Annotated[int, Field(ge=MIN_SITES, le=MAX_SITES)]
-    values: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**MASK_BITS)], ...], Field(min_length=1, max_length=8192)]
+    sites: Annotated[int, Meta(ge=MIN_SITES, le=MAX_SITES)]
+    values: Annotated[tuple[Annotated[int, Meta(ge=0, lt=2**MASK_BITS)], ...], Meta(min_length=1, max_length=8192)]
 
 
-class Ops(Value):
+class Ops(_Spoken, tag="ops"):
     """R4: how the machine does. Codes from closed lists and coarse numbers; never text."""
 
-    kind: Literal["ops"] = "ops"
-    version: Annotated[tuple[Annotated[int, Field(ge=0, le=9999)], ...], Field(min_length=3, max_length=3)]
+    version: Annotated[tuple[Annotated[int, Meta(ge=0, le=9999)], ...], Meta(min_length=3, max_length=3)]
     """Of this program."""
     disk_free_percent: Percent
     memory_free_percent: Percent
-    uptime_hours: Annotated[int, Field(ge=0, le=1_000_000)]
-    latency_buckets: Annotated[tuple[Annotated[int, Field(ge=0, le=2**40)], ...], Field(max_length=16)] = ()
+    uptime_hours: Annotated[int, Meta(ge=0, le=1_000_000)]
+    latency_buckets: Annotated[tuple[Annotated[int, Meta(ge=0, le=2**40)], ...], Meta(max_length=16)] = ()
     """Requests faster than 1, 2, 4, 8 ... milliseconds, rounded to tens."""
-    problems: Annotated[tuple[Reason, ...], Field(max_length=32)] = ()
-    staleness_hours: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    problems: Annotated[tuple[Reason, ...], Meta(max_length=32)] = ()
+    staleness_hours: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     """Since release metadata was last fresh."""
 
 
-Body = Annotated[DriftVerdict | DriftHist | RffMean | PerfEstimate | MaskedKey | MaskedSum | Ops, Field(discriminator="kind")]
+Body = DriftVerdict | DriftHist | RffMean | PerfEstimate | MaskedKey | MaskedSum | Ops
 
 
 # ---- the record -----------------------------------------------------------------------------------------------------------
@@ -300,27 +294,27 @@ class EgressRecord(Document):
     max_bytes: ClassVar[int] = max(MAX_BYTES.values())
 
     kind: Literal["egress"] = "egress"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     site: Name
     spoke: Name
-    sequence: Annotated[int, Field(ge=1)]
+    sequence: Annotated[int, Meta(ge=1)]
     """Counts the records of this spoke, for ever; a gap shows at the hub."""
     previous: Digest | None
     """Digest of the record before this one; None for the first. The hub can check the chain without seeing the site's log."""
     policy: Digest
     """Digest of the site policy that allowed it."""
     model: Name | None = None
-    version: Annotated[int, Field(ge=1)] | None = None
+    version: Annotated[int, Meta(ge=1)] | None = None
     index: Digest | None = None
-    start: CoarseTime
-    end: CoarseTime
+    start: AwareDatetime
+    """A full quarter of an hour, as `end` is."""
+    end: AwareDatetime
     body: Body
 
-    @model_validator(mode="after")
-    def _whole(self) -> "EgressRecord":
+    def __post_init__(self) -> None:
+        need_coarse(start=self.start, end=self.end)
         about_a_model = self.body.kind != "ops"
         if about_a_model and (self.model is None or self.version is None or self.index is None):
             raise ValueError("needs model, version and index")
         if self.end < self.start:
             raise ValueError("end lies before start")
-        return self

@@ -6,10 +6,10 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AwareDatetime, Field
+from msgspec import Meta
 
 from model_formats.document import Document, Value
-from model_formats.types import Digest, Name
+from model_formats.types import AwareDatetime, Digest, Name, matching
 from sync.serving import Serving
 from sync.types import Reason, State
 
@@ -28,8 +28,8 @@ __all__ = [
     "Want",
 ]
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0)]
 
 
 # ---- hub -> spoke ---------------------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ class DesiredModel(Value):
     """One model version this spoke should serve."""
 
     model: Name
-    version: Annotated[int, Field(ge=1)]
+    version: Annotated[int, Meta(ge=1)]
     index: Digest
     """Digest of the version's OCI index; must equal the TUF target `models/<model>/<version>/index.json`."""
     rollout: Name | None = None
@@ -97,11 +97,11 @@ class Directive(Document):
     max_bytes: ClassVar[int] = 256 * 1024
 
     kind: Literal["directive"] = "directive"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     site: Name
     spoke: Name
     zone: Name
-    generation: Annotated[int, Field(ge=1)]
+    generation: Annotated[int, Meta(ge=1)]
     """Grows with every change for this spoke; a lower one than seen is a replay."""
     issued: AwareDatetime
     expires: AwareDatetime
@@ -119,12 +119,12 @@ class EgressReceipt(Document):
     max_bytes: ClassVar[int] = 4096
 
     kind: Literal["egress-receipt"] = "egress-receipt"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     site: Name
     spoke: Name
     device: Digest
     """Of the device's public key (SubjectPublicKeyInfo)."""
-    sequence: Annotated[int, Field(ge=1)]
+    sequence: Annotated[int, Meta(ge=1)]
     record: Digest
     time: AwareDatetime
 
@@ -155,8 +155,8 @@ class UpdateEvidence(Value):
 
     def without_rows(self) -> "UpdateEvidence":
         """What is left when nothing that was counted over the site's rows may be told: bytes, times, the package's own claim."""
-        kept = {"claimed_accuracy", "bytes_received", "bytes_total", "used_delta", "rollback_ms"}
-        return UpdateEvidence(withheld=True, **self.model_dump(include=kept))
+        kept = ("claimed_accuracy", "bytes_received", "bytes_total", "used_delta", "rollback_ms")
+        return UpdateEvidence(withheld=True, **{name: getattr(self, name) for name in kept})
 
 
 class Report(Document):
@@ -165,16 +165,16 @@ class Report(Document):
     max_bytes: ClassVar[int] = 64 * 1024
 
     kind: Literal["report"] = "report"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     site: Name
     spoke: Name
-    sequence: Annotated[int, Field(ge=1)]
+    sequence: Annotated[int, Meta(ge=1)]
     """Grows by one with every report of this spoke, for ever (it is in the journal); a replay shows."""
-    nonce: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    nonce: Annotated[str, matching("^[0-9a-f]{32}$")]
     time: AwareDatetime
     generation: Count
     model: Name
-    version: Annotated[int, Field(ge=1)]
+    version: Annotated[int, Meta(ge=1)]
     index: Digest
     previous: State
     state: State
@@ -189,14 +189,14 @@ class Status(Document):
     max_bytes: ClassVar[int] = 16 * 1024
 
     kind: Literal["status"] = "status"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     site: Name
     spoke: Name
     online: bool
     time: AwareDatetime
     generation: Count = 0
     serving: tuple[Serving, ...] = ()
-    asks_time: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
+    asks_time: Annotated[str, matching("^[0-9a-f]{32}$")] | None = None
     """A nonce, from a spoke whose clock may be wrong: the hub answers it on the spoke's `time` topic."""
 
 
@@ -206,12 +206,12 @@ class Want(Document):
     max_bytes: ClassVar[int] = 64 * 1024
 
     kind: Literal["want"] = "want"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     site: Name
     spoke: Name
     start: Count
     """Index of the first block that `missing` speaks of."""
-    missing: Annotated[str, Field(max_length=24_000)]
+    missing: Annotated[str, Meta(max_length=24_000)]
     """Bitmap of missing blocks from `start` on, most significant bit first, base64."""
-    credit: Annotated[int, Field(ge=0, le=4096)]
+    credit: Annotated[int, Meta(ge=0, le=4096)]
     """Blocks the spoke will take before it asks again; 0 is pause."""

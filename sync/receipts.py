@@ -6,10 +6,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AwareDatetime, Field
+from msgspec import Meta
 
 from model_formats.document import Document, Value
-from model_formats.types import Name
+from model_formats.types import AwareDatetime, Name, matching
 from sync.files import atomic_write
 from sync.messages import Serving
 from sync.trust.envelope import seal, unseal
@@ -46,13 +46,13 @@ class ReceiptsKnown(ReceiptsRefused):
 class Receipt(Value):
     """One message that could not be sent: a signed report (kind `report`), or a message of the outbox (its kind)."""
 
-    kind: Annotated[str, Field(pattern="^[a-z_]{1,32}$")]
-    text: Annotated[str, Field(max_length=1 << 20)]
+    kind: Annotated[str, matching("^[a-z_]{1,32}$")]
+    text: Annotated[str, Meta(max_length=1 << 20)]
     """The message as it would have been published: JSON."""
 
 
 MAX_LINKS = 1000
-Link = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,11} sha256:[0-9a-f]{64}$")]
+Link = Annotated[str, matching(r"^[1-9][0-9]{0,11} sha256:[0-9a-f]{64}$")]
 
 
 class Receipts(Document):
@@ -61,16 +61,16 @@ class Receipts(Document):
     max_bytes: ClassVar[int] = 32 << 20
 
     kind: Literal["receipts"] = "receipts"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     site: Name
     spoke: Name
     created: AwareDatetime
-    number: Annotated[int, Field(ge=1)]
+    number: Annotated[int, Meta(ge=1)]
     """Grows with every file of receipts of this spoke."""
-    generation: Annotated[int, Field(ge=0)]
+    generation: Annotated[int, Meta(ge=0)]
     serving: tuple[Serving, ...] = ()
     messages: tuple[Receipt, ...] = ()
-    egress_chain: Annotated[tuple[Link, ...], Field(max_length=MAX_LINKS)] = ()
+    egress_chain: Annotated[tuple[Link, ...], Meta(max_length=MAX_LINKS)] = ()
     """The last links of the site's egress log: number and digest of each entry, so that it cannot be rewritten unseen. What the
     entries say stays at the site."""
 

@@ -5,7 +5,7 @@ A page of its own: the serving process, which starts many times, needs none of t
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from msgspec import Meta
 
 from model_formats.document import Value
 from model_formats.types import Digest, Name
@@ -17,7 +17,7 @@ class Serving(Value):
     """What the serving process has mapped, by its own hash of the file."""
 
     model: Name
-    version: Annotated[int, Field(ge=1)]
+    version: Annotated[int, Meta(ge=1)]
     index: Digest
     file: Digest
     variant: Name

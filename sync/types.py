@@ -4,9 +4,10 @@ States and reasons are on the wire, in the journal and in the hub's tables alike
 """
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Self
+
+from msgspec import Struct
 
 from model_formats.errors import OperatorError
 from model_formats.types import NAME_PATTERN
@@ -17,8 +18,7 @@ Regime = Literal["ae-pdpl", "ae-health", "ae-cbuae", "difc", "adgm", "gdpr", "no
 """The data-protection regime of a site; it sets the floor of the outbox and where packages may go."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class SpokeId:
+class SpokeId(Struct, frozen=True, order=True):
     """One agent at a site, written `frankfurt/main`; its certificate's common name and MQTT user name is `frankfurt.main`."""
 
     site: str

@@ -69,9 +69,9 @@ def _renew_vectors(out: Path, spec: PackageSpec, point: AdapterPoint, order: Arr
 
 
 def _renew_words(out: Path, spec: PackageSpec, version: int, overridden_by: str) -> None:
-    spec = spec.model_copy(update={"version": version})
+    spec = spec.replace(version=version)
     evidence = Evidence.parse((out / EVIDENCE).read_bytes())
-    evidence = evidence.model_copy(update={"gate": evidence.gate.model_copy(update={"overridden_by": overridden_by})})
+    evidence = evidence.replace(gate=evidence.gate.replace(overridden_by=overridden_by))
     (out / SPEC).write_bytes(spec.canonical())
     (out / EVIDENCE).write_bytes(evidence.canonical())
     contract, profile = FeatureContract.parse((out / CONTRACT).read_bytes()), ReferenceProfile.parse((out / PROFILE).read_bytes())

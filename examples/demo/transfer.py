@@ -38,7 +38,7 @@ BLOCK = 128 * 1024
 def picture_book(folder: Path, out: Path, *, version: int) -> int:
     """Copy a built model folder to `out` as `version`, with a picture book; returns the book's size in bytes."""
     shutil.copytree(folder, out)
-    spec = PackageSpec.parse((out / SPEC).read_bytes()).model_copy(update={"version": version})
+    spec = PackageSpec.parse((out / SPEC).read_bytes()).replace(version=version)
     contract, evidence = FeatureContract.parse((out / CONTRACT).read_bytes()), Evidence.parse((out / EVIDENCE).read_bytes())
     (out / SPEC).write_bytes(spec.canonical())
     (out / CARD).write_text(card(spec, contract, evidence, None))

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
 from hub.api.access import HubPart, needs
+from hub.api.values import AS_IT_IS
 from hub.fleet.drift import FleetDrift
 from hub.fleet.drift_view import drift_view
 from hub.rules.access import Permission, Principal
@@ -19,7 +20,7 @@ Reader = Annotated[Principal, Depends(needs(Permission.READ))]
 class DriftView(BaseModel):
     """One entry for every version that any site spoke of."""
 
-    versions: list[FleetDrift]
+    versions: list[Annotated[FleetDrift, AS_IT_IS]]
 
 
 @router.get("/drift")

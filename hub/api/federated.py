@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hub.api.access import HubPart, needs
 from hub.api.spokes import when
+from hub.api.values import AS_IT_IS
 from hub.client import NotFound
 from hub.fleet.federated import FederatedResult, Terms, ask, members_of
 from hub.rules.access import Permission, Principal
@@ -65,7 +66,7 @@ class QuestionView(BaseModel):
     closes: datetime
     expires: datetime
     members: list[MemberView]
-    result: FederatedResult | None
+    result: Annotated[FederatedResult, AS_IT_IS] | None
 
 
 @router.post("")

@@ -12,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hub.api.access import HubPart, needs
 from hub.api.spokes import when
+from hub.api.values import Digest, Name
 from hub.client import NotFound, RequestInvalid
 from hub.fleet.releases import ReleaseRequest, accept, add_family, deny, propose_release
 from hub.rules.access import Permission, Principal
 from hub.store.versions import Version, add_delta, find_version, list_versions
 from model_formats.publisher import PublisherPolicy
-from model_formats.types import Digest, ModelRef, Name
+from model_formats.types import ModelRef
 from sync.messages import DeltaOffer
 from sync.trust.keys import key_of_pem
 from sync.trust.metadata import Proposal

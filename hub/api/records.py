@@ -95,7 +95,7 @@ def egress(
             received=when(kept.received),
             quarantined=kept.quarantined,
             digest=kept.record.digest,
-            record=kept.record.model_dump(mode="json"),
+            record=kept.record.plain,
         )
         for kept in found
     ]

@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from hub.api.access import HubPart, needs
 from hub.api.spokes import when
+from hub.api.values import AS_IT_IS
 from hub.fleet import rollouts as runner
 from hub.hub import Hub
 from hub.rules.access import Permission, Principal
@@ -35,7 +36,7 @@ class MemberView(BaseModel):
     state: str | None
     reason: str
     serving: bool
-    evidence: UpdateEvidence
+    evidence: Annotated[UpdateEvidence, AS_IT_IS]
 
 
 class RingReport(BaseModel):
@@ -151,7 +152,7 @@ def whole(hub: Hub, name: str) -> RolloutView:
         **_summary(held).model_dump(),
         index=held.index,
         approved_by=approved,
-        plan=held.plan.model_dump(mode="json"),
+        plan=held.plan.plain,
         rings=[_ring(held, number, view) for number, view in enumerate(views)],
     )
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 
 from hub.api.access import HubPart, needs
+from hub.api.values import AS_IT_IS
 from hub.fleet.directives import SpokeUnknown
 from hub.fleet.enrolments import revoke
 from hub.rules.access import Permission, Principal
@@ -31,7 +32,7 @@ class SpokeSummary(BaseModel):
     regime: str
     online: bool
     last_seen: datetime | None
-    serving: list[Serving]
+    serving: list[Annotated[Serving, AS_IT_IS]]
     serving_at: datetime | None
     revoked: bool
 
@@ -55,7 +56,7 @@ class ReportView(BaseModel):
     version: int
     state: str
     reason: str
-    evidence: UpdateEvidence
+    evidence: Annotated[UpdateEvidence, AS_IT_IS]
 
 
 class SpokeDetail(SpokeSummary):

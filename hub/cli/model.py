@@ -138,8 +138,8 @@ def _built(result: "BuildResult", folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "adaptable": result.spec.adapter is not None,
         "notes": list(result.notes),
-        "variants": [v.model_dump(mode="json", exclude={"slices"}) for v in result.evidence.variants],
-        "gate": result.evidence.gate.model_dump(mode="json"),
+        "variants": [{k: told for k, told in v.plain.items() if k != "slices"} for v in result.evidence.variants],
+        "gate": result.evidence.gate.plain,
     }
 
 

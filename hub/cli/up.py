@@ -57,7 +57,7 @@ def up(ctx: Context, host: str | None, bind: str | None, https_port: int | None,
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with HubServer(home, settings) as server:
-        emit(ctx, server.address.model_dump(), lambda _: _tell_up(server))
+        emit(ctx, server.address.plain, lambda _: _tell_up(server))
         stop.wait()
         talk.print("stopping")
 

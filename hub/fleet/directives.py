@@ -54,7 +54,7 @@ def compose(
 
 def content_of(directive: Directive) -> str:
     """Digest of what it says, without its number and times."""
-    return directive.model_copy(update={"generation": 1, "issued": _EPOCH, "expires": _EPOCH}).digest
+    return directive.replace(generation=1, issued=_EPOCH, expires=_EPOCH).digest
 
 
 def next_generation(db: Connection, spoke: SpokeId) -> int:
@@ -93,4 +93,4 @@ def refresh_directive(
 
 
 def _desired(db: Connection, assignment: Assignment) -> DesiredModel:
-    return assignment.terms.model_copy(update={"deltas": deltas_to(db, assignment.ref)})
+    return assignment.terms.replace(deltas=deltas_to(db, assignment.ref))

@@ -10,14 +10,13 @@ from datetime import datetime
 from typing import Literal
 
 import numpy as np
-from pydantic import AwareDatetime
 
 from model_formats.document import Value
 from model_formats.histograms import ColumnTest, best_p, compare, strange_cells
 from model_formats.joint import hotelling
 from model_formats.profile import ReferenceProfile
 from model_formats.runtimes.base import Array
-from model_formats.types import Direction
+from model_formats.types import AwareDatetime, Direction
 from sync.egress import MERGED, DriftHist, DriftVerdict, EgressRecord, Level, PerfEstimate, RffMean, p_bucket
 
 __all__ = ["FleetDrift", "Moved", "Pooled", "PooledColumn", "SiteDrift", "fleet_drift", "pool"]

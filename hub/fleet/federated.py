@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar, Literal
 
-from pydantic import Field, ValidationError
 from sqlalchemy import Connection
 
 from hub.fleet.directives import refresh_directive
@@ -25,7 +24,7 @@ from hub.store.egress import KeptEgress, list_egress, spokes_that_said
 from hub.store.questions import KeptQuestion, QuestionState, add_question, find_question, list_questions, set_question
 from hub.store.spokes import find_spoke, list_spokes
 from hub.store.versions import find_version
-from model_formats.document import Document
+from model_formats.document import Document, DocumentRefused
 from model_formats.errors import OperatorError
 from model_formats.opening import open_package
 from model_formats.sums import Layout, PartTotals, Statistic, lay_out, read_totals
@@ -71,7 +70,7 @@ class FederatedResult(Document):
     max_bytes: ClassVar[int] = 4 << 20
 
     kind: Literal["federated-result"] = "federated-result"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     sites: int
     epsilon_milli: int
     parts: tuple[PartTotals, ...]
@@ -143,10 +142,11 @@ def _question(hub: Hub, db: Connection, terms: Terms) -> Question:
             issued=now,
             closes=now + timedelta(seconds=int(terms.gather_s)),
             expires=now + timedelta(seconds=int(terms.gather_s + terms.answer_s)),
-        )
-    except ValidationError as e:
-        first = e.errors(include_url=False, include_input=False)[0]
-        raise QuestionInvalid(f"{'.'.join(str(part) for part in first['loc']) or 'question'}: {first['msg']}") from e
+        ).checked()
+    except DocumentRefused as e:
+        raise QuestionInvalid(e.misfit) from e
+    except ValueError as e:
+        raise QuestionInvalid(str(e)) from e
     _layout(hub, question)
     return question
 

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 import httpx
+from msgspec import convert
 
 from hub.registry.errors import NotAuthorized, RegistryRefused
 from model_formats.errors import HubError
@@ -100,7 +101,7 @@ class RemoteRepository:
     def referrers(self, digest: str) -> list[Descriptor]:
         """Manifests that refer to a digest: what the registry says, or, where it keeps none, what the fallback tag lists."""
         listed = self._api_referrers(digest)
-        return [OciDescriptor.model_validate(entry).plain for entry in (self._fallback(digest) if listed is None else listed)]
+        return [convert(entry, OciDescriptor).plain for entry in (self._fallback(digest) if listed is None else listed)]
 
     def delete_manifest(self, digest: str, subject: str | None = None) -> bool:
         """Delete a manifest, and its line in the fallback tag of its subject. False where the registry deletes nothing."""

@@ -4,20 +4,20 @@ import json
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from msgspec import Meta
 
-from model_formats.document import Value
+from model_formats.document import DocumentRefused, Value
 from model_formats.errors import OperatorError
-from model_formats.types import ModelRef, Name
+from model_formats.types import ModelRef, Name, matching
 from sync.messages import ProbationTerms, ShadowTerms
 from sync.types import Regime
 
 __all__ = ["GateTerms", "PlanInvalid", "Ring", "RolloutPlan", "RolloutSpec"]
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Site = Annotated[str, Field(pattern=r"^(\*|[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?)$")]
-Model = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?@[1-9][0-9]{0,8}$")]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0)]
+Site = Annotated[str, matching(r"^(\*|[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?)$")]
+Model = Annotated[str, matching(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?@[1-9][0-9]{0,8}$")]
 
 
 class PlanInvalid(OperatorError):
@@ -32,7 +32,7 @@ class Ring(Value):
     """Spokes that get the version together."""
 
     name: Name
-    sites: Annotated[tuple[Site, ...], Field(min_length=1)]
+    sites: Annotated[tuple[Site, ...], Meta(min_length=1)]
     """`site` (all its spokes), `site/spoke`, or `*`: everyone that no ring names and that the package may go to."""
     zones: tuple[Name, ...] = ()
     """Only spokes of these zones; empty: any."""
@@ -43,7 +43,7 @@ class Ring(Value):
 class GateTerms(Value):
     """What a ring must show before the next one starts, and what ends the rollout."""
 
-    min_committed: Annotated[int, Field(ge=1)] = 1
+    min_committed: Annotated[int, Meta(ge=1)] = 1
     """Spokes that must have committed, by signed report, and still serve the version."""
     wilson_lower: Share = 0.2
     """Least lower bound (one-sided 95 %, Wilson) on committed / ended. One of one gives .27, ten of ten .79, 45 of 46 .91."""
@@ -53,13 +53,13 @@ class GateTerms(Value):
     """Largest share of the ring that may be without an outcome (offline, silent, or still at work) when it advances."""
     max_failed: Share = 0.1
     """Ends the rollout when the failed share is above this beyond doubt (lower Wilson bound)."""
-    hard_reasons_abort: Annotated[int, Field(ge=1)] = 1
+    hard_reasons_abort: Annotated[int, Meta(ge=1)] = 1
     """This many reports with a hard reason (tampered, wrong golden outputs, accuracy below claim ...) end the rollout."""
     max_accuracy_drop: Share = 0.02
     """Labelled accuracy may be this far below the package's claim and below the champion's; tested, not just compared."""
     max_disagreement: Share = 1.0
     """Ends the rollout when candidate and champion differ on more than this share of mirrored rows, over the ring."""
-    deadline_s: Annotated[int, Field(ge=1)] = 7 * 86400
+    deadline_s: Annotated[int, Meta(ge=1)] = 7 * 86400
     """A ring that has not advanced by then pauses the rollout and says what it waits for."""
 
 
@@ -68,7 +68,7 @@ class RolloutSpec(Value):
 
     model: Model
     transport: Literal["auto", "mqtt", "https"] = "auto"
-    rings: Annotated[tuple[Ring, ...], Field(min_length=1, max_length=50)]
+    rings: Annotated[tuple[Ring, ...], Meta(min_length=1, max_length=50)]
     gate: GateTerms = GateTerms()
     shadow: ShadowTerms = ShadowTerms()
     probation: ProbationTerms = ProbationTerms()
@@ -79,8 +79,7 @@ class RolloutSpec(Value):
     on_abort: Literal["revert", "hold"] = "revert"
     """`revert` takes reached spokes back to what they served; `hold` leaves them."""
 
-    @model_validator(mode="after")
-    def _rings_are_distinct(self) -> Self:
+    def __post_init__(self) -> None:
         names = [ring.name for ring in self.rings]
         if len(set(names)) != len(names):
             raise ValueError("two rings have the same name")
@@ -88,7 +87,6 @@ class RolloutSpec(Value):
         twice = sorted({s for s in sites if sites.count(s) > 1})
         if twice:
             raise ValueError(f"{twice[0]} is in two places")
-        return self
 
     @property
     def ref(self) -> ModelRef:
@@ -102,10 +100,10 @@ class Metadata(Value):
     name: Name
 
 
-class RolloutPlan(Value):
+class RolloutPlan(Value, rename={"api_version": "apiVersion"}):
     """A whole document. Law: `RolloutPlan.parse(plan.canonical()) == plan`."""
 
-    api_version: Literal["spokeshave/v1"] = Field(alias="apiVersion")
+    api_version: Literal["spokeshave/v1"]
     kind: Literal["Rollout"]
     metadata: Metadata
     spec: RolloutSpec
@@ -121,16 +119,15 @@ class RolloutPlan(Value):
         if len(text) > 1 << 20:
             raise PlanInvalid("the document is larger than 1 MiB")
         try:
-            return cls.model_validate_json(json.dumps(yaml.load(text, Loader=_Strict)))  # noqa: S506 (a safe loader's subclass)
-        except ValidationError as e:
-            first = e.errors(include_url=False, include_input=False)[0]
-            raise PlanInvalid(f"{'.'.join(str(part) for part in first['loc']) or 'document'}: {first['msg']}") from e
+            return cls.of_plain(yaml.load(text, Loader=_Strict))  # noqa: S506 (a safe loader's subclass)
+        except DocumentRefused as e:
+            raise PlanInvalid(e.misfit) from e
         except (yaml.YAMLError, TypeError, ValueError, RecursionError) as e:
             raise PlanInvalid(f"not YAML: {e}") from e
 
     def canonical(self) -> bytes:
         """JSON with sorted keys."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+        return json.dumps(self.checked().plain, sort_keys=True, separators=(",", ":")).encode()
 
 
 class _Strict(yaml.SafeLoader):

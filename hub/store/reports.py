@@ -86,7 +86,7 @@ def list_reports(
 
 
 def _json(value: Value) -> str:
-    return value.model_dump_json()
+    return value.json.decode()
 
 
 def _report(row: Row[tuple[object, ...]]) -> KeptReport:
@@ -101,6 +101,6 @@ def _report(row: Row[tuple[object, ...]]) -> KeptReport:
         generation=row.generation,
         state=State(row.state),
         reason=Reason(row.reason),
-        evidence=UpdateEvidence.model_validate_json(row.evidence),
+        evidence=UpdateEvidence.of_json(row.evidence),
         envelope=bytes(row.envelope),
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pydantic import TypeAdapter
+from msgspec.json import decode, encode
 from sqlalchemy import ColumnElement, Connection, Row, and_, exists, select, update
 
 from hub.store.tables import assignments, spokes
@@ -23,8 +23,6 @@ __all__ = [
     "saw_serving",
     "saw_status",
 ]
-
-_SERVING = TypeAdapter(tuple[Serving, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +113,13 @@ def saw_status(connection: Connection, spoke: SpokeId, *, online: bool, now: flo
 
 def saw_report(connection: Connection, spoke: SpokeId, sequence: int, serving: tuple[Serving, ...], *, now: float) -> None:
     """A verified report: what is served is known anew."""
-    told = {"last_sequence": sequence, "serving": _SERVING.dump_json(serving).decode(), "serving_at": now, "last_seen": now}
+    told = {"last_sequence": sequence, "serving": encode(serving).decode(), "serving_at": now, "last_seen": now}
     connection.execute(update(spokes).where(_is(spoke)).values(**told))
 
 
 def saw_serving(connection: Connection, spoke: SpokeId, serving: tuple[Serving, ...], *, now: float) -> None:
     """A signed word on what is served that came without a report (a file of receipts)."""
-    told = {"serving": _SERVING.dump_json(serving).decode(), "serving_at": now}
+    told = {"serving": encode(serving).decode(), "serving_at": now}
     connection.execute(update(spokes).where(_is(spoke)).values(**told))
 
 
@@ -141,6 +139,6 @@ def _spoke(row: Row[tuple[object, ...]]) -> Spoke:
         online=bool(row.online),
         last_seen=row.last_seen,
         last_sequence=row.last_sequence,
-        serving=_SERVING.validate_json(row.serving),
+        serving=decode(row.serving, type=tuple[Serving, ...]),
         serving_at=row.serving_at,
     )

@@ -74,7 +74,7 @@ def add_delta(connection: Connection, ref: ModelRef, offer: DeltaOffer) -> None:
     """Keep a shortcut towards a file of a version."""
     where = (deltas.c.base == offer.base) & (deltas.c.target == offer.target)
     if connection.execute(select(deltas.c.delta).where(where)).first() is None:
-        connection.execute(insert(deltas).values(**offer.model_dump(), model=ref.name, version=ref.version))
+        connection.execute(insert(deltas).values(**offer.plain, model=ref.name, version=ref.version))
 
 
 def deltas_to(connection: Connection, ref: ModelRef) -> tuple[DeltaOffer, ...]:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AwareDatetime, Field
+from msgspec import Meta
 
 from model_formats.document import Document
-from model_formats.types import Digest, Name
+from model_formats.types import AwareDatetime, Digest, Name
 
 __all__ = ["Progress", "RunRecord", "Track"]
 
@@ -22,10 +22,10 @@ class RunRecord(Document):
     """`run.json`."""
 
     kind: Literal["training-run"] = "training-run"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     max_bytes: ClassVar[int] = 4 << 20
     run: Name
-    recipe: Annotated[str, Field(max_length=200)]
+    recipe: Annotated[str, Meta(max_length=200)]
     started: AwareDatetime
     seconds: float
     device: str

@@ -1,10 +1,10 @@
 """The seam to an inference engine. `onnx.py` and `openvino.py` implement it; each imports its heavy library lazily, and alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from msgspec import Struct
 
 from model_formats.errors import DeviceError, OperatorError, RefusedError
 
@@ -24,8 +24,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Engine = Literal["onnxruntime", "openvino"]
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(Struct, frozen=True):
     """A model's input or output as the engine sees it. `shape` uses -1 for free dimensions; `datatype` in OIP words (`FP32`)."""
 
     name: str

@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+
+from msgspec import Struct
 
 from model_formats.errors import SpokeshaveError
 from model_formats.golden import Golden, GoldenMismatch, GoldenResult, check_golden
@@ -24,8 +25,7 @@ def open_session(path: Path, *, engine: Engine = "onnxruntime", threads: int = 1
     return open_onnx(path, threads=threads)
 
 
-@dataclass(frozen=True, slots=True)
-class EngineTrial:
+class EngineTrial(Struct, frozen=True):
     """What one engine did here with one file."""
 
     engine: Engine

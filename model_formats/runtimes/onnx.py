@@ -4,9 +4,10 @@ Source: onnxruntime's Python API (`SessionOptions`, `RunOptions.add_active_adapt
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from model_formats.runtimes.base import (
     AdapterRefused,
@@ -39,8 +40,7 @@ _DATATYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class OnnxAdapter:
+class OnnxAdapter(Struct, frozen=True):
     """A loaded adapter, with the run options that activate it."""
 
     name: str
@@ -49,8 +49,7 @@ class OnnxAdapter:
     """Kept alive: the run options only point to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class WholeModel:
+class WholeModel(Struct, frozen=True):
     """A model fitted from another and answering in its place: the adapter of a site that fits more than heads."""
 
     name: str

@@ -36,10 +36,10 @@ def show(ctx: Context, *, days: float, refused: bool, exact: bool) -> None:
             "kind": logged.entry.asked,
             "decision": "allow" if logged.record else "deny",
             "rule": logged.entry.why.value,
-            "entry": logged.entry.model_dump(mode="json"),
+            "entry": logged.entry.plain,
             "words": line(logged),
             "sent": logged.sent,
-            "record": logged.record.model_dump(mode="json") if logged.record else None,
+            "record": logged.record.plain if logged.record else None,
             "payload": payload(logged.record) if exact and logged.record else None,
         }
         for logged in found
@@ -118,7 +118,7 @@ def pack(ctx: Context, *, folder: Path, days: float | None) -> None:
     value = {
         "files": [str(f) for f in files],
         "digest": made.digest,
-        "chain": made.chain.model_dump(mode="json"),
+        "chain": made.chain.plain,
         "left": len(made.records),
         "refused": sum(d.times for d in made.denials),
         "policies": len(made.policies),
@@ -137,7 +137,7 @@ def policy(ctx: Context) -> None:
     found = load_policy(ctx.home, site, regime)
     if not (ctx.home / POLICY_FILE).exists():
         talk.print(f"no {POLICY_FILE}: the default holds")
-    value = found.model_dump(mode="json") | {"digest": found.digest, "regime_allows": sorted(FLOORS[regime])}
+    value = found.plain | {"digest": found.digest, "regime_allows": sorted(FLOORS[regime])}
     emit(ctx, value)
 
 

@@ -136,7 +136,7 @@ def list_(ctx: Context, *, model: str | None) -> None:
                 "trusted": k.trusted,
                 "in_use": (stage := _stage(slots.get(k.record.model), k.record.name)) != "shelf",
                 "stage": stage,
-                "shadow": k.record.shadow.model_dump(),
+                "shadow": k.record.shadow.plain,
             }
             for k in site.tuner.shelf.all(model)
         ]

@@ -6,8 +6,10 @@ all the same. So a site that was off for months erases what became too old a day
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
 from typing import Self
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 __all__ = ["STEP_S", "TRIAL_S", "Watch"]
 
@@ -18,8 +20,7 @@ _NOTED_S = 60.0
 """Steps that are not worth a write to a small disk."""
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
+class Watch(Struct, frozen=True):
     """What is known of the clock: times in Unix seconds. Kept beside the rows as text."""
 
     seen: float

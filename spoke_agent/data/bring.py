@@ -81,7 +81,8 @@ def erase_at(home: Path, subjects: Sequence[str], before: datetime | None, *, ev
         shelf = Shelf(home / "adapters", signer=signer, key=signer.public_key)
         tuner = Tuner(home, blobs=BlobStore(home), data=data, shelf=shelf, clock=clock, server=server)
         scope = Scope(tuple(subjects), before, everything)
-        return erase(home, data, scope, derived=tuner, clock=clock, signer=signer).model_dump(mode="json")
+        erased: dict[str, Any] = erase(home, data, scope, derived=tuner, clock=clock, signer=signer).plain
+        return erased
     finally:
         data.close()
         server.close()

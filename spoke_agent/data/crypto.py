@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import os
 import secrets
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from msgspec import Struct
 
 from spoke_agent.data.errors import DataKeyLost, SiteKeyInvalid, StoreDamaged
 from sync.files import atomic_write, fsync_dir
@@ -28,8 +28,7 @@ SITE_KEY = Path("identity") / "site.key"
 _NONCE = 12
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class SiteKey:
+class SiteKey(Struct, frozen=True):
     """32 secret bytes; never printed, never sent."""
 
     secret: bytes

@@ -14,10 +14,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Protocol
 
-from pydantic import AwareDatetime, Field
+from msgspec import Meta
 
 from model_formats.document import Document
-from model_formats.types import Name
+from model_formats.types import AwareDatetime, Name
 from spoke_agent.data.store import DataStore
 from sync.clock import Clock
 from sync.files import atomic_write
@@ -33,11 +33,11 @@ class ErasureRecord(Document):
     max_bytes: ClassVar[int] = 256 * 1024
 
     kind: Literal["erasure"] = "erasure"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     time: AwareDatetime
     scope: Literal["subject", "before", "all"]
     before: AwareDatetime | None = None
-    rows: Annotated[int, Field(ge=0)]
+    rows: Annotated[int, Meta(ge=0)]
     adapters: tuple[Name, ...]
     retrained: tuple[Name, ...] = ()
     """Heads that were fitted on what is left, in place of adapters that answered."""
@@ -104,6 +104,6 @@ def _reset_drift(home: Path) -> bool:
     for path in (home / "drift").glob("*.json"):
         state = read_state(path)
         if state is not None and state.sums.rows:
-            write_state(path, state.model_copy(update={"sums": Sums(end=state.sums.end)}))
+            write_state(path, state.replace(sums=Sums(end=state.sums.end)))
             found = True
     return found

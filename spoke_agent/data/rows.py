@@ -2,10 +2,10 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from msgspec import Struct, field
 
 from model_formats.runtimes.base import Array
 from spoke_agent.data.errors import BatchInvalid
@@ -20,8 +20,7 @@ whatever else is told of a site are about served rows alone.
 _INPUT, _OUTPUT = "i/", "o/"
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """Rows that one version answered. Each array has one entry per row in its first dimension.
 
     `request_ids` names the request of every row (several rows of one request share an id, in order; an empty id cannot be
@@ -57,8 +56,7 @@ class Batch:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class StoredBatch:
+class StoredBatch(Struct, frozen=True):
     """Rows that were stored together, decrypted. `labels` is NaN where none came yet."""
 
     id: int

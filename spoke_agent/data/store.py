@@ -10,13 +10,13 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from time import time as wall_time
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from model_formats.runtimes.base import Array
 from spoke_agent.data.age import STEP_S, Watch
@@ -32,8 +32,7 @@ _ROWS, _LABELS = "rows", "labels"
 _LATEST = "SELECT id FROM batches WHERE model = ? AND kept = 0 AND purpose = 'serving' ORDER BY id DESC"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """How much is kept. Age in days, sizes in rows and in bytes of sealed records."""
 
     max_rows: int = 200_000

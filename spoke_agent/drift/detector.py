@@ -6,8 +6,9 @@ alarm at R >= budget comes falsely at most once in `budget` windows on average, 
 """
 
 from datetime import timedelta
+from typing import Annotated
 
-from pydantic import Field
+from msgspec import Meta
 
 from model_formats.document import Value
 from sync.egress import Level
@@ -31,7 +32,7 @@ class Detector(Value):
     budget: int
     statistic: float = 0.0
     level: Level = "quiet"
-    windows: int = Field(0, ge=0)
+    windows: Annotated[int, Meta(ge=0)] = 0
     """Windows since it was last at rest (R below 1)."""
 
     def after(self, p: float) -> "Detector":

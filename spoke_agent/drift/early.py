@@ -4,8 +4,9 @@ It says sooner than a window does that the model has become less sure. It is a h
 """
 
 import math
+from typing import Annotated
 
-from pydantic import Field
+from msgspec import Meta
 
 from model_formats.document import Value
 from model_formats.runtimes.base import Array
@@ -23,7 +24,7 @@ class Adwin(Value):
     """Means of chunks of 32 rows since the last cut; a cut where an older part differs from the newer by more than chance."""
 
     chunks: tuple[float, ...] = ()
-    rest: tuple[float, ...] = Field((), max_length=_CHUNK)
+    rest: Annotated[tuple[float, ...], Meta(max_length=_CHUNK)] = ()
     fell: bool = False
     """The last cut was a fall, and no rise came since."""
 
@@ -34,13 +35,13 @@ class Adwin(Value):
         while len(rest) >= _CHUNK:
             state = state._push(sum(rest[:_CHUNK]) / _CHUNK)
             rest = rest[_CHUNK:]
-        return state.model_copy(update={"rest": tuple(rest)})
+        return state.replace(rest=tuple(rest))
 
     def _push(self, mean: float) -> "Adwin":
         chunks = (*self.chunks, mean)[-_MOST:]
         cut = _cut(chunks)
         if cut is None:
-            return self.model_copy(update={"chunks": chunks})
+            return self.replace(chunks=chunks)
         old, new = chunks[:cut], chunks[cut:]
         return Adwin(chunks=new, fell=sum(new) / len(new) < sum(old) / len(old))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Literal
 
 import numpy as np
 
@@ -107,17 +108,24 @@ def _newest(batches: list[StoredBatch]) -> list[StoredBatch]:
     return found
 
 
-def _told(method: str, value: float, low: float, high: float, rows: int, *, valid: bool, days: int = NEWEST_DAYS) -> PerfEstimate:
+def _told(
+    method: Literal["labels", "regression"],
+    value: float,
+    low: float,
+    high: float,
+    rows: int,
+    *,
+    valid: bool,
+    days: int = NEWEST_DAYS,
+) -> PerfEstimate:
     """Whole percent, the interval rounded outwards."""
     centre = round(100 * min(1.0, max(0.0, value)))
-    return PerfEstimate.model_validate(
-        {
-            "method": method,
-            "estimate": centre,
-            "low": min(centre, max(0, int(np.floor(100 * low)))),
-            "high": max(centre, min(100, int(np.ceil(100 * high)))),
-            "valid": valid,
-            "days": days,
-            "rows": rows_at_least(rows),
-        }
+    return PerfEstimate(
+        method=method,
+        estimate=centre,
+        low=min(centre, max(0, int(np.floor(100 * low)))),
+        high=max(centre, min(100, int(np.ceil(100 * high)))),
+        valid=valid,
+        days=days,
+        rows=rows_at_least(rows),
     )

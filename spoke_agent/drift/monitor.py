@@ -117,7 +117,7 @@ class DriftMonitor:
             "sums": Sums(end=sums.end) if ready else sums,
         }
         # Saved before anything is offered: after a crash a verdict may be missing, but no row is ever counted twice.
-        write_state(self._folder / f"{watched.model}.json", state.model_copy(update=update))
+        write_state(self._folder / f"{watched.model}.json", state.replace(**update))
         if tell:
             changed = detector.level != state.told_level
             self._outbox.offer(verdict, _about(watched, taken.start, taken.end, window.rows), urgent=changed)

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AwareDatetime, Field
+from msgspec import Meta
 
 from model_formats.document import Document, DocumentRefused, Value
-from model_formats.types import Digest, Name
+from model_formats.types import AwareDatetime, Digest, Name
 from spoke_agent.drift.detector import Detector
 from spoke_agent.drift.early import Adwin
 from sync.egress import Level
@@ -31,9 +31,9 @@ class DriftState(Document):
     max_bytes: ClassVar[int] = 8 << 20
 
     kind: Literal["drift-state"] = "drift-state"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     model: Name
-    version: Annotated[int, Field(ge=1)]
+    version: Annotated[int, Meta(ge=1)]
     index: Digest
     cursor: int = 0
     """Last stored batch that was seen."""

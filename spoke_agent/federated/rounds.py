@@ -8,9 +8,9 @@ import base64
 import contextlib
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from msgspec import Meta
 
 from model_formats.document import Document, DocumentRefused
 from model_formats.types import hex_of
@@ -31,10 +31,10 @@ class Round(Document):
     max_bytes: ClassVar[int] = 64 * 1024
 
     kind: Literal["federated-round"] = "federated-round"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     question: Question
     state: Literal["joined", "done"]
-    sealed: str | None = Field(None, max_length=400)
+    sealed: Annotated[str, Meta(max_length=400)] | None = None
     """The secret, while it may still be needed."""
 
 

@@ -10,10 +10,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import AwareDatetime, Field
-
 from model_formats.document import Document, Value
-from model_formats.types import Digest, Name
+from model_formats.types import AwareDatetime, Digest, Name
 from spoke_agent.outbox.errors import LogBroken
 from spoke_agent.outbox.log import EgressLog, Logged
 from spoke_agent.outbox.policy import SitePolicy, Why
@@ -97,7 +95,7 @@ class EvidencePack(Document):
     max_bytes: ClassVar[int] = 256 << 20
 
     kind: Literal["egress-evidence"] = "egress-evidence"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     site: Name
     spoke: Name
     regime: Regime

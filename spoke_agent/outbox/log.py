@@ -13,10 +13,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AwareDatetime, Field
+from msgspec import Meta
 
 from model_formats.document import Document
-from model_formats.types import Digest, Name, digest_of
+from model_formats.types import AwareDatetime, Digest, Name, digest_of
 from spoke_agent.outbox.errors import LogBroken, LogUnwritable
 from spoke_agent.outbox.policy import Day, SitePolicy, Why
 from sync.egress import EgressRecord, Kind
@@ -43,17 +43,17 @@ class LogEntry(Document):
     max_bytes: ClassVar[int] = 16 * 1024
 
     kind: Literal["egress-entry"] = "egress-entry"
-    schema_: Literal[1] = Field(1, alias="schema")
-    sequence: Annotated[int, Field(ge=1)]
+    schema_: Literal[1] = 1
+    sequence: Annotated[int, Meta(ge=1)]
     previous: Digest | None
     time: AwareDatetime
     asked: Kind
     model: Name | None
     why: Why
     policy: Digest | None
-    rows: Annotated[int, Field(ge=0)]
-    bytes: Annotated[int, Field(ge=0)]
-    epsilon_milli: Annotated[int, Field(ge=0)] = 0
+    rows: Annotated[int, Meta(ge=0)]
+    bytes: Annotated[int, Meta(ge=0)]
+    epsilon_milli: Annotated[int, Meta(ge=0)] = 0
     record: Digest | None
     """Digest of the exact record that left; None for a refusal."""
 

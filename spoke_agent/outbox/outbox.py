@@ -234,13 +234,13 @@ class Outbox:
         )
         return EgressRecord.parse(record.canonical())  # what leaves is what the strict reader accepts, or nothing
 
-    def _refuse(self, kind: str, about: About | None, why: Why, policy: SitePolicy | None = None, *, size: int = 0) -> bool:
+    def _refuse(self, kind: Kind, about: About | None, why: Why, policy: SitePolicy | None = None, *, size: int = 0) -> bool:
         self.log.add(self._entry(kind, about, why, policy, size, None, 0.0), None, None)
         return False
 
     def _entry(
         self,
-        kind: str,
+        kind: Kind,
         about: About | None,
         why: Why,
         policy: SitePolicy | None,
@@ -251,20 +251,18 @@ class Outbox:
         sequence, previous = self.log.head()
         if policy is not None:
             self.log.keep_policy(policy, self._clock.now())
-        return LogEntry.model_validate(
-            {
-                "sequence": sequence + 1,
-                "previous": previous,
-                "time": self._clock.now().replace(microsecond=0),
-                "asked": kind,
-                "model": about.model if about else None,
-                "why": why,
-                "policy": policy.digest if policy else None,
-                "rows": about.rows if about else 0,
-                "bytes": size,
-                "epsilon_milli": round(epsilon * 1000),
-                "record": record.digest if record else None,
-            }
+        return LogEntry(
+            sequence=sequence + 1,
+            previous=previous,
+            time=self._clock.now().replace(microsecond=0),
+            asked=kind,
+            model=about.model if about else None,
+            why=why,
+            policy=policy.digest if policy else None,
+            rows=about.rows if about else 0,
+            bytes=size,
+            epsilon_milli=round(epsilon * 1000),
+            record=record.digest if record else None,
         )
 
 

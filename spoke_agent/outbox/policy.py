@@ -4,7 +4,6 @@
 be read, or that contradicts itself, closes the outbox. The hub can tighten, never widen. Pure but for `load_policy`.
 """
 
-import json
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from msgspec import Meta
 
-from model_formats.document import Document, Value
+from model_formats.document import Document, DocumentRefused, Value
 from model_formats.types import Digest, Name
 from spoke_agent.outbox.errors import PolicyInvalid
 from sync.egress import FLOORS, MAX_BYTES, MIN_CELL, MIN_ROWS, MIN_SITES, Kind
@@ -49,14 +48,14 @@ class Allow(Value):
     features: tuple[str, ...] | None = None
     """For histograms and masked sums: the ids (of the reference profile) that may be counted; none given is all inputs and
     predictions."""
-    min_rows: Annotated[int, Field(ge=0)] = 0
+    min_rows: Annotated[int, Meta(ge=0)] = 0
     """More than the kind's own floor; less has no effect."""
-    interval_min_s: Annotated[int, Field(ge=0)] = 0
+    interval_min_s: Annotated[int, Meta(ge=0)] = 0
     """At most one of a kind and model in this time (a verdict whose level changed may go at once)."""
     protect: tuple[Literal["suppress", "round", "dp"], ...] = ("suppress", "round")
-    consent: str | None = Field(None, max_length=100)
+    consent: Annotated[str, Meta(max_length=100)] | None = None
     """For `masked_sum`: the site's own reference to the consent or decision behind it. Required there, and never sent."""
-    peers: Annotated[tuple[Digest, ...], Field(min_length=MIN_SITES)] | None = None
+    peers: Annotated[tuple[Digest, ...], Meta(min_length=MIN_SITES)] | None = None
     """For `masked_sum`: device keys (digests) that this site knows to be real; ten of a cohort, at least, must be among them."""
 
     def check(self) -> None:
@@ -79,19 +78,18 @@ class SitePolicy(Document):
     max_bytes: ClassVar[int] = 256 * 1024
 
     kind: Literal["egress-policy"] = "egress-policy"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     site: Name
     regime: Regime
     sovereignty: Sovereignty = "normal"
-    min_cell: Annotated[int, Field(ge=MIN_CELL, le=10_000)] = MIN_CELL
-    round_to: Annotated[int, Field(ge=1, le=100)] = 5
-    max_bytes_per_day: Annotated[int, Field(ge=0)] = 262_144
-    epsilon_per_day: Annotated[float, Field(gt=0, le=10)] = 1.0
-    epsilon_per_30_days: Annotated[float, Field(gt=0, le=100)] = 8.0
+    min_cell: Annotated[int, Meta(ge=MIN_CELL, le=10_000)] = MIN_CELL
+    round_to: Annotated[int, Meta(ge=1, le=100)] = 5
+    max_bytes_per_day: Annotated[int, Meta(ge=0)] = 262_144
+    epsilon_per_day: Annotated[float, Meta(gt=0, le=10)] = 1.0
+    epsilon_per_30_days: Annotated[float, Meta(gt=0, le=100)] = 8.0
     allow: tuple[Allow, ...] = ()
 
-    @model_validator(mode="after")
-    def _agrees_with_itself(self) -> "SitePolicy":
+    def __post_init__(self) -> None:
         kinds = [a.kind for a in self.allow]
         if len(set(kinds)) != len(kinds):
             raise ValueError("a kind is allowed twice")
@@ -104,7 +102,6 @@ class SitePolicy(Document):
             raise ValueError("masked_key goes with masked_sum: list that one")
         for rule in self.allow:
             rule.check()
-        return self
 
     def rule(self, kind: Kind) -> Allow | None:
         """The rule of a kind, None where it may not leave."""
@@ -217,11 +214,9 @@ def load_policy(home: Path, site: str, regime: Regime) -> SitePolicy:
         if path.stat().st_size > SitePolicy.max_bytes:
             raise PolicyInvalid(f"{POLICY_FILE}: more than {SitePolicy.max_bytes} bytes")
         fields = yaml.load(path.read_text(), _Strict)  # noqa: S506 - a SafeLoader
-        policy = SitePolicy.model_validate_json(json.dumps({"site": site, "regime": regime} | (fields or {})))
-    except ValidationError as e:
-        first = e.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "policy"
-        raise PolicyInvalid(f"{POLICY_FILE}: {where}: {first['msg']}") from e
+        policy = SitePolicy.of_plain({"site": site, "regime": regime} | (fields or {}))
+    except DocumentRefused as e:
+        raise PolicyInvalid(f"{POLICY_FILE}: {e.misfit}") from e
     except (OSError, TypeError, ValueError, yaml.YAMLError) as e:
         raise PolicyInvalid(f"{POLICY_FILE}: not a policy: {e}") from e
     if policy.site != site or policy.regime != regime:
@@ -249,7 +244,7 @@ def _too_soon(rule: Allow | None, asked: Asked, day: Day) -> bool:
 
 def turn_switch(home: Path, site: str, regime: Regime, position: Sovereignty) -> SitePolicy:
     """Write the switch's position into `egress.yaml` (made from the default where there is none). Raises PolicyInvalid."""
-    policy = load_policy(home, site, regime).model_copy(update={"sovereignty": position})
-    fields = policy.model_dump(mode="json", exclude={"kind", "schema_"}, exclude_none=True)
+    policy = load_policy(home, site, regime).replace(sovereignty=position)
+    fields = {key: value for key, value in policy.sparse.items() if key not in ("kind", "schema")}
     atomic_write(home / POLICY_FILE, yaml.safe_dump(fields, sort_keys=False).encode(), mode=0o600)
     return policy

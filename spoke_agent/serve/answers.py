@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from msgspec import Meta, field
 
 from model_formats.document import Document, Value
 from model_formats.types import Digest, Name
@@ -22,7 +22,7 @@ __all__ = [
     "ModelStats",
 ]
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Meta(ge=0)]
 Role = Literal["champion", "candidate", "challenger", "last_good"]
 
 
@@ -39,7 +39,7 @@ class LoadedState(Value):
     """One slot after a reconcile: loaded and checked, or not, and why."""
 
     loaded: bool
-    version: Annotated[int, Field(ge=1)]
+    version: Annotated[int, Meta(ge=1)]
     index: Digest
     variant: Name
     file: Digest | None = None
@@ -89,8 +89,8 @@ class ReconcileAnswer(Document):
     max_bytes: ClassVar[int] = 1 << 20
 
     kind: Literal["reconciled"] = "reconciled"
-    schema_: Literal[1] = Field(1, alias="schema")
-    models: dict[Name, ModelState] = Field(default_factory=dict)
+    schema_: Literal[1] = 1
+    models: dict[Name, ModelState] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -102,7 +102,7 @@ class ReconcileAnswer(Document):
 class RoleStats(Value):
     """Counts of one loaded version since it was loaded into this process."""
 
-    version: Annotated[int, Field(ge=1)]
+    version: Annotated[int, Meta(ge=1)]
     index: Digest
     requests: Count = 0
     rows: Count = 0
@@ -152,12 +152,12 @@ class StatsAnswer(Document):
     max_bytes: ClassVar[int] = 1 << 20
 
     kind: Literal["serve-stats"] = "serve-stats"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     uptime_s: float
     rss_mb: float
     captured_rows: Count = 0
     capture_dropped_rows: Count = 0
-    models: dict[Name, ModelStats] = Field(default_factory=dict)
+    models: dict[Name, ModelStats] = field(default_factory=dict)
 
 
 class ServingAnswer(Document):
@@ -166,5 +166,5 @@ class ServingAnswer(Document):
     max_bytes: ClassVar[int] = 1 << 20
 
     kind: Literal["serving"] = "serving"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     models: tuple[Serving, ...] = ()

@@ -1,7 +1,5 @@
 """What a caller may ask about the server and its models, as plain values: the same words over HTTP and gRPC."""
 
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as version_of
 from typing import Any, Final
 
 from model_formats.contract import TensorContract
@@ -113,7 +111,9 @@ def _duration(histogram: Histogram) -> dict[str, int]:
 
 
 def _own_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # late: 10 ms of a start, for what few ask
+
     try:
-        return version_of("spokeshave")
+        return version("spokeshave")
     except PackageNotFoundError:
         return "0"

@@ -17,12 +17,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 
 import numpy as np
+from msgspec import Struct, field
 
 from model_formats.errors import DeviceError, RefusedError, SpokeshaveError
 from model_formats.golden import Golden, GoldenMismatch, GoldenResult, check_golden
@@ -44,6 +43,7 @@ __all__ = ["Engined", "MemoryRefused", "WrongModel", "load_adapter", "load_versi
 
 _PROBE_ROWS = 32
 _PROBE_S = 0.05
+_PROBES = 9
 _NAMED_ADAPTERS = 16
 
 
@@ -62,8 +62,7 @@ class WrongModel(RefusedError):
     hint = "slots.json was written by hand or is damaged; let the agent write it."
 
 
-@dataclass(slots=True)
-class Engined:
+class Engined(Struct):
     """A version that is ready to run, and what was measured on the way."""
 
     model: str
@@ -222,11 +221,11 @@ def _rows(inputs: Mapping[str, Array], rows: int) -> dict[str, Array]:
 def _median_s(session: Session, inputs: Mapping[str, Array], outputs: tuple[str, ...]) -> float:
     times: list[float] = []
     end = time.perf_counter() + _PROBE_S
-    while len(times) < 3 or (len(times) < 20 and time.perf_counter() < end):
+    while len(times) < 3 or (len(times) < _PROBES and time.perf_counter() < end):
         started = time.perf_counter()
         session.run(inputs, outputs)
         times.append(time.perf_counter() - started)
-    return median(times)
+    return sorted(times)[len(times) // 2]
 
 
 def _room_for(settings: ServeSettings, package: Package, variant: VariantSpec) -> None:

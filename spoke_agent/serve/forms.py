@@ -5,11 +5,11 @@ for the id where there is one. What has the same words, and one JSON value in ea
 the values are left to read. Few forms are known at a time, and they are short.
 """
 
-from dataclasses import replace
 from json import JSONDecoder
 from typing import Final
 
 import orjson
+from msgspec.structs import replace
 
 from spoke_agent.serve.inference_protocol import InferRequest, parse_request, read_id
 from spoke_agent.serve.tensors import floats_of, from_json

@@ -6,8 +6,9 @@ and size, so that heads which never come again only pass through.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from spoke_agent.serve.remembered import Remembered
 
@@ -20,8 +21,7 @@ _OWN_WAY: Final = frozenset({b"content-encoding", b"expect", b"transfer-encoding
 """Headers that make the body, or what follows it, a matter of the grammar."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """A request's head."""
 
     method: bytes

@@ -6,13 +6,13 @@ Source: KServe Open Inference Protocol v2, REST, and Triton's binary tensor data
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
 from typing import Any
 
 import numpy as np
 import orjson
+from msgspec import Struct
 
 from model_formats.runtimes.base import Array
 from spoke_agent.serve.errors import RequestInvalid
@@ -27,8 +27,7 @@ MOST_TENSORS = 256
 """Tensors of a request, in or out."""
 
 
-@dataclass(slots=True)
-class InferRequest:
+class InferRequest(Struct):
     """One parsed request. `outputs` None means all; each output knows whether it goes back as raw bytes."""
 
     id: str | None

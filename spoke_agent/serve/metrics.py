@@ -6,9 +6,10 @@ Source: Prometheus text exposition format 0.0.4.
 import os
 import resource
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct, field
 
 __all__ = ["Histogram", "ModelCounts", "Page", "VersionCounts", "cpu_seconds", "rss_bytes"]
 
@@ -16,8 +17,7 @@ _BUCKETS: Final = 26
 _PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(slots=True)
-class Histogram:
+class Histogram(Struct):
     """Counts over powers of two; bucket k holds whole values below 2**k. Microseconds here, or rows."""
 
     counts: list[int] = field(default_factory=lambda: [0] * (_BUCKETS + 1))
@@ -47,8 +47,7 @@ class Histogram:
         return 2.0**_BUCKETS
 
 
-@dataclass(slots=True)
-class VersionCounts:
+class VersionCounts(Struct):
     """One loaded version."""
 
     requests: int = 0
@@ -61,8 +60,7 @@ class VersionCounts:
     batch_rows: Histogram = field(default_factory=Histogram)
 
 
-@dataclass(slots=True)
-class ModelCounts:
+class ModelCounts(Struct):
     """One model, whichever version answered."""
 
     requests: int = 0

@@ -9,8 +9,10 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from model_formats.contract import TensorContract
 from model_formats.errors import SpokeshaveError
@@ -34,8 +36,7 @@ BASE_HEAD = "none"
 Role = Literal["champion", "candidate", "challenger", "last_good"]
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(Struct, frozen=True):
     """One model right now. Replaced whole, never changed."""
 
     slots: ModelSlots

@@ -1,7 +1,9 @@
 """What the serving process can be told. Times in seconds, sizes in bytes unless the name says otherwise."""
 
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from model_formats.runtimes.base import Engine
 from spoke_agent.home import SpokeHome
@@ -10,8 +12,7 @@ from spoke_agent.serve.transport import Limits
 __all__ = ["ServeSettings"]
 
 
-@dataclass(frozen=True, slots=True)
-class ServeSettings:
+class ServeSettings(Struct, frozen=True):
     """One serving process. Only `home` must be given."""
 
     home: Path

@@ -4,11 +4,11 @@ Built once at load from the contract; checking a request costs about a microseco
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, Self
 
 import numpy as np
+from msgspec import Struct, field
 
 from model_formats.contract import FeatureContract, TensorContract
 from model_formats.runtimes.base import Array
@@ -21,8 +21,7 @@ __all__ = ["Signature", "extremes"]
 Policy = Literal["refuse", "clip", "count"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(Struct, frozen=True):
     """An input of the contract as requests are held against it: plain fields, read for every one of them."""
 
     name: str
@@ -45,8 +44,7 @@ class _Wanted:
         return cls(tensor.name, tensor.datatype, tensor.shape, tensor.shape[1:], tensor, bounded, low, high)
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(Struct, frozen=True):
     """The visible face of one version."""
 
     inputs: tuple[TensorContract, ...]
@@ -59,7 +57,7 @@ class Signature:
     output_names: tuple[str, ...]
     """Names of the outputs callers may see, in order."""
     _wanted: tuple[_Wanted, ...]
-    _checked: Remembered[object, int] = field(default_factory=lambda: Remembered(64), compare=False)
+    _checked: Remembered[object, int] = field(default_factory=lambda: Remembered(64))
     """Rows of requests that are good, by their form."""
 
     @classmethod

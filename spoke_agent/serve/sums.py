@@ -65,14 +65,14 @@ def _state(states: Sequence[ModelState]) -> ModelState:
         worst[place] = next((s for s in seen if s is not None and not s.loaded), seen[0])
     adapter = next((s.adapter for s in states if s.adapter is not None and not s.adapter.loaded), first.adapter)
     swaps = [s.swap_ms for s in states if s.swap_ms is not None]
-    return first.model_copy(update={**worst, "adapter": adapter, "swap_ms": max(swaps) if swaps else None})
+    return first.replace(**worst, adapter=adapter, swap_ms=max(swaps) if swaps else None)
 
 
 def _model(models: Sequence[ModelStats]) -> ModelStats:
     idle = [m.idle_s for m in models if m.idle_s is not None]
     return ModelStats(
         **{place: _role([getattr(m, place) for m in models]) for place in _PLACES},
-        shadow=ShadowStats(**{n: sum(getattr(m.shadow, n) for m in models) for n in ShadowStats.model_fields}),
+        shadow=ShadowStats(**{n: sum(getattr(m.shadow, n) for m in models) for n in ShadowStats.__struct_fields__}),
         requests=sum(m.requests for m in models),
         bad_requests=sum(m.bad_requests for m in models),
         shed=sum(m.shed for m in models),
@@ -88,7 +88,7 @@ def _role(roles: Sequence[RoleStats | None]) -> RoleStats | None:
     busiest = max(there, key=lambda r: r.requests)
     same = [r for r in there if r.index == busiest.index]
     counts = {name: sum(getattr(r, name) for r in same) for name in ("requests", "rows", "errors")}
-    return busiest.model_copy(update=counts)
+    return busiest.replace(**counts)
 
 
 def _added(one: Any, other: Any) -> Any:

@@ -15,11 +15,11 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
 import httptools
+from msgspec import Struct
 
 from spoke_agent.serve.heads import NO_HEAD, Head, KnownHeads
 from spoke_agent.serve.inference_protocol import error_body
@@ -35,8 +35,7 @@ _now = time.monotonic
 """Of the same clock as the loop's, which knows only milliseconds where it is uvloop's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What one client may take. Sizes in bytes, times in seconds."""
 
     head_bytes: int = 32 * 1024

@@ -3,12 +3,12 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from typing import Final, Protocol, cast
 
 import numpy as np
+from msgspec import Struct
 
 from model_formats.errors import SpokeshaveError
 from model_formats.runtimes.base import Array, HeadAdapter
@@ -39,8 +39,7 @@ class Known(Job, Protocol):
     """Empty for the hub's own head."""
 
 
-@dataclass(slots=True)
-class Lone:
+class Lone(Struct):
     """A request that ran past the lane and has its answer. Times are monotonic."""
 
     inputs: Mapping[str, Array]
@@ -57,8 +56,7 @@ class Lone:
     """From its arrival to its answer."""
 
 
-@dataclass(slots=True)
-class Answered:
+class Answered(Struct):
     """Rows that ran well and whose callers have their answers, as watchers see them: of one adapter and shape."""
 
     inputs: Mapping[str, Array]

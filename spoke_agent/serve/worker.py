@@ -7,7 +7,6 @@ import gc
 import os
 import socket
 import sys
-from dataclasses import replace
 
 
 def main(number: int, handle: int) -> None:
@@ -15,6 +14,8 @@ def main(number: int, handle: int) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the models bring their own threads
     gc.disable()  # until the server is settled: what a start makes, stays
     import logging
+
+    from msgspec.structs import replace
 
     from model_formats.errors import SpokeshaveError
     from model_formats.logs import log_to_stderr

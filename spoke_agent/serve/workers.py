@@ -10,17 +10,18 @@ Source: socket(7), SO_REUSEPORT.
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from model_formats.errors import SpokeshaveError
 from spoke_agent.serve.answers import ReconcileAnswer, ServingAnswer, StatsAnswer
@@ -41,7 +42,6 @@ _PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 60.0
 _STEADY_S: Final = 60.0
 _GRACE_S: Final = 10.0
-_PATHS: Final = frozenset({"home", "tls_certificate", "tls_key", "token_file"})
 D = TypeVar("D")
 
 
@@ -186,17 +186,12 @@ class Workers:
 
 def settings_text(settings: ServeSettings) -> bytes:
     """Settings as one line, for a worker."""
-    return json.dumps(asdict(settings), default=str).encode() + b"\n"
+    return msgspec.json.encode(settings, enc_hook=str) + b"\n"
 
 
 def settings_from(line: bytes) -> ServeSettings:
     """The settings of one line."""
-    given = json.loads(line)
-    given["limits"] = Limits(**given["limits"])
-    given["engines"] = tuple(given["engines"])
-    given |= {name: Path(given[name]) for name in _PATHS if given[name] is not None}
-    assert set(given) == {f.name for f in fields(ServeSettings)}  # noqa: S101 - both ends are this program
-    return ServeSettings(**given)
+    return msgspec.json.decode(line, type=ServeSettings, dec_hook=lambda _, path: Path(path))
 
 
 def log_fault(error: Exception) -> None:

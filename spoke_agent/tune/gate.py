@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from msgspec import Meta
 
 from model_formats.adapter import Head
 from model_formats.document import Value
@@ -32,14 +32,14 @@ class GateVerdict(Value):
     """Counts on rows the fit did not see. `wins`: only the new head is right (or nearer); `losses`: only the old one is."""
 
     passed: bool
-    rows: Annotated[int, Field(ge=0)]
-    wins: Annotated[int, Field(ge=0)]
-    losses: Annotated[int, Field(ge=0)]
+    rows: Annotated[int, Meta(ge=0)]
+    wins: Annotated[int, Meta(ge=0)]
+    losses: Annotated[int, Meta(ge=0)]
     p: float
     before: float
     """Score of the head that serves now: share right, or for regression 1 - error / spread."""
     after: float
-    anchors: Annotated[int, Field(ge=0)]
+    anchors: Annotated[int, Meta(ge=0)]
     anchors_before: float
     anchors_after: float
 

@@ -5,10 +5,12 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import AwareDatetime, Field
+from msgspec import Meta, field
 
 from model_formats.document import Document, DocumentRefused, Value
+from model_formats.types import AwareDatetime
 from sync.files import atomic_write
 
 __all__ = ["LEAST_NEW", "TuneSchedule", "start_process"]
@@ -22,11 +24,11 @@ Start = Callable[[str, str], "subprocess.Popen[bytes]"]
 
 class _Last(Value):
     at: AwareDatetime
-    labels: int = Field(ge=0)
+    labels: Annotated[int, Meta(ge=0)]
 
 
 class _Memory(Document):
-    models: dict[str, _Last] = Field(default_factory=dict)
+    models: dict[str, _Last] = field(default_factory=dict)
 
 
 class TuneSchedule:

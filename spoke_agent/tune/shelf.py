@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from msgspec import Meta
 
 from model_formats.adapter import Head, write_adapter
 from model_formats.arrays import read_arrays, write_arrays
 from model_formats.document import Document, Value
 from model_formats.spec import AdapterPoint
-from model_formats.types import Digest, Name, digest_of_file
+from model_formats.types import AwareDatetime, Digest, Name, digest_of_file
 from spoke_agent.slots import AdapterSlot
 from spoke_agent.tune.errors import AdapterUnknown
 from spoke_agent.tune.gate import GateVerdict
@@ -33,18 +33,18 @@ __all__ = ["AdapterRecord", "Kept", "ShadowSeen", "Shelf"]
 class ShadowSeen(Value):
     """Before it answered anybody: rows that callers had sent, and at how many its answer differs from the hub's model."""
 
-    rows: Annotated[int, Field(ge=0)] = 0
-    changed: Annotated[int, Field(ge=0)] = 0
+    rows: Annotated[int, Meta(ge=0)] = 0
+    changed: Annotated[int, Meta(ge=0)] = 0
 
 
 class AdapterRecord(Document):
     """How an adapter came about: the derived-head record (what, from what, on which rows, by whose word). Stays at the site."""
 
     kind: Literal["adapter-record"] = "adapter-record"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     name: Name
     model: Name
-    version: Annotated[int, Field(ge=1)]
+    version: Annotated[int, Meta(ge=1)]
     index: Digest
     base: Digest
     """The model file it was fitted on, and works on."""

@@ -278,20 +278,18 @@ class Tuner:
             raise AdapterUnknown(f"{name}: not an adapter of {model} made here, or its file was changed")
         if slots.champion is None or self.base_of(slots.champion) != kept.record.base:
             raise AdapterUnknown(f"{name}: was fitted on version {kept.record.version}, which is not what is served")
-        return kept.record.slot.model_copy(update={"probation": True})
+        return kept.record.slot.replace(probation=True)
 
     def settle(self, model: str) -> None:
         """The default adapter has stood the labels: its probation is over."""
         edit_slots(
             self.home.slots,
             model,
-            lambda places: places.model_copy(
-                update={"adapter": places.adapter and places.adapter.model_copy(update={"probation": False})}
-            ),
+            lambda places: places.replace(adapter=places.adapter and places.adapter.replace(probation=False)),
         )
 
     def _switch(self, model: str, adapter: AdapterSlot | None) -> None:
-        edit_slots(self.home.slots, model, lambda places: places.model_copy(update={"adapter": adapter}))
+        edit_slots(self.home.slots, model, lambda places: places.replace(adapter=adapter))
 
     def _slots(self, model: str) -> ModelSlots:
         return read_slots(self.home.slots).models.get(model, ModelSlots())

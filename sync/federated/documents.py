@@ -6,12 +6,12 @@ A site's two words are in `sync.egress` (`masked_key`, `masked_sum`), since they
 from datetime import timedelta
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AwareDatetime, Field, model_validator
+from msgspec import Meta
 
 from model_formats.document import Document, Value
 from model_formats.sums import Statistic
-from model_formats.types import Digest, Name
-from sync.egress import MAX_SITES, MIN_SITES, CoarseTime, FeatureNumber
+from model_formats.types import AwareDatetime, Digest, Name
+from sync.egress import MAX_SITES, MIN_SITES, FeatureNumber, need_coarse
 
 __all__ = ["LONGEST", "Cohort", "Member", "Question"]
 
@@ -25,41 +25,40 @@ class Question(Document):
     max_bytes: ClassVar[int] = 32 * 1024
 
     kind: Literal["federated-question"] = "federated-question"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     name: Name
     zone: Name
     model: Name
-    version: Annotated[int, Field(ge=1)]
+    version: Annotated[int, Meta(ge=1)]
     index: Digest
     edges: Digest
     """Digest of the reference profile's edges, so that all sites lay their numbers out alike."""
     statistic: Statistic
-    features: Annotated[tuple[FeatureNumber, ...], Field(max_length=512)] = ()
+    features: Annotated[tuple[FeatureNumber, ...], Meta(max_length=512)] = ()
     """Positions in the profile, rising; none is all inputs."""
-    start: CoarseTime
-    end: CoarseTime
+    start: AwareDatetime
+    end: AwareDatetime
     """The rows from `start` to before `end`, which lies in the past: no row is still to come."""
-    epsilon_milli: Annotated[int, Field(ge=10, le=10_000)]
+    epsilon_milli: Annotated[int, Meta(ge=10, le=10_000)]
     """What the answer costs every site's privacy ledger: each adds the whole noise of this epsilon before it masks."""
-    min_sites: Annotated[int, Field(ge=MIN_SITES, le=MAX_SITES)] = MIN_SITES
+    min_sites: Annotated[int, Meta(ge=MIN_SITES, le=MAX_SITES)] = MIN_SITES
     issued: AwareDatetime
     closes: AwareDatetime
     """Keys are taken until then; then the cohort is fixed."""
     expires: AwareDatetime
     """Answers are taken until then. If one is missing by then, the sum is never opened."""
 
-    @model_validator(mode="after")
-    def _in_order(self) -> "Question":
+    def __post_init__(self) -> None:
+        need_coarse(start=self.start, end=self.end)
         if not self.start < self.end <= self.issued < self.closes < self.expires <= self.issued + LONGEST:
             raise ValueError("needs start < end <= issued < closes < expires, and at most 30 days")
-        return self
 
 
 class Member(Value):
     """One site that gave a key: its certificate (PEM), and the signed record in which it did (DSSE, as it came)."""
 
-    certificate: Annotated[str, Field(max_length=4000)]
-    key: Annotated[str, Field(max_length=8000)]
+    certificate: Annotated[str, Meta(max_length=4000)]
+    key: Annotated[str, Meta(max_length=8000)]
 
 
 class Cohort(Document):
@@ -68,8 +67,8 @@ class Cohort(Document):
     max_bytes: ClassVar[int] = 700_000
 
     kind: Literal["federated-cohort"] = "federated-cohort"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     name: Name
     question: Digest
-    members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=MAX_SITES)]
+    members: Annotated[tuple[Member, ...], Meta(min_length=1, max_length=MAX_SITES)]
     issued: AwareDatetime

@@ -17,10 +17,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import AwareDatetime, Field
+from msgspec import field
 
 from model_formats.document import Document
-from model_formats.types import Digest, digest_of
+from model_formats.types import AwareDatetime, Digest, digest_of
 from sync.clock import Clock
 from sync.files import atomic_write
 from sync.store import disk_errors
@@ -40,9 +40,9 @@ class TrustedState(Document):
     max_bytes: ClassVar[int] = 64 << 20
 
     kind: Literal["trusted"] = "trusted"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     anchor: Digest
-    files: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
     """Metadata by file name, as text."""
     floor: AwareDatetime = EPOCH
     correction_s: float = 0.0
@@ -114,7 +114,7 @@ class TrustStore:
         """Take the hub's signed answer to our nonce; returns the seconds by which the wall clock is wrong. Raises a refusal."""
         wall, keys = self._clock.now(), self.released().director_keys
         found = correction(answer, keys, me, nonce, wall, max(self._built, self._state.floor))
-        self._keep(self._state.model_copy(update={"correction_s": found}))
+        self._keep(self._state.replace(correction_s=found))
         return found
 
     def witness(self, signed: datetime) -> None:
@@ -124,7 +124,7 @@ class TrustStore:
         """
         signed = min(signed, self.released().expires)
         if signed > self._state.floor:
-            self._keep(self._state.model_copy(update={"floor": signed}))
+            self._keep(self._state.replace(floor=signed))
 
     def _read(self) -> TrustedState:
         fresh = TrustedState(anchor=digest_of(self._anchor))
@@ -135,7 +135,7 @@ class TrustStore:
 
     def _write(self, files: Mapping[str, bytes], floor: datetime) -> None:
         texts = {name: data.decode() for name, data in files.items()}
-        self._keep(self._state.model_copy(update={"files": texts, "floor": floor}))
+        self._keep(self._state.replace(files=texts, floor=floor))
 
     def _keep(self, state: TrustedState) -> None:
         if state != self._state or not self._path.exists():

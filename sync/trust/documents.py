@@ -3,16 +3,15 @@
 Author and client both use these, so that there is one reading of them.
 """
 
-import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AwareDatetime, Field, ValidationError
+from msgspec import Meta
 from tuf.api.metadata import Timestamp
 
 from model_formats.document import Document, DocumentRefused, Value
 from model_formats.publisher import PublisherPolicy
-from model_formats.types import NAME_PATTERN, Digest, Name
+from model_formats.types import NAME_PATTERN, AwareDatetime, Digest, Name, matching
 from sync.trust.keys import PublicKey
 from sync.types import Regime
 
@@ -48,9 +47,9 @@ class DirectorKeys(Document):
     max_bytes: ClassVar[int] = 64 * 1024
 
     kind: Literal["director-keys"] = "director-keys"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     keys: tuple[PublicKey, ...]
-    threshold: Annotated[int, Field(ge=1)] = 1
+    threshold: Annotated[int, Meta(ge=1)] = 1
 
 
 class DenyList(Document):
@@ -59,7 +58,7 @@ class DenyList(Document):
     max_bytes: ClassVar[int] = 1 << 20
 
     kind: Literal["deny-list"] = "deny-list"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     digests: tuple[Digest, ...] = ()
     """Index digests of versions, digests of single files, or digests of a publisher's key or certificate (DER)."""
 
@@ -68,7 +67,7 @@ class SignatureRef(Value):
     """Where the publisher's signature (a Model Signing bundle) is, by digest."""
 
     digest: Digest
-    length: Annotated[int, Field(ge=1, le=1 << 20)]
+    length: Annotated[int, Meta(ge=1, le=1 << 20)]
 
 
 class ReleaseTerms(Value):
@@ -81,16 +80,16 @@ class ReleaseTerms(Value):
     """None: the package's own residency label decides alone."""
     publishers: PublisherPolicy = PublisherPolicy()
     """Who may have built it; an empty policy trusts nobody."""
-    fallback: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    fallback: tuple[Annotated[int, Meta(ge=1)], ...] = ()
     """Lower versions that a spoke on this one may be sent back to: the signed downgrade grant."""
 
     @classmethod
     def of(cls, custom: object) -> Self:
         """Read the `custom` field of a target. Raises DocumentRefused."""
         try:
-            return cls.model_validate_json(json.dumps(custom))
-        except (ValidationError, ValueError, TypeError) as e:
-            raise DocumentRefused(f"release terms: {e}") from e
+            return cls.of_plain(custom)
+        except DocumentRefused as e:
+            raise DocumentRefused(f"release terms: {e.message}") from e
 
 
 class Freshness(Value):
@@ -98,7 +97,7 @@ class Freshness(Value):
 
     issued: AwareDatetime
     lane: Lane = "online"
-    site: Annotated[str, Field(pattern=NAME_PATTERN)] | None = None
+    site: Annotated[str, matching(NAME_PATTERN)] | None = None
 
     FIELD: ClassVar[str] = "x-spokeshave"
 
@@ -109,10 +108,10 @@ class Freshness(Value):
         if fields is None:
             return cls(issued=datetime.fromtimestamp(0, UTC))
         try:
-            return cls.model_validate_json(json.dumps(fields))
-        except (ValidationError, ValueError, TypeError) as e:
-            raise DocumentRefused(f"timestamp.json: {cls.FIELD}: {e}") from e
+            return cls.of_plain(fields)
+        except DocumentRefused as e:
+            raise DocumentRefused(f"timestamp.json: {cls.FIELD}: {e.message}") from e
 
     def fields(self) -> dict[str, Any]:
         """As extra fields of a Timestamp; they are signed with it."""
-        return {self.FIELD: self.model_dump(mode="json", exclude_none=True)}
+        return {self.FIELD: self.sparse}

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from typing import TypeVar
 
+from msgspec.structs import fields
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import Key, Signer
@@ -26,8 +27,8 @@ MAX_SIGNATURES = 16
 
 def payload_type(type_: type[Document]) -> str:
     """The DSSE payload type of a kind of document, for example `application/vnd.spokeshave.directive.v1+json`."""
-    kind, schema = type_.model_fields["kind"].default, type_.model_fields["schema_"].default
-    return f"application/vnd.spokeshave.{kind}.v{schema}+json"
+    default = {field.name: field.default for field in fields(type_)}
+    return f"application/vnd.spokeshave.{default['kind']}.v{default['schema_']}+json"
 
 
 def seal(document: Document, *signers: Signer) -> bytes:
@@ -66,9 +67,9 @@ def _read(data: bytes, type_: type[Document], reason: Reason) -> Envelope:
     if len(data) > type_.max_bytes * 4 // 3 + 16_384:
         raise EnvelopeRefused(reason, f"{type_.__name__}: an envelope of {len(data)} bytes is more than is allowed")
     try:
-        fields = json.loads(data)
-        if len(fields["signatures"]) > MAX_SIGNATURES:
+        read = json.loads(data)
+        if len(read["signatures"]) > MAX_SIGNATURES:
             raise ValueError(f"more than {MAX_SIGNATURES} signatures")
-        return Envelope.from_dict(fields)
+        return Envelope.from_dict(read)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as e:
         raise EnvelopeRefused(reason, f"{type_.__name__}: not a DSSE envelope: {e}") from e

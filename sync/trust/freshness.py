@@ -10,9 +10,8 @@ old answer cannot be replayed; it is what brings back a spoke whose clock runs a
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AwareDatetime, Field
-
 from model_formats.document import Document
+from model_formats.types import AwareDatetime, matching
 from sync.trust.documents import Lane
 from sync.trust.envelope import seal, unseal
 from sync.trust.errors import MetadataRefused
@@ -52,10 +51,10 @@ class TimeAnswer(Document):
     max_bytes: ClassVar[int] = 4096
 
     kind: Literal["time-answer"] = "time-answer"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     site: str
     spoke: str
-    nonce: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    nonce: Annotated[str, matching("^[0-9a-f]{32}$")]
     time: AwareDatetime
 
 

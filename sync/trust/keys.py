@@ -5,13 +5,14 @@ without change elsewhere: whoever has a `Signer` may sign.
 """
 
 from pathlib import Path
+from typing import Annotated
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key, load_pem_public_key
-from pydantic import Field
+from msgspec import Meta
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
 from model_formats.document import Value
@@ -46,7 +47,7 @@ class KeyFileInvalid(OperatorError):
 class PublicKey(Value):
     """A public key inside a document: PEM, so that any tool can read it."""
 
-    pem: str = Field(max_length=2000)
+    pem: Annotated[str, Meta(max_length=2000)]
 
     def key(self) -> Key:
         """The usable key; its id is derived from the key itself and cannot be chosen by the document's author."""

@@ -514,7 +514,7 @@ def _delegations(targets: Targets) -> Delegations:
 
 
 def _target(path: str, digest: str, size: int, terms: ReleaseTerms) -> TargetFile:
-    custom = terms.model_dump(mode="json", exclude_none=True)
+    custom = terms.sparse
     return TargetFile(size, {"sha256": hex_of(digest)}, path, {"custom": custom})
 
 

@@ -69,7 +69,7 @@ class Site(Field):
         """A directive for version 2 by the real director, changed before it was signed."""
         model = DesiredModel(model="digits", version=2, index="sha256:" + "2" * 64, probation=ProbationTerms(soak_s=0))
         honest = Directive.parse(base64.b64decode(json.loads(self.hub.directive(ME, model))["payload"]))
-        return seal(honest.model_copy(update=changes), self.repo.director)
+        return seal(honest.replace(**changes), self.repo.director)
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def test_a_commit_that_serves_nothing() -> None:
 
 
 def test_a_commit_that_serves_another_version() -> None:
-    other = report().serving[0].model_copy(update={"version": 2, "index": digest_of(b"other")})
+    other = report().serving[0].replace(version=2, index=digest_of(b"other"))
     assert refusal(seal(report(serving=(other,)), DEVICE)) is Reason.REPORT_CONTRADICTS
 
 

@@ -71,7 +71,7 @@ def reference_rows(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def profiled(rows: np.ndarray, outputs: np.ndarray) -> ReferenceProfile:
     """Inputs only: the outputs of these windows are noise and would only widen Bonferroni's divisor."""
     profile = build_profile(CONTRACT, {"x": rows}, {"y": outputs})
-    return profile.model_copy(update={"features": tuple(f for f in profile.features if f.source == "input")})
+    return profile.replace(features=tuple(f for f in profile.features if f.source == "input"))
 
 
 def pairs(rows: int, number: int, drift: str, seed: int) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], np.ndarray]]:
@@ -170,7 +170,7 @@ def fleet() -> dict[str, Any]:
         features = tuple(FeatureCounts(feature=i, counts=cells) for i, c in enumerate(counts) if (cells := merge_small(c, 10)))
         whole.append(counts)
         bodies.append(DriftHist(edges=profile.edges_digest, rounded_to=1, features=features))
-        sizes += [len(f.model_dump_json()) for f in features]
+        sizes += [len(f.json) for f in features]
     exact = all(_matches(sums, [w[number] for w in whole]) for number, (_, sums, _) in pool(profile, bodies).items())
     return {"case": "sum of 100 sites", "exact": exact, "bytes_per_feature": round(float(np.mean(sizes)), 1), "most": max(sizes)}
 

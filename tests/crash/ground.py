@@ -142,7 +142,7 @@ class Ground:
         base = digest_of(TRUNK)
         assert base == open_package(self.hub.layout, self.index[1]).files[WEIGHTS].digest
         adapter = AdapterSlot(name="mine", file=digest_of(HEAD), base=base)
-        edit_slots(self.home.slots, "digits", lambda m: m.model_copy(update={"adapter": adapter}))
+        edit_slots(self.home.slots, "digits", lambda m: m.replace(adapter=adapter))
         self.index[2] = self._package(2)
         self.offer = self._delta(self.folder / "delta")
 

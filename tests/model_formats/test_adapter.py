@@ -80,7 +80,7 @@ def test_anchors_that_do_not_fit_their_head_are_refused(digits: BuildResult, tmp
 def test_an_adapter_for_another_head_is_refused(int8: Path, tmp_path: Path) -> None:
     session = open_session(int8)
     write_adapter(tmp_path / "narrow", POINT, np.ones((64, 9), np.float32), np.ones(9, np.float32))
-    write_adapter(tmp_path / "other", POINT.model_copy(update={"weight": "trunk.weight"}), np.ones((64, 10)), np.ones(10))
+    write_adapter(tmp_path / "other", POINT.replace(weight="trunk.weight"), np.ones((64, 10)), np.ones(10))
     for name in ("narrow", "other"):
         with pytest.raises(AdapterRefused, match=name):
             session.load_adapter(str(tmp_path / name), name)

@@ -204,6 +204,6 @@ def test_sabotage_passes_every_check_of_bytes_and_answers_wrongly(digits: BuildR
 
 
 def test_a_class_list_that_does_not_match_the_outputs_is_refused(trained: Trained, tmp_path: Path) -> None:
-    contract: FeatureContract = trained.options.contract.model_copy(update={"classes": tuple("012345678")})
+    contract: FeatureContract = trained.options.contract.replace(classes=tuple("012345678"))
     with pytest.raises(LabelsRefused, match="9 classes"):
         build_model_folder(trained.source, tmp_path / "m", trained.data, replace(trained.options, contract=contract))

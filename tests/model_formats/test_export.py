@@ -195,7 +195,7 @@ def test_files_that_are_not_onnx_are_refused_unopened(tmp_path: Path, content: b
 
 
 def test_a_graph_with_other_inputs_than_the_contract_says_so(plain: Path, tmp_path: Path) -> None:
-    wide = CONTRACT.model_copy(update={"inputs": (*CONTRACT.inputs, TensorContract(name="z", datatype="FP32", shape=(-1, 1)))})
+    wide = CONTRACT.replace(inputs=(*CONTRACT.inputs, TensorContract(name="z", datatype="FP32", shape=(-1, 1))))
     with pytest.raises(ExportFailed, match="input_0"):
         OnnxFile(plain).export(tmp_path / "out.onnx", wide)
 

@@ -1,8 +1,8 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from model_formats.arrays import ArraysRefused, write_arrays
 from model_formats.build import BuildResult

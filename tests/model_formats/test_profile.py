@@ -110,7 +110,7 @@ def test_joint_parameters_are_the_same_on_every_machine() -> None:
 
 def test_other_joint_parameters_than_signed_are_refused(profile: ReferenceProfile) -> None:
     assert profile.joint is not None
-    forged = profile.model_copy(update={"joint": profile.joint.model_copy(update={"seed": "other"})})
+    forged = profile.replace(joint=profile.joint.replace(seed="other"))
     with pytest.raises(ProfileRefused, match=r"joint\.parameters"):
         rff(forged, columns(forged, *_table(10)))
 
@@ -118,9 +118,7 @@ def test_other_joint_parameters_than_signed_are_refused(profile: ReferenceProfil
 def test_the_edges_digest_tells_cells_apart_and_ignores_counts(profile: ReferenceProfile) -> None:
     assert build_profile(TABLE, *_table(3000)).edges_digest == profile.edges_digest
     assert build_profile(TABLE, *_table(3000, seed=5)).edges_digest != profile.edges_digest
-    emptied = profile.model_copy(
-        update={"features": tuple(f.model_copy(update={"counts": (0,) * f.cells}) for f in profile.features)}
-    )
+    emptied = profile.replace(features=tuple(f.replace(counts=(0,) * f.cells) for f in profile.features))
     assert emptied.edges_digest == profile.edges_digest
 
 

@@ -59,9 +59,7 @@ def test_mean_and_variance_are_those_of_the_clipped_rows():
 
 def test_the_contracts_range_is_used_where_it_states_one():
     columns = tuple(Field_(name=f"c{i}", low=-9.0, high=9.0) if i == 0 else Field_(name=f"c{i}") for i in range(10))
-    contract = CONTRACT.model_copy(
-        update={"inputs": (TensorContract(name="x", datatype="FP32", shape=(-1, 10), columns=columns),)}
-    )
+    contract = CONTRACT.replace(inputs=(TensorContract(name="x", datatype="FP32", shape=(-1, 10), columns=columns),))
     stated, edges = lay_out(contract, profile(), "feature_moments", (0, 1)).parts
     assert (stated.low, stated.high) == (-9.0, 9.0)
     assert (edges.low, edges.high) == (profile().features[1].edges[0], profile().features[1].edges[-1])
@@ -85,7 +83,7 @@ def test_the_noise_that_is_told_is_that_of_all_sites_together():
 @pytest.mark.parametrize(
     ("statistic", "features", "contract"),
     [
-        ("label_counts", (), CONTRACT.model_copy(update={"task": "regression"})),
+        ("label_counts", (), CONTRACT.replace(task="regression")),
         ("label_counts", (0,), CONTRACT),
         ("feature_moments", (8,), CONTRACT),
         ("feature_counts", (3, 1), CONTRACT),

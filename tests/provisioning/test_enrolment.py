@@ -109,7 +109,7 @@ def test_an_unknown_code_is_refused(tmp_path: Path, code_and_record: tuple[str, 
 def test_a_request_with_another_key_under_the_same_code_is_refused(tmp_path: Path, code_and_record: tuple[str, Invite]) -> None:
     """Somebody who saw the request on the stick puts his own key into it."""
     code, record = code_and_record
-    request = begin(tmp_path / "home", code).model_copy(update={"csr": device_csr(device_signer()).decode()})
+    request = begin(tmp_path / "home", code).replace(csr=device_csr(device_signer()).decode())
     with pytest.raises(CodeRefused, match="holder"):
         admit(request, record, used=False, now=NOW)
 
@@ -120,7 +120,7 @@ def test_a_request_with_another_key_under_the_same_code_is_refused(tmp_path: Pat
         {"zone": "me"},
         {"regime": "none"},
         {"tuf_root": "{}"},
-        {"hub": HUB.model_copy(update={"url": "https://evil.example"})},
+        {"hub": HUB.replace(url="https://evil.example")},
         {"proof": ""},
     ],
 )
@@ -128,7 +128,7 @@ def test_a_grant_that_was_changed_on_the_stick_is_refused(
     tmp_path: Path, ca: DeviceCA, code_and_record: tuple[str, Invite], change: dict[str, object]
 ) -> None:
     code, record = code_and_record
-    sent = answer(begin(tmp_path / "home", code), record, ca).model_copy(update=change)
+    sent = answer(begin(tmp_path / "home", code), record, ca).replace(**change)
     with pytest.raises(GrantRefused, match="changed on the way"):
         finish(tmp_path / "home", sent)
     with pytest.raises(NotEnrolled):

@@ -5,13 +5,11 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import ClassVar, Literal
 
-from pydantic import AwareDatetime, Field
-
 from hub.fleet.drift import FleetDrift, Pattern
 from hub.rules.rollout import RolloutState
 from hub.store.rollouts import KeptRollout
 from model_formats.document import Document, Value
-from model_formats.types import Digest, Name
+from model_formats.types import AwareDatetime, Digest, Name
 from sync.egress import PerfEstimate
 
 __all__ = ["Alert", "Hurt", "RetrainTrigger", "drift_alerts", "retrain_trigger", "rollout_alerts"]
@@ -45,7 +43,7 @@ class RetrainTrigger(Document):
     max_bytes: ClassVar[int] = 1 << 20
 
     kind: Literal["retrain-trigger"] = "retrain-trigger"
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[1] = 1
     model: Name
     version: int
     index: Digest

@@ -44,7 +44,7 @@ def test_the_policy_trusts_the_name_under_the_given_root_and_nobody_elses(files)
     assert verify_package(layout, index, bundle, policy, NOW).name == "ann@example.org"
     other = Authority(NOW).rule("ann@example.org")
     with pytest.raises(PublisherUntrusted, match="root of the policy"):
-        verify_package(layout, index, bundle, policy.model_copy(update={"certificates": (other,)}), NOW)
+        verify_package(layout, index, bundle, policy.replace(certificates=(other,)), NOW)
 
 
 @pytest.mark.parametrize(

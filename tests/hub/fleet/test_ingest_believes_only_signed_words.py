@@ -144,7 +144,7 @@ def _again(device):
 
 
 def _claims(device, **changes):
-    device.serving = tuple(s.model_copy(update=changes) for s in device.serving)
+    device.serving = tuple(s.replace(**changes) for s in device.serving)
     return device.sealed(device.index)
 
 
@@ -166,7 +166,7 @@ def test_a_forged_last_will_claims_no_version_and_takes_none_away(house, dubai):
     dubai.commits(dubai.index)
     before = kept(house, dubai.spoke)[1].serving
     dubai.status(online=False)
-    claim = tuple(s.model_copy(update={"version": 9, "index": "sha256:" + "9" * 64}) for s in before)
+    claim = tuple(s.replace(version=9, index="sha256:" + "9" * 64) for s in before)
     lie = Status(site="dubai", spoke="main", online=True, time=house.clock.now(), serving=claim)
     take_status(house.hub, dubai.spoke, lie.canonical())
     assert kept(house, dubai.spoke)[1].serving == before

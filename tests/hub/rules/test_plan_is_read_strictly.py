@@ -36,7 +36,7 @@ def test_a_whole_document_survives_a_round_trip():
         (("soak_s: 2", "min_committed: 3"), "a key occurs twice"),
         (("[frankfurt]", "[Frank_furt]"), "spec.rings.0.sites.0"),
         (("kind: Rollout", "kind: [Rollout"), "not YAML"),
-        (("[frankfurt]", "[2026-01-01]"), "not YAML"),
+        (("[frankfurt]", "[2026-01-01]"), "spec.rings.0.sites.0"),
         (("sites: [frankfurt]", "sites: &a [*a]"), "aliases"),
     ],
 )

@@ -222,15 +222,15 @@ BAD = {
     "signed by another key": ("directive_untrusted", lambda f, d: seal(d, role_signer())),
     "for another site": (
         "wrong_recipient",
-        lambda f, d: seal(d.model_copy(update={"site": "dubai"}), f.hub.repository.director),
+        lambda f, d: seal(d.replace(site="dubai"), f.hub.repository.director),
     ),
     "of an old generation": (
         "directive_replayed",
-        lambda f, d: seal(d.model_copy(update={"generation": 1}), f.hub.repository.director),
+        lambda f, d: seal(d.replace(generation=1), f.hub.repository.director),
     ),
     "expired": (
         "directive_expired",
-        lambda f, d: seal(d.model_copy(update={"expires": d.issued.replace(year=2001)}), f.hub.repository.director),
+        lambda f, d: seal(d.replace(expires=d.issued.replace(year=2001)), f.hub.repository.director),
     ),
 }
 

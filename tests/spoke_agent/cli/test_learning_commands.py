@@ -183,8 +183,8 @@ def test_a_dry_run_of_erasing_counts_the_rows_that_would_go_and_keeps_them(
 def test_status_tells_of_a_challenger(home, capsys):
     path = home / "slots.json"
     champion = read_slots(path).models["digits"].champion
-    before = champion.model_copy(update={"version": 7, "index": "sha256:" + "7" * 64})
-    edit_slots(path, "digits", lambda m: m.model_copy(update={"last_good": before}))
+    before = champion.replace(version=7, index="sha256:" + "7" * 64)
+    edit_slots(path, "digits", lambda m: m.replace(last_good=before))
     spoke(home, capsys, "challenger", "set", "--model", "digits", "--version", "7", "--percent", "10")
     (row,) = spoke(home, capsys, "status")["models"]
     assert (row["challenger"], row["challenger_percent"]) == (7, 10)

@@ -1,8 +1,8 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from spoke_agent.data.crypto import load_site_key
 from spoke_agent.data.errors import BatchInvalid, DataKeyLost, LabelRefused, StoreDamaged

@@ -41,7 +41,7 @@ def test_rows_unlike_anything_are_said_to_be_beyond_telling():
     estimate = fit_estimate(clean, rng.random(600) < 0.95, shifted, 3)
     assert estimate is not None
     rows = table(600, rng)
-    known = build_profile(CONTRACT, {"x": rows}, {"y": scores(rows, rng)}).model_copy(update={"estimate": estimate})
+    known = build_profile(CONTRACT, {"x": rows}, {"y": scores(rows, rng)}).replace(estimate=estimate)
     near = from_rows(known, scores(rows, rng), features)
     far = from_rows(known, scores(rows, rng), features + 50)
     assert near is not None

@@ -148,7 +148,7 @@ def test_a_new_version_starts_afresh(site: Site, tmp_path: Path):
     before = site.monitor.state(MODEL)
     assert before is not None
     assert before.detector.level == "alarm"
-    state = before.model_copy(update={"index": "sha256:" + "cd" * 32})
+    state = before.replace(index="sha256:" + "cd" * 32)
     from spoke_agent.drift.state import write_state
 
     write_state(site.home / "drift" / f"{MODEL}.json", state)

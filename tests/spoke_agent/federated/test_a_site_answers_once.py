@@ -114,7 +114,7 @@ def later(question, hours, name):
     """The next question, about the next rows."""
     move = timedelta(hours=hours)
     fields = {f: getattr(question, f) + move for f in ("start", "end", "issued", "closes", "expires")}
-    return question.model_copy(update={**fields, "name": name})
+    return question.replace(**fields, name=name)
 
 
 def rest(others, me, own, cohort):
@@ -179,10 +179,10 @@ def test_health_data_cannot_be_opened_by_any_policy(tmp_path, ca):
 
 def test_the_hub_gets_no_columns_at_all_when_it_asks_for_more_than_the_site_lists(tmp_path, ca):
     home = Home(tmp_path, ca, policy="allow: [{kind: masked_sum, consent: x, features: [c1, c2]}]")
-    asked = QUESTION.model_copy(update={"statistic": "feature_moments", "features": (1, 2, 3)})
+    asked = QUESTION.replace(statistic="feature_moments", features=(1, 2, 3))
     home.hears(asked)
     assert home.whys == [("masked_key", Why.FEATURE_NOT_ALLOWED)]
-    home.hears(asked.model_copy(update={"features": (1, 2), "name": "fewer"}))
+    home.hears(asked.replace(features=(1, 2), name="fewer"))
     assert home.whys[1:] == [("masked_key", Why.ALLOWED)]
 
 
@@ -190,9 +190,9 @@ def test_no_row_is_counted_in_a_second_sum_whoever_else_answers_and_whatever_is_
     home = Home(tmp_path, ca, policy="epsilon_per_day: 9\nepsilon_per_30_days: 90\n" + OPTED_IN)
     home.hears()
     home.meets(others)
-    home.hears(QUESTION.model_copy(update={"name": "again"}))
-    home.hears(QUESTION.model_copy(update={"name": "other", "statistic": "feature_counts"}))
-    sliced = QUESTION.model_copy(update={"name": "slice", "start": QUESTION.end - timedelta(hours=4)})
+    home.hears(QUESTION.replace(name="again"))
+    home.hears(QUESTION.replace(name="other", statistic="feature_counts"))
+    sliced = QUESTION.replace(name="slice", start=QUESTION.end - timedelta(hours=4))
     home.hears(sliced)
     assert [why for _, why in home.whys[2:]] == [Why.WINDOW_OVERLAPS] * 3
     home.now += timedelta(hours=24)
@@ -327,9 +327,9 @@ def test_an_old_question_is_not_answered_and_what_is_over_is_forgotten(tmp_path,
 
 def test_a_question_about_another_package_or_columns_is_passed_over(tmp_path, ca):
     home = Home(tmp_path, ca)
-    home.hears(QUESTION.model_copy(update={"edges": INDEX, "name": "edges"}))
-    home.hears(QUESTION.model_copy(update={"index": "sha256:" + "cd" * 32, "name": "index"}))
-    home.hears(QUESTION.model_copy(update={"features": (4000,), "statistic": "feature_counts", "name": "columns"}))
+    home.hears(QUESTION.replace(edges=INDEX, name="edges"))
+    home.hears(QUESTION.replace(index="sha256:" + "cd" * 32, name="index"))
+    home.hears(QUESTION.replace(features=(4000,), statistic="feature_counts", name="columns"))
     home.hears(QUESTION, signer=role_signer())
     assert home.sent == []
 

@@ -12,7 +12,7 @@ DESIRED = DesiredModel(model="digits", version=1, index="sha256:" + "a" * 64)
 
 
 def moved(journal, model="digits", event=Event.OFFERED):
-    update = fresh(DESIRED.model_copy(update={"model": model}), 1, NOW)
+    update = fresh(DESIRED.replace(model=model), 1, NOW)
     journal.save(update, previous=State.IDLE, event=event)
     return update
 

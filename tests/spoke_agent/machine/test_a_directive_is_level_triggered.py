@@ -150,7 +150,7 @@ def test_new_terms_for_the_same_version_do_not_begin_it_again(rig):
 
 
 def replace_probation(desired, soak_s):
-    return desired.model_copy(update={"probation": ProbationTerms(soak_s=soak_s)})
+    return desired.replace(probation=ProbationTerms(soak_s=soak_s))
 
 
 def test_timer_of_another_boot_is_judged_by_wall_time_that_never_runs_backwards(rig):

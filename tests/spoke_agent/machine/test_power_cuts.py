@@ -171,7 +171,7 @@ def test_an_adapter_set_by_tuning_in_the_middle_of_an_update_is_kept(rig):
     adapter = AdapterSlot(name="mine", file="sha256:" + "a" * 64, base="sha256:" + "b" * 64)
     rig.want(2, probation=ProbationTerms(soak_s=20))
     rig.run(5)
-    edit_slots(rig.slots, "digits", lambda m: m.model_copy(update={"adapter": adapter}))
+    edit_slots(rig.slots, "digits", lambda m: m.replace(adapter=adapter))
     rig.settle()
     assert rig.places().adapter == adapter
 

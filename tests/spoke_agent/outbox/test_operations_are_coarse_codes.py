@@ -42,7 +42,7 @@ def test_operations_leave_by_the_door_and_stay_where_the_site_is_sealed(tmp_path
     assert [kind for kind, _ in road.sent] == ["ops"]
     assert not outbox(tmp_path / "shut", road, "sovereignty: sealed\nallow: [{kind: ops}]").offer(said)
     assert len(road.sent) == 1
-    assert EgressRecord.max_bytes > len(said.model_dump_json())
+    assert EgressRecord.max_bytes > len(said.json)
 
 
 def test_a_server_that_is_away_has_no_latency(tmp_path: Path):

@@ -32,10 +32,10 @@ HIST = Asked("drift_hist", rows=3000, bytes=1000)
     ("policy", "ceiling", "regime", "asked", "day", "why"),
     [
         (OPEN, EgressCeiling(), "ae-pdpl", HIST, Day(), Why.ALLOWED),
-        (OPEN.model_copy(update={"sovereignty": "sealed"}), EgressCeiling(), "ae-pdpl", HIST, Day(), Why.SEALED),
-        (OPEN.model_copy(update={"sovereignty": "verdict_only"}), EgressCeiling(), "ae-pdpl", HIST, Day(), Why.VERDICT_ONLY),
+        (OPEN.replace(sovereignty="sealed"), EgressCeiling(), "ae-pdpl", HIST, Day(), Why.SEALED),
+        (OPEN.replace(sovereignty="verdict_only"), EgressCeiling(), "ae-pdpl", HIST, Day(), Why.VERDICT_ONLY),
         (OPEN, EgressCeiling(), "ae-health", HIST, Day(), Why.BELOW_REGIME_FLOOR),
-        (OPEN.model_copy(update={"allow": ()}), EgressCeiling(), "ae-pdpl", HIST, Day(), Why.NOT_IN_SITE_POLICY),
+        (OPEN.replace(allow=()), EgressCeiling(), "ae-pdpl", HIST, Day(), Why.NOT_IN_SITE_POLICY),
         (OPEN, EgressCeiling(kinds=("ops",)), "ae-pdpl", HIST, Day(), Why.NOT_IN_HUB_CEILING),
         (OPEN, EgressCeiling(), "ae-pdpl", Asked("drift_hist", 1999, 100), Day(), Why.TOO_FEW_ROWS),
         (OPEN, EgressCeiling(), "ae-pdpl", Asked("drift_verdict", 199, 100), Day(), Why.TOO_FEW_ROWS),
@@ -60,7 +60,7 @@ def test_the_first_rule_that_says_no_decides(
 
 
 def test_an_interval_holds_except_for_a_changed_level():
-    policy = OPEN.model_copy(update={"allow": (Allow(kind="drift_verdict", interval_min_s=900),)})
+    policy = OPEN.replace(allow=(Allow(kind="drift_verdict", interval_min_s=900),))
     asked, day = Asked("drift_verdict", 300, 100), Day(since_last_s=100)
     assert decide(policy, EgressCeiling(), "ae-pdpl", asked, day) is Why.TOO_SOON
     assert decide(policy, EgressCeiling(), "ae-pdpl", Asked("drift_verdict", 300, 100, urgent=True), day) is Why.ALLOWED
@@ -126,5 +126,5 @@ def test_the_switch_is_written_into_the_sites_own_file(tmp_path: Path):
     [("gdpr", "normal", True), ("gdpr", "verdict_only", False), ("gdpr", "sealed", False), ("ae-health", "normal", False)],
 )
 def test_reports_tell_counts_of_rows_only_where_an_estimate_could_leave(regime: str, sovereignty: str, tells: bool):
-    policy = default_policy("clinic", regime).model_copy(update={"sovereignty": sovereignty})  # type: ignore[arg-type]
+    policy = default_policy("clinic", regime).replace(sovereignty=sovereignty)  # type: ignore[arg-type]
     assert may_tell_counts(policy, regime) is tells  # type: ignore[arg-type]

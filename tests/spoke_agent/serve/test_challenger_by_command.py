@@ -66,7 +66,7 @@ def test_it_rests_while_a_newer_version_is_in_probation_and_is_back_after_a_roll
     path = site.home / "slots.json"
 
     def follow(**change):
-        edit_slots(path, "digits", lambda m: m.model_copy(update=change))
+        edit_slots(path, "digits", lambda m: m.replace(**change))
         assert running.control.reconcile().ok
 
     follow(candidate=three)
@@ -114,7 +114,7 @@ def test_one_that_the_server_cannot_use_is_taken_back(site, run, two):
     )
     image_ = TensorContract(name="image", datatype="FP32", shape=(-1, 1, 8, 8), low=0, high=16)
     odd = site.publish(9, contract=FeatureContract(task="embedding", inputs=(image_,), outputs=outputs))
-    edit_slots(site.home / "slots.json", "digits", lambda m: m.model_copy(update={"candidate": odd}))
+    edit_slots(site.home / "slots.json", "digits", lambda m: m.replace(candidate=odd))
     run(site)
     refused = spoke_error(site, "set", "--model", "digits", "--version", "9", "--percent", "5")
     assert refused == "challenger_refused"

@@ -7,6 +7,7 @@ from collections import Counter
 import httpx
 import numpy as np
 import pytest
+from msgspec.structs import force_setattr
 
 from spoke_agent.serve.client import ControlClient
 from spoke_agent.serve.errors import ServerUnreachable
@@ -171,7 +172,7 @@ def test_a_memory_ceiling_refuses_the_model_and_serves_on(site, run):
     one = site.publish(1)
     site.slots(champion=one)
     running = run(site, memory_mb=100_000)
-    object.__setattr__(running.server.settings, "memory_mb", 1)
+    force_setattr(running.server.settings, "memory_mb", 1)
     site.slots(champion=site.publish(2), last_good=one)
     state = running.control.reconcile().models["digits"].champion
     assert state.reason is Reason.NO_MEMORY

@@ -52,7 +52,7 @@ def test_it_learns_what_the_head_cannot_and_answers_as_it_was_judged(site: Site,
     assert kept.record.method == method
     assert kept.record.gate.after > head.after + 0.02
     assert kept.record.base == base == digest_of_file(site.blobs.path(base))
-    assert site.places.adapter == kept.record.slot.model_copy(update={"probation": True})
+    assert site.places.adapter == kept.record.slot.replace(probation=True)
     assert kept.record.shadow.rows == 200
 
     session = open_session(site.blobs.path(base))

@@ -94,7 +94,7 @@ def test_tuning_puts_a_signed_adapter_into_the_slots_and_the_base_is_untouched(s
     outcome = site.tuner.tune("digits")
     record = outcome.kept.record
     assert outcome.serving
-    assert site.places.adapter == record.slot.model_copy(update={"probation": True})
+    assert site.places.adapter == record.slot.replace(probation=True)
     assert record.rows == record.shadow.rows == 200
     assert 20 < record.shadow.changed < 180
     assert record.base == before == digest_of_file(base)
@@ -256,4 +256,4 @@ def test_a_new_base_gets_its_own_fit(site: Site, second: Packed):
     write_slots(site.home / "slots.json", Slots(models={"digits": ModelSlots(champion=site.slot(index, 2), adapter=first.slot)}))
     (told,) = AdapterKeeper(tuner, site.data).look()
     assert "refitted" in told
-    assert site.places.adapter == slot.model_copy(update={"probation": True})
+    assert site.places.adapter == slot.replace(probation=True)
