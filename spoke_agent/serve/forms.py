@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 from msgspec.structs import replace
 
-from spoke_agent.serve.inference_protocol import InferRequest, parse_request, read_id
+from spoke_agent.serve.inference_protocol import LONGEST_ID, InferRequest, parse_request
 from spoke_agent.serve.tensors import floats_of, from_json
 
 __all__ = ["KnownForms"]
@@ -57,19 +57,18 @@ class KnownForms:
         for form in self._known:
             if not (body.startswith(form.before) and body.endswith(form.after)):
                 continue
-            start, request_id, between, like = form.id_start, None, form.between, form.like
+            start, name, between, like = form.id_start, None, form.between, form.like
             try:
                 if between is not None:
                     end = body.find(b'"', start + 1) + 1  # of an id without a quote in it
-                    if not body.startswith(between, end):
+                    if end - start > LONGEST_ID or not body.startswith(between, end):
                         continue
-                    request_id, start = orjson.loads(body[start:end]), end + len(between)
+                    name, start = orjson.loads(body[start:end]) or None, end + len(between)
                 data = orjson.loads(body[start : form.data_end])
             except orjson.JSONDecodeError:
                 break
             array = form.floats(data)
             inputs = {form.tensor[0]: from_json(*form.tensor, data) if array is None else array}
-            name = read_id(request_id)
             return InferRequest(name, inputs, like.datatypes, like.outputs, like.binary_default, like.parameters, form)
         request = parse_request(body, None)
         self._learn(body, request)

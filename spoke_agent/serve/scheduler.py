@@ -51,8 +51,10 @@ class Cost(Struct, frozen=True):
 class Run(Protocol):
     """Runs a model."""
 
-    def __call__(self, inputs: Mapping[str, Array], /, *, adapter: HeadAdapter | None) -> Sequence[Array]:
-        """Run one batch: the outputs callers may see, in order."""
+    def __call__(
+        self, inputs: Mapping[str, Array], outputs: Sequence[str] | None, adapter: HeadAdapter | None, /
+    ) -> Sequence[Array]:
+        """Run one batch: the asked outputs in order, all when None."""
 
 
 class Job(Protocol):
@@ -104,9 +106,9 @@ Done = Callable[[Batch], None]
 class Lane:
     """The queue of one loaded version.
 
-    `run` runs a batch. `within` looks at its values before; when some are out of contract it is asked of each job, and `enforce`
-    says of those that are whether they run all the same (it has failed those that do not). `done` sees every batch after its
-    jobs are answered (counting, capture, mirror). All but `run` are called on the loop.
+    `run` runs a batch, and is always asked for `outputs`. `within` looks at its values before; when some are out of contract it
+    is asked of each job, and `enforce` says of those that are whether they run all the same (it has failed those that do not).
+    `done` sees every batch after its jobs are answered (counting, capture, mirror). All but `run` are called on the loop.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class Lane:
         *,
         loop: asyncio.AbstractEventLoop,
         name: str = "lane",
+        outputs: Sequence[str] | None = None,
         batched: bool = True,
         max_rows: int = 256,
         slice_s: float = 0.005,
@@ -130,7 +133,7 @@ class Lane:
         self.placement = placement
         self.depth_rows = 0
         """Rows that wait or run."""
-        self._run = run
+        self._run, self._outputs = run, outputs
         self._within = within
         self._enforce = enforce
         self._done = done
@@ -186,7 +189,7 @@ class Lane:
 
     def run(self, inputs: Mapping[str, Array], rows: int, adapter: HeadAdapter | None) -> Sequence[Array]:
         """Run the model, on any thread. Raises RowsWrong, and whatever its engine raises."""
-        outputs = self._run(inputs, adapter=adapter)
+        outputs = self._run(inputs, self._outputs, adapter)
         for output in outputs:
             if self._batched and len(output) != rows:
                 raise RowsWrong(f"the model gave another number of rows than the {rows} it got")

@@ -16,7 +16,7 @@ from spoke_agent.serve.errors import RequestInvalid
 from spoke_agent.serve.inference_protocol import InferRequest
 from spoke_agent.serve.remembered import Remembered
 
-__all__ = ["Signature", "extremes"]
+__all__ = ["Signature", "all_between"]
 
 Policy = Literal["refuse", "clip", "count"]
 
@@ -111,8 +111,11 @@ class Signature(Struct, frozen=True):
 
     def within(self, inputs: Mapping[str, Array]) -> bool:
         """Whether every value is in contract. The common case is cheap: one look at the smallest and the largest."""
-        for want in self._wanted:  # noqa: SIM110 - of every request, and a generator costs as much as the look
-            if not _within(inputs[want.name], want):
+        for want in self._wanted:
+            if want.bounded:
+                if not all_between(inputs[want.name], want.low, want.high):
+                    return False
+            elif want.tensor.columns is not None and _column_fault(inputs[want.name], want.tensor) is not None:
                 return False
         return True
 
@@ -137,12 +140,16 @@ class Signature(Struct, frozen=True):
                 raise RequestInvalid(f"output {name!r} is unknown; the model gives {', '.join(names)}")
 
 
-def extremes(array: Array) -> tuple[float, float]:
-    """The smallest and the largest of at least one value; NaN where there is one.
+def all_between(array: Array, low: float, high: float) -> bool:
+    """Whether all values are finite and in `low..high`, which may be infinite.
 
-    As `min` and `max` give them, but those bring all of NumPy's reductions along, which few values do not pay for.
+    `min` and `max` say as much, but bring all of NumPy's reductions along, which few values do not pay for.
     """
-    return array.item(array.argmin()), array.item(array.argmax())
+    if array.size == 0:
+        return True
+    least, most = array.item(array.argmin()), array.item(array.argmax())
+    # NaN is both where there is one, and compares false. An infinity passes only a bound that is none, hence the strict signs.
+    return low <= least and most <= high and least != -inf and most != inf  # type: ignore[no-any-return]
 
 
 def _fits(shape: tuple[int, ...], want: _Wanted) -> bool:
@@ -153,21 +160,11 @@ def _fits(shape: tuple[int, ...], want: _Wanted) -> bool:
     return all(w in (-1, s) for s, w in zip(shape, want.shape, strict=True))
 
 
-def _within(array: Array, want: _Wanted) -> bool:
-    if not want.bounded:
-        return want.tensor.columns is None or _column_fault(array, want.tensor) is None
-    if array.size == 0:
-        return True
-    low, high = extremes(array)
-    # NaN compares false, so it is never within; infinities only where no bound is given would pass, hence the strict signs.
-    return want.low <= low and high <= want.high and low != -inf and high != inf
-
-
 def _fault(array: Array, want: _Wanted) -> str | None:
     tensor = want.tensor
     if tensor.columns is not None:
         return _column_fault(array, tensor)
-    if _within(array, want):
+    if not want.bounded or all_between(array, want.low, want.high):
         return None
     finite = np.isfinite(array).all() if array.dtype.kind == "f" else True
     if not finite:

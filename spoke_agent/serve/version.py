@@ -3,8 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from math import isfinite
+from math import inf
 from typing import Final, Protocol, cast
 
 import numpy as np
@@ -18,7 +17,7 @@ from spoke_agent.serve.inference_protocol import Words
 from spoke_agent.serve.metrics import ModelCounts, VersionCounts
 from spoke_agent.serve.scheduler import Batch, Job, Lane
 from spoke_agent.serve.settings import ServeSettings
-from spoke_agent.serve.signature import extremes
+from spoke_agent.serve.signature import all_between
 from sync.serving import Serving
 
 __all__ = ["Answered", "Known", "Lone", "Version", "Watcher"]
@@ -94,11 +93,12 @@ class Version:
         self.last_caller = 0
         """The connection that asked last; 0 where several did at once."""
         self.lane = Lane(
-            partial(engined.session.run, outputs=self.names),
+            engined.session.run,
             engined.cost,
             engined.placement,
             loop=loop,
             name=f"infer-{engined.model}-{engined.slot.version}",
+            outputs=self.names,
             batched=engined.signature.batched,
             max_rows=settings.max_batch,
             slice_s=settings.slice_ms / 1e3,
@@ -255,11 +255,9 @@ def _joined(lones: Sequence[Lone], rows: int) -> Answered:
 
 
 def _finite(outputs: Sequence[Array]) -> bool:
-    for output in outputs:
-        if output.dtype.kind == "f" and output.size:
-            low, high = extremes(output)
-            if not (isfinite(low) and isfinite(high)):
-                return False
+    for output in outputs:  # noqa: SIM110 - of every request, and a generator costs as much as the look
+        if output.dtype.kind == "f" and not all_between(output, -inf, inf):
+            return False
     return True
 
 

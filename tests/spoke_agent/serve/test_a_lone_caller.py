@@ -124,7 +124,7 @@ def test_a_model_that_fails_is_told_and_counted_once(served, monkeypatch):
     version = champion(served)
     served.infer(body())
 
-    def fail(inputs, adapter):
+    def fail(inputs, outputs, adapter):
         raise RunFailed("it broke")
 
     with monkeypatch.context() as broken:

@@ -205,7 +205,7 @@ def lane_run(coroutine):
 def test_each_job_gets_its_own_rows_back(placement):
     sizes: list[int] = []
 
-    def run(inputs, adapter):
+    def run(inputs, outputs, adapter):
         sizes.append(len(inputs["x"]))
         return [inputs["x"] * 2]
 
@@ -233,7 +233,7 @@ def test_who_cannot_be_answered_does_not_keep_the_rest_of_the_batch_from_it(plac
             raise ValueError("no words for it")
 
     async def main():
-        lane = Lane(lambda inputs, adapter: [inputs["x"]], Cost(0, 1e-6), placement, loop=asyncio.get_running_loop())
+        lane = Lane(lambda inputs, outputs, adapter: [inputs["x"]], Cost(0, 1e-6), placement, loop=asyncio.get_running_loop())
         jobs = [Asked(1, 1.0), Unanswerable(1, 2.0), Asked(1, 3.0)]
         for job in jobs:
             lane.submit(job)
@@ -251,7 +251,7 @@ def test_who_cannot_be_answered_does_not_keep_the_rest_of_the_batch_from_it(plac
 
 def test_on_the_loop_a_full_batch_does_not_wait_for_the_rest_to_be_read():
     async def main():
-        lane = Lane(lambda inputs, adapter: [inputs["x"]], Cost(0, 1e-6), "loop", loop=asyncio.get_running_loop())
+        lane = Lane(lambda inputs, outputs, adapter: [inputs["x"]], Cost(0, 1e-6), "loop", loop=asyncio.get_running_loop())
         jobs = [Asked(1, float(i), key=i % 2) for i in range(200)]
         for job in jobs:
             lane.submit(job)
@@ -269,7 +269,7 @@ def test_on_the_loop_a_full_batch_does_not_wait_for_the_rest_to_be_read():
 
 @pytest.mark.parametrize("placement", ["loop", "thread"])
 def test_a_fault_in_the_model_is_every_callers_and_the_lane_lives_on(placement):
-    def run(inputs, adapter):
+    def run(inputs, outputs, adapter):
         if inputs["x"][0, 0] < 0:
             raise RuntimeError("bad")
         return [inputs["x"]]
@@ -295,7 +295,7 @@ def test_a_fault_in_the_model_is_every_callers_and_the_lane_lives_on(placement):
 
 def test_a_model_that_mixes_rows_is_caught():
     async def main():
-        lane = Lane(lambda inputs, adapter: [inputs["x"][:1]], Cost(0, 1e-6), "loop", loop=asyncio.get_running_loop())
+        lane = Lane(lambda inputs, outputs, adapter: [inputs["x"][:1]], Cost(0, 1e-6), "loop", loop=asyncio.get_running_loop())
         jobs = [Asked(1), Asked(1)]
         for job in jobs:
             lane.submit(job)
@@ -309,7 +309,7 @@ def test_a_model_that_mixes_rows_is_caught():
 def test_a_full_queue_refuses_and_a_late_request_is_not_run():
     async def main():
         loop = asyncio.get_running_loop()
-        lane = Lane(lambda inputs, adapter: [inputs["x"]], Cost(0, 0.1), "loop", loop=loop, max_wait_s=0.95)
+        lane = Lane(lambda inputs, outputs, adapter: [inputs["x"]], Cost(0, 0.1), "loop", loop=loop, max_wait_s=0.95)
         for _ in range(9):
             lane.submit(Asked(1))
         with pytest.raises(DeadlinePassed):
@@ -317,7 +317,7 @@ def test_a_full_queue_refuses_and_a_late_request_is_not_run():
         lane.submit(Asked(1))
         with pytest.raises(Overloaded, match="full"):
             lane.submit(Asked(1))
-        quick = Lane(lambda inputs, adapter: [inputs["x"]], Cost(0, 0), "loop", loop=loop)
+        quick = Lane(lambda inputs, outputs, adapter: [inputs["x"]], Cost(0, 0), "loop", loop=loop)
         late = Asked(1, deadline=loop.time() + 0.001)
         quick.submit(late)
         while loop.time() < late.deadline:
