@@ -11,7 +11,20 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-HEAVY = ("torch", "onnx", "pandas", "scipy", "sigstore", "nncf", "sklearn", "fastapi", "sqlalchemy", "openvino")
+HEAVY = (
+    "torch",
+    "onnx",
+    "pandas",
+    "scipy",
+    "sigstore",
+    "nncf",
+    "sklearn",
+    "fastapi",
+    "sqlalchemy",
+    "openvino",
+    "pydantic",
+    "pydantic_core",
+)
 EVERY_MODULE = """
 import importlib, json, pkgutil, sys
 failed = {}
