@@ -3,7 +3,8 @@
 Peers, each written as fairly as possible with the same messages, the same 15-microsecond model and one core: grpcio's blocking
 server on 4 and on 16 threads and its asyncio server (uvloop), with the model run at once in the method, and answering a ready
 answer (`noop`). The load is one process on the other core with 32 calls under way. Ours captures rows as in the
-field. Every round takes turns through all servers; each figure is the best of its rounds.
+field. Every round takes turns through all servers, and a ratio is that of the middle round, each side at the pace its core had:
+the best of many peers in a few rounds would be whoever met the quickest second.
 """
 
 import json
@@ -13,49 +14,53 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import grpc
 import numpy as np
 
 from model_formats.console import table
 from spoke_agent.serve.grpc.wire import MESSAGES, SERVICE
+from tests.bench.house import Pace, at_pace
 from tests.spoke_agent.serve.sites import Site, cnn, image
 
 ROOT = Path(__file__).parents[2]
 SERVER_CORE, LOAD_CORE = "0", str(min(1, (os.cpu_count() or 1) - 1))
-ROUNDS, CONCURRENT = 2, 32
+ROUNDS, CONCURRENT = 4, 32
 INFER = f"/{SERVICE}/ModelInfer"
+OURS = "spokeshave"
 PEERS = ("sync4", "sync16", "aio", "sync4 noop", "aio noop")
+COLUMNS = ("req_s", "cpu_us", "p50_us", "p99_us")
+
+Row = dict[str, float]
 
 
-def main(seconds: float = 3.0) -> None:
-    with tempfile.TemporaryDirectory(prefix="ss") as folder:
+def main(seconds: float = 0.8) -> None:
+    with tempfile.TemporaryDirectory(prefix="ss") as folder, ExitStack() as up:
         site = Site(Path(folder) / "home")
         slot = site.publish(1, proto=cnn(1, layers=2, channels=24))
         site.slots(champion=slot)
-        found: dict[str, list[dict[str, float]]] = {}
-        for _ in range(ROUNDS):
-            with spoke(site) as (pid, port):
-                measured(pid, port, CONCURRENT, 3.0)  # spends the burst of rows that capture keeps at once
-                for c in (1, CONCURRENT):
-                    found.setdefault(f"spokeshave c{c}", []).append(measured(pid, port, c, seconds))
-            for name in PEERS:
-                with peer(name, site.weights(slot)) as (pid, port):
-                    for c in (1, CONCURRENT):
-                        found.setdefault(f"{name} c{c}", []).append(measured(pid, port, c, seconds))
-    rows = {name: best(rounds) for name, rounds in found.items()}
-    ours = rows[f"spokeshave c{CONCURRENT}"]["req_s"]
-    peers = {name: rows[f"{name} c{CONCURRENT}"]["req_s"] for name in PEERS}
+        servers = {OURS: up.enter_context(spoke(site))}
+        servers |= {name: up.enter_context(peer(name, site.weights(slot))) for name in PEERS}
+        pace = up.enter_context(Pace(SERVER_CORE))
+        measured(*servers[OURS], CONCURRENT, 3.0)  # spends the burst of rows that capture keeps at once
+        columns = {
+            f"{name} c{c}": partial(measured, *server, c, seconds) for c in (1, CONCURRENT) for name, server in servers.items()
+        }
+        turns = [{name: pace.told(column, tries=2) for name, column in columns.items()} for _ in range(1 + ROUNDS)][1:]
+    real, noop = PEERS[:3], PEERS[3:]
+    many, alone = partial(over, turns, "req_s", CONCURRENT), partial(over, turns, "p50_us", 1)
     ratios = {
-        "grpc_req_s_over_best_of_sync_and_aio": ours / max(v for n, v in peers.items() if "noop" not in n),
-        "grpc_req_s_over_best_noop": ours / max(v for n, v in peers.items() if "noop" in n),
-        "sync_over_aio": max(peers["sync4"], peers["sync16"]) / peers["aio"],
-        "grpc_p50_c1_over_best_of_sync_and_aio": rows["spokeshave c1"]["p50_us"]
-        / min(rows[f"{n} c1"]["p50_us"] for n in PEERS if "noop" not in n),
+        "grpc_req_s_over_best_of_sync_and_aio": min(many(OURS, name) for name in real),
+        "grpc_req_s_over_best_noop": min(many(OURS, name) for name in noop),
+        "sync_over_aio": max(many(name, "aio") for name in ("sync4", "sync16")),
+        "grpc_p50_c1_over_best_of_sync_and_aio": max(alone(OURS, name) for name in real),
     }
+    rows = {name: {key: median(turn[name][key] for turn in turns) for key in COLUMNS} for name in columns}
     told = [{"name": name, **row} for name, row in rows.items()]
     out = ROOT / "build" / "bench" / "grpc.json"
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -67,9 +72,10 @@ def main(seconds: float = 3.0) -> None:
     table(("figure", "value"), ((k, f"{v:.3f}") for k, v in ratios.items()))
 
 
-def best(rounds: list[dict[str, float]]) -> dict[str, float]:
-    """Of each figure the best round."""
-    return {key: (max if key == "req_s" else min)(row[key] for row in rounds) for key in rounds[0]}
+def over(turns: Sequence[Mapping[str, Row]], key: str, calls: int, one: str, other: str) -> float:
+    """One server over another, within a round."""
+    one, other = f"{one} c{calls}", f"{other} c{calls}"
+    return median(at_pace(turn[one], key) / at_pace(turn[other], key) for turn in turns)
 
 
 @contextmanager
@@ -100,10 +106,10 @@ def peer(name: str, model: Path) -> Iterator[tuple[int, int]]:
         process.wait()
 
 
-def measured(pid: int, port: int, calls: int, seconds: float) -> dict[str, float]:
+def measured(pid: int, port: int, calls: int, seconds: float) -> Row:
     """Requests a second, the server's CPU for one, and latencies, with `calls` under way at a time."""
     command = ["taskset", "-c", LOAD_CORE, sys.executable, "-m", "tests.bench.grpc", "load", str(port), str(calls), str(seconds)]
-    subprocess.run([*command[:-1], "0.5"], check=True, capture_output=True, cwd=ROOT)
+    subprocess.run([*command[:-1], "0.2"], check=True, capture_output=True, cwd=ROOT)
     before = cpu(pid)
     row = json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout)
     return {

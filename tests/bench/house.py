@@ -5,12 +5,12 @@ fast the machine is at the moment.
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-__all__ = ["WORK_US", "Pace", "as_after_a_boot", "environment"]
+__all__ = ["WORK_US", "Pace", "as_after_a_boot", "at_pace", "environment"]
 
 HOUSE = Path("build/peers")
 WORK_US: Final = "work_us"
@@ -81,10 +81,15 @@ class Pace:
         self._process.stdin.flush()
         return float(self._process.stdout.readline())
 
-    def told(self, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """What `measure` gives, with the pace it met; measured again when that changed meanwhile, four times at most."""
-        for _ in range(_TRIES):
+    def told(self, measure: Callable[[], dict[str, float]], tries: int = _TRIES) -> dict[str, float]:
+        """What `measure` gives, with the pace it met; measured again when that changed meanwhile, `tries` times at most."""
+        for _ in range(tries):
             before, row, after = self.work_us(), measure(), self.work_us()
             if abs(after - before) < _ALIKE * before:
                 break
         return {**row, WORK_US: (before + after) / 2}
+
+
+def at_pace(row: Mapping[str, float], key: str) -> float:
+    """A rate or a time in units of the work that the core's pace is known by."""
+    return row[key] * row[WORK_US] if key.endswith("_s") else row[key] / row[WORK_US]

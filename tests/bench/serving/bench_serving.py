@@ -29,7 +29,7 @@ from model_formats.contract import FeatureContract, TensorContract
 from model_formats.runtimes.choose import open_session
 from spoke_agent.serve.client import ControlClient
 from spoke_agent.slots import Slot, read_slots
-from tests.bench.house import WORK_US, Pace
+from tests.bench.house import WORK_US, Pace, at_pace
 from tests.bench.serving.servers import (
     EVERY_CORE,
     ROOT,
@@ -155,11 +155,6 @@ def figures(turns: Rounds) -> dict[str, float]:
         "peak_rss_mb": max(t[ours]["peak_rss_mb"] for t in turns),
         "peak_rss_mb_c256": max(t["spokeshave c256"]["peak_rss_mb"] for t in turns),
     }
-
-
-def at_pace(row: Row, key: str) -> float:
-    """A rate or a time in units of the work that the core's pace is known by."""
-    return row[key] * row[WORK_US] if key.endswith("_s") else row[key] / row[WORK_US]
 
 
 def capture_cost(site: Site, bare_site: Site, body: Path, pairs: int, pace: Pace) -> float:
