@@ -8,7 +8,6 @@ Rules are checked where bytes or plain values become a value (`parse`, `of_plain
 """
 
 import json
-import math
 from pathlib import Path
 from typing import Any, ClassVar, Self, dataclass_transform
 
@@ -16,7 +15,7 @@ import msgspec
 import rfc8785
 
 from model_formats.errors import RefusedError
-from model_formats.misfit import told
+from model_formats.misfit import converted, decoded
 from model_formats.types import digest_of
 
 __all__ = ["Document", "DocumentRefused", "Value"]
@@ -50,10 +49,7 @@ class Value(msgspec.Struct, metaclass=_Named, frozen=True, forbid_unknown_fields
     def of_plain(cls, plain: object) -> Self:
         """From what JSON, YAML or TOML gives. Raises DocumentRefused that names the field and the rule."""
         try:
-            _need_finite(plain, "")
-            return msgspec.convert(plain, cls)
-        except msgspec.ValidationError as e:
-            raise DocumentRefused(f"{cls.__name__}: {told(e, plain, cls)}") from e
+            return converted(plain, cls)
         except ValueError as e:
             raise DocumentRefused(f"{cls.__name__}: {e}") from e
 
@@ -61,11 +57,9 @@ class Value(msgspec.Struct, metaclass=_Named, frozen=True, forbid_unknown_fields
     def of_json(cls, data: bytes | str) -> Self:
         """From JSON. Raises DocumentRefused that names the field and the rule."""
         try:
-            return msgspec.json.decode(data, type=cls)
-        except msgspec.ValidationError as e:
-            raise DocumentRefused(f"{cls.__name__}: {told(e, json.loads(data), cls)}") from e
-        except (msgspec.DecodeError, RecursionError, ValueError) as e:
-            raise DocumentRefused(f"{cls.__name__}: not JSON: {e}") from e
+            return decoded(data, cls)
+        except ValueError as e:
+            raise DocumentRefused(f"{cls.__name__}: {e}") from e
 
     @property
     def plain(self) -> Any:
@@ -139,14 +133,6 @@ def _plain_number(value: object) -> object:
     if isinstance(value, float):
         return float(value)
     raise TypeError(f"{type(value).__name__} has no place in a document")
-
-
-def _need_finite(plain: Any, where: str) -> None:
-    """JSON has no infinity and no NaN, but YAML and arithmetic have."""
-    if isinstance(plain, float) and not math.isfinite(plain):
-        raise ValueError(f"{where[1:]}: must be a finite number, not {plain}")
-    for key, value in plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list | tuple) else ():
-        _need_finite(value, f"{where}.{key}")
 
 
 def _without_none(plain: Any) -> Any:

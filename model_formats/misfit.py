@@ -1,20 +1,56 @@
 """What does not fit, and where: msgspec's refusals in words that name the field down to the key, and what might stand there."""
 
+import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-__all__ = ["told"]
+__all__ = ["converted", "decoded"]
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`")
 _STEP = re.compile(r"\.(\w+)|\[(\d+|\.\.\.)\]")
 """`.field`, `[2]`, or `[...]` for some key of a mapping."""
 
 
-def told(error: msgspec.ValidationError, plain: object, type_: type[msgspec.Struct]) -> str:
+def decoded(data: bytes | str, type_: type[T]) -> T:
+    """From JSON. Raises ValueError that names the field and the rule."""
+    try:
+        return msgspec.json.decode(data, type=type_)
+    except msgspec.ValidationError as e:
+        raise ValueError(_told(e, json.loads(data), type_)) from e
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"not JSON: {e}") from e
+
+
+def converted(plain: object, type_: type[T], *, strict: bool = True) -> T:
+    """From the values that JSON, YAML or TOML gives; not `strict`, also from text for numbers. Raises ValueError as `decoded`."""
+    try:
+        _need_json(plain, "")
+        return msgspec.convert(plain, type_, strict=strict)
+    except msgspec.ValidationError as e:
+        raise ValueError(_told(e, plain, type_)) from e
+    except RecursionError as e:
+        raise ValueError("nested too deeply") from e
+
+
+def _need_json(plain: Any, where: str) -> None:
+    """YAML, TOML and arithmetic have dates, sets, infinities and NaN; a document has not."""
+    if isinstance(plain, dict | list | tuple):
+        for key, value in plain.items() if isinstance(plain, dict) else enumerate(plain):
+            _need_json(value, f"{where}.{key}")
+    elif isinstance(plain, float) and not math.isfinite(plain):
+        raise ValueError(f"{where[1:]}: must be a finite number, not {plain}")
+    elif not isinstance(plain, str | int | float | None):
+        raise ValueError(f"{where[1:]}: {type(plain).__name__} has no place in JSON")
+
+
+def _told(error: msgspec.ValidationError, plain: object, type_: type[msgspec.Struct]) -> str:
     """What is wrong with plain values, the field first: `models.digits.champion.version: Expected `int`, got `str``."""
     what, at, path = str(error).rpartition(" - at `$")
     what, path = (what, path.removesuffix("`")) if at else (path, "")

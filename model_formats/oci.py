@@ -8,11 +8,10 @@ import json
 from typing import Annotated, Any, Literal, TypeVar
 
 import rfc8785
-from msgspec import DecodeError, Meta, Struct, ValidationError, field
-from msgspec.json import decode
+from msgspec import Meta, Struct, field
 
 from model_formats.errors import RefusedError
-from model_formats.misfit import told
+from model_formats.misfit import decoded
 from model_formats.types import Digest
 
 __all__ = [
@@ -155,8 +154,6 @@ def _parse(cls: type[T], data: bytes) -> T:
     if len(data) > MAX_JSON:
         raise PackageInvalid(f"{name}: {len(data)} bytes, more than the {MAX_JSON} allowed")
     try:
-        return decode(data, type=cls)
-    except ValidationError as e:
-        raise PackageInvalid(f"{name}: {told(e, json.loads(data), cls)}") from e
-    except (DecodeError, RecursionError, ValueError) as e:
-        raise PackageInvalid(f"{name}: not JSON: {e}") from e
+        return decoded(data, cls)
+    except ValueError as e:
+        raise PackageInvalid(f"{name}: {e}") from e

@@ -8,12 +8,11 @@ import os
 import tomllib
 from typing import Annotated, Any, ClassVar, Literal
 
-import msgspec
 from msgspec import Meta
 
 from model_formats.document import Value
 from model_formats.errors import OperatorError
-from model_formats.misfit import told
+from model_formats.misfit import converted
 from model_formats.types import matching
 from spoke_agent.home import SpokeHome
 
@@ -119,6 +118,11 @@ class SpokeSettings(Value):
     """Longest pause between two tries, in seconds."""
 
 
+_SWITCHES = {name for name, kind in SpokeSettings.__annotations__.items() if kind is bool}
+_WORDS = {"yes": True, "y": True, "on": True, "t": True, "no": False, "n": False, "off": False, "f": False}
+"""What people write for a switch, besides true, false, 1 and 0."""
+
+
 def load_settings(home: SpokeHome, **flags: Any) -> SpokeSettings:
     """Settings for one home; `flags` that are None are not given. Raises SpokeSettingsInvalid that names the setting."""
     try:
@@ -128,7 +132,9 @@ def load_settings(home: SpokeHome, **flags: Any) -> SpokeSettings:
     names = {f"{SpokeSettings.env_prefix}{name.upper()}": name for name in SpokeSettings.__struct_fields__}
     environment = {name: os.environ[key] for key, name in names.items() if key in os.environ}
     given = {**file, **environment, **{k: v for k, v in flags.items() if v is not None}}
+    for name in given.keys() & _SWITCHES:
+        given[name] = _WORDS.get(str(given[name]).lower(), given[name])
     try:
-        return msgspec.convert(given, SpokeSettings, strict=False)  # the environment has text for everything
-    except msgspec.ValidationError as e:
-        raise SpokeSettingsInvalid(told(e, given, SpokeSettings)) from e
+        return converted(given, SpokeSettings, strict=False)  # the environment has text for everything
+    except ValueError as e:
+        raise SpokeSettingsInvalid(str(e)) from e

@@ -33,6 +33,9 @@ class SiteKey(Struct, frozen=True):
 
     secret: bytes
 
+    def __repr__(self) -> str:
+        return "SiteKey(...)"
+
     def seal(self, purpose: str, data: bytes, bound: bytes) -> bytes:
         """Encrypt for a purpose (`rows`, `labels`), bound to public bytes."""
         nonce = os.urandom(_NONCE)

@@ -45,6 +45,7 @@ def test_the_field_is_named_down_to_the_key(plain: dict[str, Any], said: str):
         ({"site": "dubai\n"}, "site: Expected `str` matching regex '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$'"),
         ({"epsilon_per_day": float("nan")}, "epsilon_per_day"),
         ({"epsilon_per_day": float("inf")}, "epsilon_per_day"),
+        ({"allow": {"ops"}}, "allow: set has no place in JSON"),
         ({"round_to": True}, "round_to: Expected `int`, got `bool`"),
         ({"round_to": 5.0}, "round_to: Expected `int`, got `float`"),
         ({"epsilon_per_day": "1.0"}, "epsilon_per_day: Expected `float`, got `str`"),

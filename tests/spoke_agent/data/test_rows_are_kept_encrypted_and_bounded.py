@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from spoke_agent.data.crypto import load_site_key
+from spoke_agent.data.crypto import SiteKey, load_site_key
 from spoke_agent.data.errors import BatchInvalid, DataKeyLost, LabelRefused, StoreDamaged
 from spoke_agent.data.store import Batch, DataStore, Limits, open_data
 
@@ -260,3 +260,8 @@ def test_the_summary_counts_by_version(store: DataStore):
     store.label("a", 1)
     (row,) = store.summary()
     assert (row["model"], row["rows"], row["labelled"]) == ("digits", 3, 1)
+
+
+def test_a_key_is_never_printed():
+    secret = bytes(range(32))
+    assert repr(SiteKey(secret)) == f"{SiteKey(secret)}" == "SiteKey(...)"

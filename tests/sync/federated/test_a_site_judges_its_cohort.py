@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from msgspec import to_builtins
 
 from model_formats.document import DocumentRefused
 from provisioning.ca import DeviceCA
@@ -164,7 +165,7 @@ def test_a_question_is_the_hubs_for_this_zone_and_open(signer, zone, now, expire
 )
 def test_a_question_outside_the_closed_form_cannot_be_written(changes):
     with pytest.raises(DocumentRefused):
-        Question.of_plain(QUESTION.plain | changes)
+        Question.of_plain(QUESTION.plain | to_builtins(changes))
 
 
 def test_documents_come_back_from_their_bytes(ca, sites):
