@@ -136,14 +136,12 @@ def _reply_with_tensors(exchange: Exchange, body: bytes, json_length: int) -> No
 
 def answer_error(exchange: Exchange, error: Exception, counts: ModelCounts | None = None) -> None:
     """The protocol's error shape with the status of the error's kind; faults inside the model are 500."""
-    if isinstance(error, Overloaded):
-        if counts is not None:
+    if isinstance(error, SpokeshaveError):
+        if counts is not None and isinstance(error, Overloaded):
             counts.shed += 1
-        exchange.refuse(error.http, error.message, extra=b"Retry-After: 1\r\n")
-    elif isinstance(error, SpokeshaveError):
-        if counts is not None and error.http < 500:
+        elif counts is not None and error.http < 500:
             counts.bad_requests += 1
-        exchange.refuse(error.http, error.message)
+        exchange.refuse(error.http, error.message, extra=b"Retry-After: 1\r\n" if error.retryable else b"")
     else:
         exchange.refuse(500, f"the model failed: {type(error).__name__}")
 

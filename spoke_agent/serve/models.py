@@ -69,6 +69,8 @@ class Models:
         self.live: dict[str, Places] = {}
         self.counts: dict[str, ModelCounts] = {}
         self.slots_error: str | None = None
+        self._followed = False
+        """Whether `slots.json` was followed once: before, a model that is not here may still come."""
         self._settings = settings
         self._blobs = blobs
         self._watcher = watcher
@@ -79,9 +81,11 @@ class Models:
     # ---- asking
 
     def places(self, model: str) -> Places:
-        """Raises UnknownTarget."""
+        """Raises UnknownTarget, and NotServing while the server starts."""
         places = self.live.get(model)
         if places is None:
+            if not self._followed:
+                raise NotServing(f"model {model!r}: {self.unready}")
             raise UnknownTarget(f"model {model!r} is not served here; `POST /v2/repository/index` lists the models")
         return places
 
@@ -99,10 +103,17 @@ class Models:
 
     @property
     def ready(self) -> bool:
-        """Whether every model that has a champion answers."""
-        return self.slots_error is None and all(
-            p.answering is not None for p in self.live.values() if p.slots.champion is not None
+        """Whether the models of the start are loaded and every model that has a champion answers."""
+        return (
+            self._followed
+            and self.slots_error is None
+            and all(p.answering is not None for p in self.live.values() if p.slots.champion is not None)
         )
+
+    @property
+    def unready(self) -> str:
+        """Why `ready` is not."""
+        return self.slots_error or "not every model is loaded yet"
 
     def serving(self) -> tuple[Serving, ...]:
         """What callers get right now."""
@@ -122,7 +133,9 @@ class Models:
             for name in [*self.live]:
                 if name not in slots.models:
                     self._retire(name)
-            return ReconcileAnswer(models={n: await self._follow(n, m, started) for n, m in slots.models.items()})
+            states = {n: await self._follow(n, m, started) for n, m in slots.models.items()}
+            self._followed = True
+            return ReconcileAnswer(models=states)
 
     async def close(self) -> None:
         """Let everything go."""

@@ -121,7 +121,7 @@ class Routes:
 
     def _ready(self, exchange: Exchange) -> None:
         if not self._models.ready:
-            raise NotServing(self._models.slots_error or "not every model is loaded yet")
+            raise NotServing(self._models.unready)
         exchange.reply(200, b'{"ready":true}')
 
     def _server(self, exchange: Exchange) -> None:

@@ -2,7 +2,8 @@
 
 It needs no agent, no hub and no network: it serves what `slots.json` says, and follows it when it is told to (`POST
 /control/reconcile`, or SIGHUP). The order of a start: the lock of the home, the sockets (health answers at once), the models, the
-store of captured rows, `run/server.port`.
+store of captured rows, `run/server.port`. One of several workers opens its sockets last: the kernel deals it callers as soon as
+they are open, and until it has its models the others answer.
 """
 
 import asyncio
@@ -89,16 +90,22 @@ class Server:
         self._control = HttpServer(control.handle, Limits(connections=64, body_bytes=1 << 20), on_fault=_fault)
 
     async def start(self) -> None:
-        """Listen, then load. A slot that cannot be loaded does not stop the rest."""
+        """Listen, then load; a worker the other way round. A slot that cannot be loaded does not stop the rest."""
         await _listen_unix(self._control, _door(self.settings), 0o600)
+        if self._shared is None:
+            await _listen_unix(self._local, self.home.server_socket, 0o660)
+            await self._listen()
+        await self._load()
         if self._shared is not None:
             await self._local.listen_shared(self._shared)
-        else:
-            await _listen_unix(self._local, self.home.server_socket, 0o660)
-        if self.settings.port is not None:
-            self.port = await self._listen_tcp(self.settings.port)
-        if self._grpc is not None and self.settings.grpc_port is not None:
-            self.grpc_port = self._listen_grpc(self._grpc, self.settings.grpc_port)
+            await self._listen()
+        if self._lock is not None:
+            for path, port in ((self.home.server_port, self.port), (self.home.grpc_port, self.grpc_port)):
+                if port is not None:
+                    atomic_write(path, str(port).encode())
+        log.info("serving port=%s models=%s", self.port, ",".join(self.models.live))
+
+    async def _load(self) -> None:
         slim()
         try:
             await self.models.reconcile()
@@ -108,11 +115,6 @@ class Server:
             slim()  # each library makes room for the next: the most a start takes is what counts on a small machine
             await asyncio.get_running_loop().run_in_executor(None, self.capture.open)
         _settle()
-        if self._lock is not None:
-            for path, port in ((self.home.server_port, self.port), (self.home.grpc_port, self.grpc_port)):
-                if port is not None:
-                    atomic_write(path, str(port).encode())
-        log.info("serving port=%s models=%s", self.port, ",".join(self.models.live))
 
     async def stop(self) -> None:
         """Answer what was taken, write what was captured, go."""
@@ -129,6 +131,12 @@ class Server:
         if self._lock is not None:
             self.home.server_socket.unlink(missing_ok=True)
             os.close(self._lock)
+
+    async def _listen(self) -> None:
+        if self.settings.port is not None:
+            self.port = await self._listen_tcp(self.settings.port)
+        if self._grpc is not None and self.settings.grpc_port is not None:
+            self.grpc_port = self._listen_grpc(self._grpc, self.settings.grpc_port)
 
     async def _listen_tcp(self, port: int) -> int:
         settings = self.settings

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from msgspec.structs import force_setattr
 
+from spoke_agent.serve import models
 from spoke_agent.serve.client import ControlClient
 from spoke_agent.serve.errors import ServerUnreachable
 from spoke_agent.serve.server import ServeRefused
@@ -38,6 +39,38 @@ def test_started_alone_it_serves_what_slots_say(site, run):
     (serving,) = running.control.serving()
     assert (serving.index, serving.version, serving.engine, serving.adapted) == (slot.index, 1, "onnxruntime", False)
     assert serving.file == running.server.models.live["digits"].answering.file
+
+
+def test_while_it_starts_callers_are_told_to_come_again(site, run, monkeypatch):
+    site.slots(champion=site.publish(1))
+    asked, go_on, load = threading.Event(), threading.Event(), models.load_version
+
+    def slow(*args, **kwargs):
+        asked.set()
+        assert go_on.wait(30)
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(models, "load_version", slow)
+    starting = threading.Thread(target=lambda: run(site))
+    starting.start()
+    try:
+        assert asked.wait(30)
+        door = httpx.HTTPTransport(uds=str(site.home / "run/server.sock"))
+        with httpx.Client(transport=door, base_url="http://spoke") as early:
+            assert early.get("/v2/health/live").status_code == 200
+            assert early.get("/v2/health/ready").status_code == 503
+            for answer in (early.post("/v2/models/digits/infer", json=body()), early.get("/v2/models/digits/ready")):
+                assert answer.status_code == 503
+                assert answer.headers["Retry-After"] == "1"
+                assert answer.json() == {"error": "model 'digits': not every model is loaded yet"}
+            go_on.set()
+            starting.join(30)
+            assert early.get("/v2/health/ready").status_code == 200
+            assert early.post("/v2/models/digits/infer", json=body()).json()["model_version"] == "1"
+            assert early.post("/v2/models/nobody/infer", json=body()).status_code == 404
+    finally:
+        go_on.set()
+        starting.join(30)
 
 
 def test_reconcile_swaps_and_tells_what_it_measured(site, run):
