@@ -79,6 +79,9 @@ class OpenVinoSession:
         except (RuntimeError, ValueError, TypeError) as e:
             raise RunFailed(f"OpenVINO could not run the model: {_last_line(e)}") from e
 
+    def in_place(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
+        """None: an inference request of OpenVINO has memory of its own, and runs elsewhere than on the caller's thread."""
+
     def load_adapter(self, path: str, name: str) -> HeadAdapter:
         """Always refused: heads are switched on ONNX Runtime."""
         raise AdapterRefused(f"adapter {name}: OpenVINO cannot switch heads per request; serve this model on ONNX Runtime")

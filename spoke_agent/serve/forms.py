@@ -5,16 +5,23 @@ for the id where there is one. What has the same words, and one JSON value in ea
 the values are left to read. Few forms are known at a time, and they are short.
 """
 
+from collections.abc import Mapping
 from json import JSONDecoder
+from types import MappingProxyType
 from typing import Final
 
 import orjson
 from msgspec.structs import replace
 
+from model_formats.runtimes.base import InPlace
 from spoke_agent.serve.inference_protocol import LONGEST_ID, InferRequest, parse_request
 from spoke_agent.serve.tensors import floats_of, from_json
 
-__all__ = ["KnownForms"]
+__all__ = ["NO_LENDS", "KnownForms", "Lends"]
+
+Lends = Mapping[object, InPlace | None]
+"""Memory by form."""
+NO_LENDS: Final[Lends] = MappingProxyType({})
 
 _MOST: Final = 8
 _LONGEST: Final = 1024
@@ -52,8 +59,11 @@ class KnownForms:
         self._known: list[_Form] = []
         self._strangers = 0
 
-    def parse(self, body: bytes) -> InferRequest:
-        """What `parse_request` makes of a body without binary tensors, and what it raises, to the letter."""
+    def parse(self, body: bytes, lends: Lends = NO_LENDS) -> InferRequest:
+        """What `parse_request` makes of a body without binary tensors, and what it raises, to the letter.
+
+        `lends` has memory to read the values into, for some forms.
+        """
         for form in self._known:
             if not (body.startswith(form.before) and body.endswith(form.after)):
                 continue
@@ -67,9 +77,13 @@ class KnownForms:
                 data = orjson.loads(body[start : form.data_end])
             except orjson.JSONDecodeError:
                 break
-            array = form.floats(data)
-            inputs = {form.tensor[0]: from_json(*form.tensor, data) if array is None else array}
-            return InferRequest(name, inputs, like.datatypes, like.outputs, like.binary_default, like.parameters, form)
+            lent = lends.get(form)
+            if lent is not None and form.floats(data, lent.inputs[form.tensor[0]]) is not None:
+                inputs = lent.inputs
+            else:
+                lent, array = None, form.floats(data, None)
+                inputs = {form.tensor[0]: from_json(*form.tensor, data) if array is None else array}
+            return InferRequest(name, inputs, like.datatypes, like.outputs, like.binary_default, like.parameters, form, lent)
         request = parse_request(body, None)
         self._learn(body, request)
         return request

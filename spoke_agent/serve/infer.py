@@ -9,7 +9,7 @@ from zlib import crc32
 from model_formats.errors import SpokeshaveError
 from model_formats.runtimes.base import Array, HeadAdapter
 from spoke_agent.serve.errors import Overloaded, RequestInvalid, UnknownTarget
-from spoke_agent.serve.forms import KnownForms
+from spoke_agent.serve.forms import NO_LENDS, KnownForms
 from spoke_agent.serve.inference_protocol import InferRequest, parse_request, render_response
 from spoke_agent.serve.metrics import ModelCounts
 from spoke_agent.serve.models import BASE_HEAD, Models, Places
@@ -85,16 +85,18 @@ def infer(models: Models, forms: KnownForms, model: str, number: str | None, exc
             places, version = models.version(model, number)
         if version.lane.depth_rows:
             version.lane.check_room()  # a request that is refused under load costs no parsing
+        alone = _is_alone(exchange, version)
+        lends = version.lends if alone and places.challenger is None else NO_LENDS
         length = exchange.headers.get(b"inference-header-content-length")
-        request = forms.parse(exchange.body) if length is None else parse_request(exchange.body, _json_length(length))
+        request = forms.parse(exchange.body, lends) if length is None else parse_request(exchange.body, _json_length(length))
         if places.challenger is not None and number is None:
             version = choose_version(places, version, request)
+            alone = _is_alone(exchange, version)
         rows = version.signature.rows(request)
-        follows = exchange.caller == version.last_caller != 0
-        version.last_caller = exchange.caller
-        if follows and _answered_alone(exchange, request, places, version, rows):
+        if alone and _answered_alone(exchange, request, places, version, rows):
             return
-        job = InferJob(exchange, request, places, version, rows)
+        version.last_caller = exchange.caller
+        job = InferJob(exchange, request.kept(), places, version, rows)
         version.taken(job)
         version.lane.submit(job)
     except SpokeshaveError as e:
@@ -102,17 +104,15 @@ def infer(models: Models, forms: KnownForms, model: str, number: str | None, exc
 
 
 def _answered_alone(exchange: Exchange, request: InferRequest, places: Places, version: Version, rows: int) -> bool:
-    """Answer a request whose caller follows itself while nothing waits: nobody is there to share the run with, and the way
-    through the lane costs as much as a short run. False leaves it to the lane, which judges and tells what is not as usual.
+    """Answer a request whose caller is alone: the way through the lane costs as much as a short run. False leaves it to the lane,
+    which judges and tells what is not as usual.
     """
-    if not version.lane.quick:
-        return False
     adapter_name, adapter = "", None
     if request.parameters or places.adapter_name:
         adapter_name, adapter = choose_adapter(places, version, request)
         if deadline_of(request, exchange.started) < _now():
             return False
-    found = version.run_alone(request.inputs, rows, adapter)
+    found = version.run_alone(request.inputs, rows, adapter, request.lent)
     if found is None:
         return False
     outputs, ran, run_s = found
@@ -127,7 +127,14 @@ def _answered_alone(exchange: Exchange, request: InferRequest, places: Places, v
     started = exchange.started
     lone = Lone(request.inputs, outputs, rows, request.id or "", adapter_name, started, ran, run_s, _now() - started)
     version.ran_alone((lone,))
+    if adapter is None and request.form is not None and request.form not in version.lends:
+        version.lend(request.form, request.inputs, outputs)
     return True
+
+
+def _is_alone(exchange: Exchange, version: Version) -> bool:
+    """Whether the caller follows itself while nothing waits: nobody is there to share the run with."""
+    return exchange.caller == version.last_caller != 0 and version.lane.quick
 
 
 def _reply_with_tensors(exchange: Exchange, body: bytes, json_length: int) -> None:

@@ -5,16 +5,17 @@ nothing of models; `signature.py` then holds the request against what a model ta
 Source: KServe Open Inference Protocol v2, REST, and Triton's binary tensor data extension.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import orjson
 from msgspec import Struct
+from msgspec.structs import replace
 
-from model_formats.runtimes.base import Array
+from model_formats.runtimes.base import Array, InPlace
 from spoke_agent.serve.errors import RequestInvalid
 from spoke_agent.serve.tensors import DTYPES, count_of, datatype_of, from_binary, from_json, to_binary, to_json
 
@@ -31,7 +32,7 @@ class InferRequest(Struct):
     """One parsed request. `outputs` None means all; each output knows whether it goes back as raw bytes."""
 
     id: str | None
-    inputs: dict[str, Array]
+    inputs: Mapping[str, Array]
     datatypes: dict[str, str]
     outputs: list[tuple[str, bool]] | None
     binary_default: bool
@@ -40,6 +41,14 @@ class InferRequest(Struct):
     """Equal for requests that say the same but for the id and the values, so that all else of them is judged once; None where
     that is not known.
     """
+    lent: InPlace | None = None
+    """Whose memory the inputs are in, and only for now: whoever answers later than at once works on what is `kept`."""
+
+    def kept(self) -> Self:
+        """It, with memory of its own."""
+        if self.lent is None:
+            return self
+        return replace(self, inputs={name: array.copy() for name, array in self.inputs.items()}, lent=None)
 
     def text(self, name: str) -> str | None:
         """A parameter that must be text; None when it is absent."""

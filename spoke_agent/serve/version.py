@@ -4,17 +4,19 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
-from typing import Final, Protocol, cast
+from typing import Final, Protocol, Self, cast
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from model_formats.errors import SpokeshaveError
-from model_formats.runtimes.base import Array, HeadAdapter
+from model_formats.runtimes.base import Array, HeadAdapter, InPlace
 from spoke_agent.serve.answers import GoldenState, LoadedState, RoleStats
 from spoke_agent.serve.engine import Engined
 from spoke_agent.serve.inference_protocol import Words
 from spoke_agent.serve.metrics import ModelCounts, VersionCounts
+from spoke_agent.serve.remembered import Remembered
 from spoke_agent.serve.scheduler import Batch, Job, Lane
 from spoke_agent.serve.settings import ServeSettings
 from spoke_agent.serve.signature import all_between
@@ -22,6 +24,9 @@ from sync.serving import Serving
 
 __all__ = ["Answered", "Known", "Lone", "Version", "Watcher"]
 
+_LENT_FORMS: Final = 16
+_LENT_BYTES: Final = 1 << 16
+"""Of one form, inputs and outputs. Beside more than that, what is saved is nothing."""
 _SHOWN_ROWS: Final = 32
 """Rows that are shown to the watchers at once, as when some callers share a run: capture keeps all of them or none."""
 _now = time.monotonic
@@ -56,7 +61,10 @@ class Lone(Struct):
 
 
 class Answered(Struct):
-    """Rows that ran well and whose callers have their answers, as watchers see them: of one adapter and shape."""
+    """Rows that ran well and whose callers have their answers, as watchers see them: of one adapter and shape.
+
+    Their memory may be lent, to be used again for the next request: a watcher keeps `kept`.
+    """
 
     inputs: Mapping[str, Array]
     outputs: Sequence[Array]
@@ -67,6 +75,11 @@ class Answered(Struct):
     """Rows of each request."""
     adapter_name: str
     """Empty for the hub's own head."""
+
+    def kept(self) -> Self:
+        """It, with memory of its own."""
+        inputs = {name: array.copy() for name, array in self.inputs.items()}
+        return replace(self, inputs=inputs, outputs=[array.copy() for array in self.outputs])
 
 
 Watcher = Callable[["Version", Answered], None]
@@ -92,6 +105,8 @@ class Version:
         self.watchers: tuple[Watcher, ...] = ()
         self.last_caller = 0
         """The connection that asked last; 0 where several did at once."""
+        self.lends: Remembered[object, InPlace | None] = Remembered(_LENT_FORMS)
+        """Memory of the engine's, by the form of the requests that are read into it, one at a time and on the loop."""
         self.lane = Lane(
             engined.session.run,
             engined.cost,
@@ -161,8 +176,14 @@ class Version:
         self.model_counts.requests += 1
         self.model_counts.last_request = job.started
 
+    def lend(self, form: object, inputs: Mapping[str, Array], outputs: Sequence[Array]) -> None:
+        """From now on lend memory to requests of this form, which have such inputs and outputs, where the engine has it."""
+        small = sum(array.nbytes for array in (*inputs.values(), *outputs)) <= _LENT_BYTES
+        made = self.engined.session.in_place(inputs, dict(zip(self.names, outputs, strict=True))) if small else None
+        self.lends.remember(form, made)
+
     def run_alone(
-        self, inputs: Mapping[str, Array], rows: int, adapter: HeadAdapter | None
+        self, inputs: Mapping[str, Array], rows: int, adapter: HeadAdapter | None, lent: InPlace | None = None
     ) -> tuple[Sequence[Array], float, float] | None:
         """On any thread, while the lane is `quick`: run what nobody shares, past the lane. `ran_alone` counts it afterwards.
 
@@ -173,7 +194,7 @@ class Version:
             return None
         ran = _now()
         try:
-            outputs = self.lane.run(inputs, rows, adapter)
+            outputs = self.lane.run(inputs, rows, adapter) if lent is None else lent.run(adapter)
         except Exception:  # noqa: BLE001 - engines raise many kinds
             return None
         return outputs, ran, _now() - ran
