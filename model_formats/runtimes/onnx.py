@@ -88,10 +88,10 @@ class OnnxSession:
         """See `Session.in_place`; None for tensors of text, and where it does not give the same."""
         if any(array.dtype.hasobject for array in (*inputs.values(), *outputs.values())):
             return None
-        made = _InPlace(self, self._session, inputs, outputs)
         try:
+            made = _InPlace(self, self._session, inputs, outputs)
             found = made.run()
-        except RunFailed:
+        except Exception:  # noqa: BLE001 - onnxruntime raises many kinds; what it cannot bind is run as ever
             return None
         return made if all(map(_same, found, outputs.values())) else None
 
