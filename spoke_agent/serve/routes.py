@@ -158,7 +158,7 @@ class Routes:
     def _feedback(self, exchange: Exchange, model: str) -> None:
         self._models.places(model)
         if self._capture is None:
-            raise NotServing("capture is switched off here, so labels have no row to belong to")
+            raise Unsupported("capture is switched off here, so labels have no row to belong to")
         request_id, labels = _feedback_of(exchange.body)
         loop = self._models.loop
 

@@ -91,7 +91,9 @@ def test_with_capture_off_nothing_is_written(site, run):
     site.slots(champion=site.publish(1))
     running = run(site, capture=False)
     running.infer(body(id="a"))
-    assert running.http.post("/v2/models/digits/feedback", json={"id": "a", "label": 1}).status_code == 503
+    told = running.http.post("/v2/models/digits/feedback", json={"id": "a", "label": 1})
+    assert (told.status_code, "Retry-After" in told.headers) == (501, False)
+    assert "capture is switched off" in told.json()["error"]
     assert not Path(site.home / "data.db").exists()
 
 
