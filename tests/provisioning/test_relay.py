@@ -72,21 +72,22 @@ def test_metadata_directives_and_reports_pass(
 
 
 def test_blocks_cross_the_long_link_once(hub: MqttBus, spokes: dict[SpokeId, MqttBus], tmp_path: Path) -> None:
-    data = content(40)
+    index, data = content(1), content(40)
     store = BlobStore(tmp_path / "hub")
-    digest = store.put(data)
-    sender = BlobSender(hub, store, gather_s=0.3)
+    digests = store.put(index), store.put(data)
+    sender = BlobSender(hub, store, gather_s=2.0)  # on a slow machine too they are one ring
     sender.start()
 
     def one(me: SpokeId) -> bytes:
         own = BlobStore(tmp_path / me.site)
-        BlockReceiver(spokes[me], "eu", me, own).receive(digest, len(data), hashes_of(data))
-        return own.path(digest).read_bytes()
+        for digest, blob in zip(digests, (index, data), strict=True):  # what is small first, as in a rollout
+            BlockReceiver(spokes[me], "eu", me, own).receive(digest, len(blob), hashes_of(blob))
+        return own.path(digests[1]).read_bytes()
 
     threads = [InThread(lambda me=me: one(me)) for me in spokes]  # type: ignore[misc]
     assert all(thread.done() == data for thread in threads)
     sender.stop()
-    assert sender.stats.bytes <= 1.5 * len(data)
+    assert sender.stats.bytes <= 1.25 * len(data)
 
 
 def test_a_relay_may_do_what_its_spokes_may_and_no_more() -> None:
