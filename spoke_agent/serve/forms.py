@@ -78,11 +78,10 @@ class KnownForms:
             except orjson.JSONDecodeError:
                 break
             lent = lends.get(form)
-            if lent is not None and form.floats(data, lent.inputs[form.tensor[0]]) is not None:
-                inputs = lent.inputs
-            else:
-                lent, array = None, form.floats(data, None)
-                inputs = {form.tensor[0]: from_json(*form.tensor, data) if array is None else array}
+            array = form.floats(data, None if lent is None else lent.inputs[form.tensor[0]])
+            if array is None:
+                lent, array = None, from_json(*form.tensor, data)
+            inputs = {form.tensor[0]: array}
             return InferRequest(name, inputs, like.datatypes, like.outputs, like.binary_default, like.parameters, form, lent)
         request = parse_request(body, None)
         self._learn(body, request)

@@ -104,16 +104,15 @@ class Models:
     @property
     def ready(self) -> bool:
         """Whether the models of the start are loaded and every model that has a champion answers."""
-        return (
-            self._followed
-            and self.slots_error is None
-            and all(p.answering is not None for p in self.live.values() if p.slots.champion is not None)
-        )
+        return not self.unready
 
     @property
     def unready(self) -> str:
-        """Why `ready` is not."""
-        return self.slots_error or "not every model is loaded yet"
+        """Why `ready` is not; empty when it is."""
+        if self.slots_error is not None:
+            return self.slots_error
+        answer = all(p.answering is not None for p in self.live.values() if p.slots.champion is not None)
+        return "" if self._followed and answer else "not every model is loaded yet"
 
     def serving(self) -> tuple[Serving, ...]:
         """What callers get right now."""

@@ -166,12 +166,18 @@ def echo_contract(datatypes: Mapping[str, int]) -> FeatureContract:
     return FeatureContract(task="embedding", inputs=tensors("in"), outputs=tensors("out"))
 
 
+def one_node(kind: str, output: int, **attributes: object) -> onnx.ModelProto:
+    """A model of floats `x`, of any length, and the `y` that one operator makes of them."""
+    node = helper.make_node(kind, ["x"], ["y"], **attributes)
+    return _model([node], [_value("x", TensorProto.FLOAT, ["n"])], [_value("y", output, None)], [])
+
+
 def _model(nodes, inputs, outputs, weights) -> onnx.ModelProto:
     graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def _value(name: str, kind: int, shape: list) -> onnx.ValueInfoProto:
+def _value(name: str, kind: int, shape: list | None) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
 
 

@@ -3,12 +3,14 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from model_formats.runtimes.base import RunFailed
 from model_formats.runtimes.choose import open_session
 from spoke_agent.data.store import open_data
-from tests.spoke_agent.serve.sites import cnn, digits_contract, echo, echo_golden, image
+from tests.spoke_agent.serve.sites import cnn, digits_contract, echo, echo_golden, image, one_node
+from tests.spoke_agent.serve.test_a_lone_caller import champion
+from tests.spoke_agent.serve.test_requests import expected
 
 # ---- the engine
 
@@ -22,23 +24,13 @@ def asked(session, inputs, names):
     return session.in_place(inputs, dict(zip(names, session.run(inputs, names), strict=True)))
 
 
-def one_node(kind, outputs, **attributes):
-    """`x` -> `y`, both of any length."""
-    node = helper.make_node(kind, ["x"], ["y"], **attributes)
-    given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])]
-    taken = [helper.make_tensor_value_info("y", outputs, None)]
-    return helper.make_model(
-        helper.make_graph([node], "one", given, taken), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-    )
-
-
 def test_a_run_in_place_gives_what_a_run_gives(tmp_path):
     session, names = opened(tmp_path, cnn(1)), ["features", "logits"]
     place = asked(session, {"image": image(2)}, names)
     for seed in range(3):
         place.inputs["image"][...] = image(2, seed)
-        for got, expected in zip(place.run(), session.run({"image": image(2, seed)}, names), strict=True):
-            np.testing.assert_array_equal(got, expected)
+        for got, wanted in zip(place.run(), session.run({"image": image(2, seed)}, names), strict=True):
+            np.testing.assert_array_equal(got, wanted)
     assert place.run()[0] is place.run()[0]
 
 
@@ -94,12 +86,8 @@ def picture(seed, rows=1, **extra):
     return {**extra, "inputs": [{"name": "image", "shape": list(x.shape), "datatype": "FP32", "data": x.ravel().tolist()}]}
 
 
-def champion(running):
-    return running.server.models.live["digits"].answering
-
-
-def logits(running, seed, rows=1):
-    return champion(running).engined.session.run({"image": image(rows, seed)}, ["logits"])[0].ravel()
+def logits(running, seed):
+    return expected(running, image(1, seed)).ravel()
 
 
 def answered(answer):
@@ -157,7 +145,7 @@ def test_what_goes_to_the_lane_after_all_keeps_its_values(site, run, monkeypatch
     np.testing.assert_array_equal(answered(running.infer(picture(5))), logits(running, 5))
     assert [memory is None for memory in lent] == [False, False]
     assert inputs.ravel()[0] == 99
-    np.testing.assert_array_equal(first, version.engined.session.run({"image": inputs}, ["logits"])[0].ravel())
+    np.testing.assert_array_equal(first, expected(running, inputs).ravel())
 
 
 def test_every_version_lends_its_own(site, run):
