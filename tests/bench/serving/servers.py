@@ -39,8 +39,8 @@ FIELD = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 """As it is in the field: modules are compiled once, at installation."""
 
 STRANGERS = {
-    "mlserver": ("mlserver==1.7.1", "onnxruntime==1.31.1", "uvloop<0.22"),  # it breaks with a later uvloop
-    "litserve": ("litserve==0.2.19", "onnxruntime==1.31.1"),
+    "mlserver": ("mlserver==1.7.1", "onnxruntime==1.28.0", "uvloop<0.22"),  # it breaks with a later uvloop
+    "litserve": ("litserve==0.2.19", "onnxruntime==1.28.0"),
 }
 
 Row = dict[str, float]
