@@ -65,5 +65,5 @@ mosquitto:
 
 # What other people's programs are tested against. Where they may not be installed, those tests are skipped.
 others:
-	@for one in skopeo:skopeo docker-registry:docker-registry softhsm2-util:softhsm2; do \
+	@for one in skopeo:skopeo docker-registry:docker-registry softhsm2-util:softhsm2 ip:iproute2 strace:strace; do \
 	  command -v $${one%:*} >/dev/null || .ci/apt $${one#*:} || echo "Tests with $${one#*:} will be skipped." >&2; done

@@ -12,6 +12,7 @@ import numpy as np
 
 from model_formats.arrays import ArraysRefused, read_arrays, write_arrays
 from model_formats.runtimes.base import Array
+from model_formats.runtimes.imports import import_onnxruntime
 from model_formats.spec import AdapterPoint
 
 __all__ = ["Anchors", "Head", "read_anchors", "read_head", "write_adapter", "write_anchors"]
@@ -85,13 +86,12 @@ def write_adapter(path: Path, point: AdapterPoint, weight: Array, bias: Array, v
 
     Raises ValueError when shapes disagree or a number is not finite. Writes in place: the caller renames.
     """
-    from onnxruntime import AdapterFormat, OrtValue
-
     if weight.ndim != 2 or bias.shape != weight.shape[1:] or not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         raise ValueError(f"head of shapes {weight.shape} and {bias.shape}, or not finite, cannot be an adapter")
-    form = AdapterFormat()
+    ort = import_onnxruntime()
+    form = ort.AdapterFormat()
     form.set_adapter_version(1)
     form.set_model_version(version)
     values = {point.weight: weight, point.bias: bias}
-    form.set_parameters({n: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a, np.float32)) for n, a in values.items()})
+    form.set_parameters({n: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a, np.float32)) for n, a in values.items()})
     form.export_adapter(str(path))

@@ -15,7 +15,7 @@ import click
 from msgspec import Struct
 
 from model_formats.document import Value
-from model_formats.errors import SpokeshaveError
+from model_formats.errors import SpokeshaveError, public_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -132,6 +132,8 @@ def run(group: click.Group, argv: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         _console("talk").print("stopped")
         return 130
+    except Exception as e:  # noqa: BLE001 - a fault of ours, and its text may hold a row
+        return _tell_fault(e, as_json=as_json)
     return code if isinstance(code, int) else 0
 
 
@@ -145,6 +147,13 @@ def _tell(error: SpokeshaveError, *, as_json: bool) -> int:
         talk.print(Text.assemble((error.code, "bold red"), f": {error.message}"))
         talk.print(Text(f"  {error.hint}", style="dim"))
     return error.exit
+
+
+def _tell_fault(error: Exception, *, as_json: bool) -> int:
+    from model_formats.logs import trace_of
+
+    click.echo(trace_of(error), err=True)
+    return _tell(SpokeshaveError(public_text(error)), as_json=as_json)
 
 
 def _tell_usage(error: click.ClickException, *, as_json: bool) -> int:

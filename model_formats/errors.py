@@ -22,6 +22,7 @@ __all__ = [
     "RefusedError",
     "SpokeshaveError",
     "catalog",
+    "public_text",
 ]
 
 
@@ -92,6 +93,19 @@ class DeviceError(SpokeshaveError):
     http = 507
     exit = 6
     hint = "Run `spoke doctor` on the device."
+
+
+def public_text(error: BaseException) -> str:
+    """What may be written of an exception where others read it: a log, a report, an answer.
+
+    Our own words, and the system's (which name files and addresses, never rows). The text of anybody else's exception can hold
+    values of a request or of a row, so it is left out and only the exception's kind is named.
+    """
+    if isinstance(error, SpokeshaveError):
+        return error.message
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename is not None else error.strerror
+    return f"a fault of kind {type(error).__name__}"
 
 
 def catalog() -> dict[str, type[SpokeshaveError]]:

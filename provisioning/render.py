@@ -3,6 +3,7 @@
 They are printed or written for an administrator to read and install; nothing here touches the machine.
 """
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from model_formats.errors import OperatorError
+from model_formats.runtimes.quiet import SWITCHES
 
 __all__ = ["ComposeTerms", "UnitTerms", "ValueUnfit", "compose", "units"]
 
@@ -32,6 +34,12 @@ class UnitTerms:
     home: Path
     user: str = "spokeshave"
     agent_memory_mb: int = 256
+    hub: tuple[str, ...] = ()
+    """Addresses or networks of the hub: all that the agent may reach. None leaves the agent's network open."""
+    resolvers: tuple[str, ...] = ()
+    """Addresses of name servers that the agent may ask, where they are not on this machine."""
+    callers: tuple[str, ...] = ()
+    """Networks whose programs may call the server, besides this machine's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +58,28 @@ def units(role: Literal["hub", "spoke"], terms: UnitTerms) -> dict[str, str]:
     for path in (terms.program, terms.home):
         if not path.is_absolute():
             raise ValueUnfit(f"{path} is not an absolute path")
-    return {name: _render(f"{name}.j2", asdict(terms)) for name in names}
+    for network in (*terms.hub, *terms.resolvers, *terms.callers):
+        _check_network(network)
+    return {name: _render(f"{name}.j2", {**asdict(terms), "quiet": SWITCHES}) for name in names}
 
 
 def compose(terms: ComposeTerms) -> str:
     """A Compose file. Raises ValueUnfit."""
-    return _render("compose.yaml.j2", asdict(terms))
+    return _render("compose.yaml.j2", {**asdict(terms), "quiet": SWITCHES})
+
+
+def _check_network(text: str) -> None:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError as e:
+        raise ValueUnfit(f"{text!r} is not an address or a network", hint="Write it as 192.0.2.7 or 192.0.2.0/24.") from e
 
 
 def _render(name: str, values: Mapping[str, object]) -> str:
     import jinja2  # here, since a spoke does without it
 
     for key, value in values.items():
-        if not _PLAIN.match(str(value)):
+        if isinstance(value, str | Path | int) and not _PLAIN.match(str(value)):
             raise ValueUnfit(f"{key} is {str(value)!r}")
     loader = jinja2.PackageLoader("provisioning", "templates")
     environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=True)

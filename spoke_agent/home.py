@@ -101,6 +101,10 @@ class SpokeHome(Struct, frozen=True):
         """The private door of one of several server processes, 0600."""
         return self.run / f"worker-{number}.sock"
 
+    def strangers(self, process: str) -> Path:
+        """Whom that process tried to call and should not have (see `network_watch`); none as long as it did not."""
+        return self.run / f"strangers-{process}.json"
+
     @property
     def agent_socket(self) -> Path:
         """The agent's private door for the command line, 0600."""

@@ -68,6 +68,9 @@ class SpokeSettings(Value):
     ops_every_s: Seconds = 3600.0
     """How often the machine's own state (disk, memory, latency, problems) is offered to the outbox."""
 
+    may_call: tuple[str, ...] = ()
+    """Names and addresses besides the hub that agent and server may call, say a collector of traces; doctor reports others."""
+
     site_key: str = "file"
     """Where the key of the local rows is: `file` (`identity/site.key`), `credential:NAME` (systemd) or a `pkcs11:` address."""
 

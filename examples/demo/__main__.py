@@ -1,6 +1,7 @@
 """`make demo`: the main job of Spokeshave on real data, from nothing, each claim checked. See story.py."""
 
 import argparse
+import json
 import signal
 import sys
 import time
@@ -16,10 +17,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("build/demo"), help="where everything is written")
     parser.add_argument("--keep", action="store_true", help="leave hub and spokes running, and say how to talk to them")
+    parser.add_argument("--hosts", type=json.loads, default={}, help='JSON: {"SITE": ["words", "before", "its", "commands"]}')
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
-    stage, start = Stage(options.folder.resolve()), time.monotonic()
+    stage, start = Stage(options.folder.resolve(), options.hosts), time.monotonic()
     report = Report(stage.folder / "report.json")
     try:
         tell(stage, report)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,11 @@ class CommandFailed(Exception):
 class Stage:
     """Everything the demo starts and writes lives under one folder, and ends with it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hosts: Mapping[str, Sequence[str]] | None = None) -> None:
+        """`hosts`: for each site the words before a command that run it on the site's own machine; default: all on this one."""
         shutil.rmtree(folder, ignore_errors=True)
         self.folder = folder
+        self.hosts = hosts or {}
         self.logs = folder / "logs"
         self.logs.mkdir(parents=True)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -38,6 +40,10 @@ class Stage:
     def home(self, name: str) -> Path:
         """The home folder of the hub or of a spoke."""
         return self.folder / name
+
+    def on_host(self, home: Path) -> list[str]:
+        """The words that run a command on the machine of a home: `dubai-2` is a second spoke at dubai."""
+        return list(self.hosts.get(home.name.partition("-")[0], ()))
 
     def hub(self, *args: str | int | Path, **kwargs: Any) -> Any:
         """Run `hub ... --json` and return what it printed."""
@@ -61,7 +67,7 @@ class Stage:
 
         `tell` gets its talk, line by line.
         """
-        line = [*prefix, str(BIN / args[0]), "--json", "--home", str(home), *args[1:]]
+        line = [*self.on_host(home), *prefix, str(BIN / args[0]), "--json", "--home", str(home), *args[1:]]
         process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.environment())
         guard = threading.Timer(timeout, process.kill)
         guard.start()
@@ -85,7 +91,7 @@ class Stage:
         """Start a long-running program of ours; its talk goes to logs/<name>.log."""
         log = (self.logs / f"{name}.log").open("ab")
         process = subprocess.Popen(
-            [str(BIN / args[0]), "--home", str(home), *args[1:]],
+            [*self.on_host(home), str(BIN / args[0]), "--home", str(home), *args[1:]],
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**self.environment(), **extra},

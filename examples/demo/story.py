@@ -38,6 +38,10 @@ class Cast:
     callers: dict[str, Caller] = field(default_factory=dict)
     address: dict[str, Any] = field(default_factory=dict)
 
+    def caller(self, name: str) -> Caller:
+        """A program that calls a spoke."""
+        return Caller(self.stage.home(name), by_socket=bool(self.stage.hosts))
+
     def images(self, site: str) -> np.ndarray[Any, Any]:
         """The site's own digits [n, 1, 8, 8], raw 0..16."""
         return self.rows[site].inputs["image"]
@@ -146,7 +150,7 @@ def enrol(cast: Cast, step: Step) -> None:
             SPOKESHAVE_TAP=tap,
             PYTHONPATH=str(Path(__file__).parent / "tap") if tap else "",
         )
-        cast.callers[site] = Caller(stage.home(site))
+        cast.callers[site] = cast.caller(site)
     listed = stage.wait("the spokes to be online", lambda: online(stage, 2), 30)
     step.claim({s["spoke"] for s in listed} == {f"{s}/main" for s in SITES}, "three spokes are known; two are online")
     step.figure(spokes=len(listed))
@@ -338,7 +342,7 @@ def second_spoke(cast: Cast) -> None:
     stage.spoke("dubai-2", "enrol", "--hub", cast.address["url"], "--code", code)
     stage.start("dubai-2", ["spoke", "run"], stage.home("dubai-2"))
     stage.wait("its server", (stage.home("dubai-2") / "run" / "server.port").exists, 30)
-    with Shop(Caller(stage.home("dubai-2")), cast.images("dubai"), cast.labels("dubai"), name="dubai-2", pause=0.05):
+    with Shop(cast.caller("dubai-2"), cast.images("dubai"), cast.labels("dubai"), name="dubai-2", pause=0.05):
         stage.wait("dubai's second spoke to catch up", lambda: cast.serving("dubai/second") == 1, 60, every=0.5)
 
 
@@ -353,7 +357,7 @@ def sideload(cast: Cast, step: Step) -> None:
     stage.start("clinic", ["spoke", "run", "--offline"], stage.home("clinic"))
     port = stage.home("clinic") / "run" / "server.port"
     stage.wait("the clinic's server", port.exists, 20)
-    caller = Caller(stage.home("clinic"))
+    caller = cast.caller("clinic")
     accuracy = caller.accuracy(cast.images("clinic"), cast.labels("clinic"))
     step.claim(accuracy >= 0.93, f"clinic serves its own digits: accuracy {accuracy:.4f}")
     stage.spoke("clinic", "sideload", "receipts", receipts)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from model_formats.quantize.recipe import HEAD_NODE, QuantizeFailed, quiet_quantizer
 from model_formats.quantize.weights import round_weights
+from model_formats.runtimes.imports import import_onnxruntime
 
 __all__ = ["DynamicInt8"]
 
@@ -21,17 +22,16 @@ class DynamicInt8:
 
     def quantize(self, prepared: Path, out: Path, *, only: Sequence[str] = (), keep_float: Sequence[str] = ()) -> None:
         """See `Recipe.quantize`. A layer that is kept in float keeps eight-bit weights: they are most of a transformer."""
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
+        tools = import_onnxruntime("onnxruntime.quantization")
         prepared, out = prepared.absolute(), out.absolute()
         with quiet_quantizer():
             try:
-                quantize_dynamic(
+                tools.quantize_dynamic(
                     str(prepared),
                     str(out),
                     op_types_to_quantize=_OPERATORS,
                     per_channel=True,
-                    weight_type=QuantType.QInt8,
+                    weight_type=tools.QuantType.QInt8,
                     nodes_to_quantize=_split(only) or None,
                     nodes_to_exclude=_split([HEAD_NODE, *keep_float]),
                 )

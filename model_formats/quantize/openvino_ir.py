@@ -5,7 +5,7 @@ from pathlib import Path
 
 from model_formats.quantize.recipe import HEAD_NODE, QuantizeFailed, quiet_quantizer
 from model_formats.runtimes.base import Array
-from model_formats.runtimes.openvino import import_openvino
+from model_formats.runtimes.imports import import_nncf, import_openvino
 
 __all__ = ["quantize_ir"]
 
@@ -19,9 +19,7 @@ def quantize_ir(source: Path, out: Path, rows: Mapping[str, Array], *, transform
     size = len(next(iter(rows.values())))
     try:
         with quiet_quantizer():
-            ov = import_openvino()
-            import nncf
-
+            ov, nncf = import_openvino(), import_nncf()
             model = ov.Core().read_model(str(source))
             batches = [{n: a[i : i + 1] for n, a in rows.items()} for i in range(size)]
             quantized = nncf.quantize(

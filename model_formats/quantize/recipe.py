@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from model_formats.errors import AuthorError
 from model_formats.export.graph import load_graph
+from model_formats.runtimes.imports import import_onnxruntime
 
 __all__ = ["HEAD_NODE", "QuantizeFailed", "Recipe", "layers", "preparation", "prepare", "quiet_quantizer", "suggest"]
 
@@ -41,14 +42,13 @@ def prepare(source: Path, out: Path) -> None:
 
     Without it the quantizer stumbles over dynamo exports. The graph must have been stripped of the exporter's shapes.
     """
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
+    tools = import_onnxruntime("onnxruntime.quantization.shape_inference")
     source, out = source.absolute(), out.absolute()
     failed: Exception | None = None
     for skip_symbolic in (False, True):
         with quiet_quantizer():
             try:
-                quant_pre_process(str(source), str(out), skip_symbolic_shape=skip_symbolic)
+                tools.quant_pre_process(str(source), str(out), skip_symbolic_shape=skip_symbolic)
             except Exception as e:  # noqa: BLE001 - sympy, onnx and onnxruntime raise many kinds
                 failed = e
             else:
@@ -91,9 +91,7 @@ def quiet_quantizer() -> Iterator[None]:
     They work in a temporary folder: shape inference leaves `sym_shape_infer_temp.onnx` and its data in the working folder
     whenever it gives up. So paths must be made absolute before.
     """
-    import onnxruntime as ort
-
-    ort.set_default_logger_severity(3)
+    import_onnxruntime()
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -107,4 +105,3 @@ def quiet_quantizer() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
-        ort.set_default_logger_severity(2)

@@ -9,6 +9,7 @@ from pathlib import Path
 from model_formats.export.graph import load_graph
 from model_formats.quantize.recipe import HEAD_NODE, QUANTIZED, QuantizeFailed, preparation, quiet_quantizer
 from model_formats.runtimes.base import Array
+from model_formats.runtimes.imports import import_onnxruntime
 
 __all__ = ["StaticQdq"]
 
@@ -24,23 +25,22 @@ class StaticQdq:
 
     def quantize(self, prepared: Path, out: Path, *, only: Sequence[str] = (), keep_float: Sequence[str] = ()) -> None:
         """See `Recipe.quantize`."""
-        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-
+        tools = import_onnxruntime("onnxruntime.quantization")
         prepared, out = prepared.absolute(), out.absolute()
         with quiet_quantizer():
             try:
-                quantize_static(
+                tools.quantize_static(
                     str(prepared),
                     str(out),
                     _reader(self.rows),
-                    quant_format=QuantFormat.QDQ,
+                    quant_format=tools.QuantFormat.QDQ,
                     op_types_to_quantize=None if not only else list(QUANTIZED),
                     per_channel=True,
-                    activation_type=QuantType.QUInt8,
-                    weight_type=QuantType.QInt8,
+                    activation_type=tools.QuantType.QUInt8,
+                    weight_type=tools.QuantType.QInt8,
                     nodes_to_quantize=list(only) or None,
                     nodes_to_exclude=[HEAD_NODE, *preparation(prepared), *keep_float],
-                    calibrate_method=CalibrationMethod.MinMax,
+                    calibrate_method=tools.CalibrationMethod.MinMax,
                     extra_options=_leave_inputs_of_float_layers_alone(prepared) if keep_float or only else {},
                 )
             except Exception as e:  # the quantizer raises many kinds
@@ -55,9 +55,9 @@ def _leave_inputs_of_float_layers_alone(prepared: Path) -> dict[str, list[str]]:
 
 
 def _reader(rows: Mapping[str, Array]) -> object:
-    from onnxruntime.quantization import CalibrationDataReader
+    tools = import_onnxruntime("onnxruntime.quantization")
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(tools.CalibrationDataReader):  # type: ignore[misc, name-defined]
         """Batches of the rows, once through."""
 
         def __init__(self) -> None:

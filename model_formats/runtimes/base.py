@@ -14,6 +14,7 @@ __all__ = [
     "Engine",
     "EngineMissing",
     "HeadAdapter",
+    "InputRefused",
     "InPlace",
     "LoadFailed",
     "RunFailed",
@@ -95,11 +96,22 @@ class LoadFailed(DeviceError):
 
 
 class RunFailed(DeviceError):
-    """The engine opened the model but failed while running it."""
+    """The engine opened the model but failed while running it.
+
+    The engine's own text is never part of it: it can hold values of the request.
+    """
 
     code = "run_failed"
     http = 500
     hint = "Compare the request with the model's metadata; if it fits, report the model to its author."
+
+
+class InputRefused(RunFailed):
+    """The engine says that these inputs cannot be computed: a value or a size outside of what the model's operators take."""
+
+    code = "input_refused"
+    http = 400
+    hint = "Compare names, shapes and values with the model's metadata; an index or a token id may be too large."
 
 
 class AdapterRefused(RefusedError):

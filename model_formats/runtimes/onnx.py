@@ -14,12 +14,13 @@ from model_formats.runtimes.base import (
     AdapterRefused,
     Array,
     Engine,
-    EngineMissing,
     HeadAdapter,
+    InputRefused,
     LoadFailed,
     RunFailed,
     TensorSpec,
 )
+from model_formats.runtimes.imports import ORT_LOG_NOTHING, import_onnxruntime
 
 __all__ = ["OnnxAdapter", "OnnxSession", "WholeModel", "open_onnx"]
 
@@ -39,6 +40,10 @@ _DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+
+
+_CALLERS_FAULT = ("InvalidArgument", "ValueError", "KeyError")
+"""What onnxruntime raises for inputs that do not fit: its own status, and the checks of its Python side."""
 
 
 class OnnxAdapter(Struct, frozen=True):
@@ -80,8 +85,8 @@ class OnnxSession:
         names = self._names if outputs is None else outputs
         try:
             result: list[Array] = self._session.run(names, inputs, options)
-        except Exception as e:  # onnxruntime raises many kinds, bare RuntimeError among them
-            raise _run_failed(e) from e
+        except Exception as e:  # noqa: BLE001 - onnxruntime raises many kinds, bare RuntimeError among them
+            raise _run_failed(e, inputs) from None
         return result
 
     def in_place(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> "_InPlace | None":
@@ -100,11 +105,10 @@ class OnnxSession:
 
         Raises AdapterRefused when it is damaged, replaces anything but this model's head, or has another face than this model.
         """
-        import onnxruntime as ort
-
         file = Path(path)
         if file.suffix == ".onnx":
             return self._whole(file, name)
+        ort = import_onnxruntime()
         try:
             if file.stat().st_size > MAX_ADAPTER_BYTES:
                 raise AdapterRefused(f"adapter {name}: larger than {MAX_ADAPTER_BYTES} bytes")
@@ -112,7 +116,7 @@ class OnnxSession:
             adapter = ort.LoraAdapter()
             adapter.Load(str(file))
         except (RuntimeError, ValueError, OSError) as e:
-            raise AdapterRefused(f"adapter {name}: not a readable adapter file: {_first_line(e)}") from e
+            raise AdapterRefused(f"adapter {name}: not a readable adapter file ({type(e).__name__})") from None
         self._check_parameters(name, found)
         options = ort.RunOptions()
         options.add_active_adapter(adapter)
@@ -122,7 +126,7 @@ class OnnxSession:
         try:
             session = open_onnx(file, threads=self._threads)
         except LoadFailed as e:
-            raise AdapterRefused(f"adapter {name}: {e.message}") from e
+            raise AdapterRefused(f"adapter {name}: the engine cannot open it") from e
         if (session.inputs, session.outputs) != (self.inputs, self.outputs):
             raise AdapterRefused(f"adapter {name}: its inputs or outputs are not those of this model")
         return WholeModel(name, session)
@@ -137,8 +141,7 @@ class _InPlace:
     """`InPlace` by ONNX Runtime's I/O binding. What it saves of a short run: checks of its arguments, and tensors made anew."""
 
     def __init__(self, whole: OnnxSession, session: Any, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        import onnxruntime as ort
-
+        ort = import_onnxruntime()
         self.inputs = {name: array.copy() for name, array in inputs.items()}
         self._names, self._outputs = list(outputs), [np.empty_like(array) for array in outputs.values()]
         self._whole, self._run = whole, session.run_with_iobinding
@@ -154,25 +157,22 @@ class _InPlace:
             return self._whole.run(self.inputs, self._names, adapter)
         try:
             self._run(self._binding)
-        except Exception as e:  # as above
-            raise _run_failed(e) from e
+        except Exception as e:  # noqa: BLE001 - as above
+            raise _run_failed(e, self.inputs) from None
         return self._outputs
 
 
 def open_onnx(path: Path, *, threads: int = 1) -> OnnxSession:
     """Open an ONNX file with `threads` threads. Raises LoadFailed, EngineMissing."""
-    try:
-        import onnxruntime as ort
-    except ImportError as e:
-        raise EngineMissing("ONNX Runtime is not installed") from e
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = ORT_LOG_NOTHING
     try:
         return OnnxSession(ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]), threads=threads)
-    except Exception as e:  # onnxruntime raises many kinds, bare RuntimeError among them
+    except Exception as e:
         raise LoadFailed(f"ONNX Runtime cannot open {path.name}: {_first_line(e)}") from e
 
 
@@ -185,8 +185,12 @@ def _same(a: Array, b: Array) -> bool:
     return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
-def _run_failed(error: Exception) -> RunFailed:
-    return RunFailed(f"ONNX Runtime could not run the model: {_first_line(error)}")
+def _run_failed(error: Exception, inputs: Mapping[str, Array]) -> RunFailed:
+    """In our words: the engine's text can hold values of the request, so nothing of it is kept, nor the exception itself."""
+    if type(error).__name__ in _CALLERS_FAULT:
+        given = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+        return InputRefused(f"the model cannot compute these inputs ({given}): a value or a size is outside of what it takes")
+    return RunFailed(f"ONNX Runtime could not run the model ({type(error).__name__})")
 
 
 def _first_line(error: Exception) -> str:

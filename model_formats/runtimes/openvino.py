@@ -1,11 +1,6 @@
-"""OpenVINO on CPU: one stream, pinned to f32 unless the package allows bf16, and no telemetry.
-
-`openvino` imports `openvino_telemetry` when it finds it. A spoke phones nobody, so the name is closed before the
-import; OpenVINO and NNCF then use their own built-in stubs.
-"""
+"""OpenVINO on CPU: one stream, pinned to f32 unless the package allows bf16."""
 
 import queue
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +10,15 @@ from model_formats.runtimes.base import (
     AdapterRefused,
     Array,
     Engine,
-    EngineMissing,
     HeadAdapter,
+    InputRefused,
     LoadFailed,
     RunFailed,
     TensorSpec,
 )
+from model_formats.runtimes.imports import import_openvino
 
-__all__ = ["OpenVinoSession", "import_openvino", "open_openvino"]
+__all__ = ["OpenVinoSession", "open_openvino"]
 
 _DATATYPES = {
     "boolean": "BOOL",
@@ -39,17 +35,6 @@ _DATATYPES = {
     "f64": "FP64",
     "string": "BYTES",
 }
-
-
-def import_openvino() -> Any:
-    """The `openvino` module, with its telemetry closed. Raises EngineMissing."""
-    if not getattr(sys.modules.get("openvino_telemetry"), "__name__", None):
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    try:
-        import openvino
-    except ImportError as e:
-        raise EngineMissing("OpenVINO is not installed") from e
-    return openvino
 
 
 class OpenVinoSession:
@@ -76,8 +61,8 @@ class OpenVinoSession:
             with self._request() as request:
                 request.infer(dict(inputs))
                 return [request.get_output_tensor(i).data.copy() for i in indexes]
-        except (RuntimeError, ValueError, TypeError) as e:
-            raise RunFailed(f"OpenVINO could not run the model: {_last_line(e)}") from e
+        except (RuntimeError, ValueError, TypeError) as e:  # not `from e`: its text can hold values of the request
+            raise RunFailed(f"OpenVINO could not run the model ({type(e).__name__})") from None
 
     def in_place(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         """None: an inference request of OpenVINO has memory of its own, and runs elsewhere than on the caller's thread."""
@@ -95,7 +80,7 @@ class OpenVinoSession:
                 or array.ndim != len(spec.shape)
                 or any(w not in (-1, g) for g, w in zip(array.shape, spec.shape, strict=True))
             ):
-                raise RunFailed(
+                raise InputRefused(
                     f"input {spec.name!r}: shape {None if array is None else array.shape}, the model takes {spec.shape}"
                 )
 
@@ -119,6 +104,7 @@ def open_openvino(path: Path, *, threads: int = 1, allow_bf16: bool = False) -> 
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,
+        "LOG_LEVEL": "LOG_NONE",
     }
     if not allow_bf16:
         settings["INFERENCE_PRECISION_HINT"] = "f32"

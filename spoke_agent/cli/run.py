@@ -1,5 +1,6 @@
 """`spoke run` (agent and server together) and `spoke agent` (the agent alone)."""
 
+import os
 import signal
 import sys
 
@@ -47,6 +48,7 @@ def agent(ctx: Context, *, offline: bool) -> None:
     from spoke_agent.coredumps import forbid_core_dumps
     from spoke_agent.door import Door
     from spoke_agent.home import SpokeHome
+    from spoke_agent.network_watch import watch, who_may_be_called
     from spoke_agent.ops import ops_of
     from spoke_agent.settings import load_settings
 
@@ -55,6 +57,8 @@ def agent(ctx: Context, *, offline: bool) -> None:
     home = SpokeHome(ctx.home)
     settings = load_settings(home)
     with assemble(home, settings, offline=offline) as parts:
+        hub = parts.identity.document.hub
+        watch(home, "agent", () if offline else who_may_be_called(hub, settings.may_call, os.environ), resolves=not offline)
         door = Door(home.agent_socket, ops_of(parts))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: parts.agent.stop())

@@ -51,6 +51,7 @@ def serve(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the models bring their own threads
     gc.disable()  # until the server is settled: what a start makes, stays
     from spoke_agent.coredumps import forbid_core_dumps
+    from spoke_agent.network_watch import watch
     from spoke_agent.serve.server import Server, serve_many
     from spoke_agent.serve.server import serve as run
     from spoke_agent.serve.settings import ServeSettings
@@ -73,7 +74,9 @@ def serve(
         access_log=told.serve_access_log,
         memory_mb=memory_mb,
         workers=told.serve_workers,
+        may_call=told.may_call,
     )
+    watch(settings.folder, "server", settings.may_call, resolves=bool(settings.may_call))
     if settings.workers > 1:
         gc.enable()  # the parent settles nothing
         sys.exit(serve_many(settings, ready=lambda found: click.echo(f"{settings.workers} workers on port {found}", err=True)))

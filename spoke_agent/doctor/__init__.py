@@ -42,10 +42,27 @@ def _checks() -> list[tuple[str, Check]]:
         identity,
         journal,
         link,
+        network,
         processes,
+        telemetry,
         trust,
         updates,
     )
 
-    modules = (identity, certificate, files, disk, journal, data, egress, processes, link, clock, trust, updates)
+    modules = (
+        identity,
+        certificate,
+        files,
+        disk,
+        journal,
+        data,
+        egress,
+        processes,
+        link,
+        network,
+        telemetry,
+        clock,
+        trust,
+        updates,
+    )
     return [(module.__name__.rpartition(".")[2], module.check) for module in modules]

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import orjson
 
 from model_formats.document import Document
-from model_formats.errors import SpokeshaveError
+from model_formats.errors import SpokeshaveError, public_text
 from spoke_agent.serve import describe
 from spoke_agent.serve.answers import ServingAnswer, StatsAnswer
 from spoke_agent.serve.capture import Capture
@@ -49,7 +49,7 @@ async def _answer(exchange: Exchange, ask: Ask, on_fault: Callable[[Exception], 
         exchange.refuse(e.http, e.message)
     except Exception as e:  # noqa: BLE001 - the agent must get an answer
         on_fault(e)
-        exchange.refuse(500, f"{type(e).__name__}: {e}")
+        exchange.refuse(500, public_text(e))
 
 
 class Control:

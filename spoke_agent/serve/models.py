@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from model_formats.contract import TensorContract
-from model_formats.errors import SpokeshaveError
+from model_formats.errors import SpokeshaveError, public_text
 from model_formats.package import BlobReader
 from model_formats.runtimes.base import HeadAdapter
 from spoke_agent.serve.answers import AdapterState, LoadedState, ModelState, ModelStats, ReconcileAnswer, ShadowStats
@@ -204,7 +204,7 @@ class Models:
         try:
             adapter = await self.loop.run_in_executor(self._loader, load_adapter, folder, version.engined, slot)
         except (SpokeshaveError, OSError, RuntimeError) as e:
-            return None, AdapterState(name=slot.name, file=slot.file, loaded=False, detail=str(e))
+            return None, AdapterState(name=slot.name, file=slot.file, loaded=False, detail=public_text(e))
         return adapter, AdapterState(name=slot.name, file=slot.file, loaded=True)
 
     async def _shelf(self, version: Version | None) -> Mapping[str, HeadAdapter]:
@@ -325,7 +325,11 @@ def _told_rival(places: Places) -> LoadedState | None:
 
 
 def _fault(slot: Slot, error: Exception) -> LoadedState:
-    detail = error.message if isinstance(error, SpokeshaveError) else f"{type(error).__name__}: {error}"
     return LoadedState(
-        loaded=False, version=slot.version, index=slot.index, variant=slot.variant, reason=reason_of(error), detail=detail[:2000]
+        loaded=False,
+        version=slot.version,
+        index=slot.index,
+        variant=slot.variant,
+        reason=reason_of(error),
+        detail=public_text(error)[:2000],
     )

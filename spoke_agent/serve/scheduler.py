@@ -19,7 +19,7 @@ import numpy as np
 from msgspec import Struct
 
 from model_formats.errors import SpokeshaveError
-from model_formats.runtimes.base import Array, HeadAdapter
+from model_formats.runtimes.base import Array, HeadAdapter, InputRefused
 from spoke_agent.serve.errors import DeadlinePassed, Overloaded
 
 __all__ = ["Batch", "Cost", "Job", "Lane", "Placement", "RowsWrong", "Run"]
@@ -93,6 +93,9 @@ class Batch(Struct):
     inputs: Mapping[str, Array]
     outputs: Sequence[Array] = ()
     error: Exception | None = None
+    """Why nobody gets an answer."""
+    refused: Sequence[tuple[Job, Exception]] = ()
+    """Jobs that ran alone, since the model could not compute all of them together, and failed."""
     started: float = 0.0
     """Monotonic time at which the run began."""
     seconds: float = 0.0
@@ -200,9 +203,31 @@ class Lane:
         started = batch.started = _now()
         try:
             batch.outputs = self.run(batch.inputs, batch.rows, batch.jobs[0].adapter)
+        except InputRefused as e:
+            if len(batch.jobs) == 1:
+                batch.error = e
+            else:
+                self._run_each(batch)
         except Exception as e:  # noqa: BLE001 - engines raise many kinds; every caller of the batch is told
             batch.error = e
         batch.seconds = _now() - started
+
+    def _run_each(self, batch: Batch) -> None:
+        """Run the jobs of a batch one by one: somebody's inputs cannot be computed, and the others shall not pay for it."""
+        good: list[Job] = []
+        parts: list[Sequence[Array]] = []
+        refused: list[tuple[Job, Exception]] = []
+        for job in batch.jobs:
+            try:
+                parts.append(self.run(job.inputs, job.rows, job.adapter))
+                good.append(job)
+            except Exception as e:  # noqa: BLE001 - as in `execute`
+                refused.append((job, e))
+        batch.jobs, batch.refused = good, refused
+        batch.rows = sum(job.rows for job in good)
+        if (kept := _join(good)) is not None:
+            batch.inputs = kept.inputs
+            batch.outputs = [np.concatenate(same) for same in zip(*parts, strict=True)]
 
     def ran(self, batch: Batch) -> None:
         """On the loop, after the thread ran a batch: the next one first, so that the thread does not wait for the answering."""
@@ -278,7 +303,9 @@ class Lane:
         return [job for job in jobs if job.deadline >= now]
 
     def _deliver(self, batch: Batch) -> None:
-        self.depth_rows -= batch.rows
+        self.depth_rows -= batch.rows + sum(job.rows for job, _ in batch.refused)
+        for job, error in batch.refused:
+            job.fail(error)
         if batch.error is not None:
             for job in batch.jobs:
                 job.fail(batch.error)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_formats.errors import OperatorError, SpokeshaveError
+from model_formats.logs import log_loop_fault
 from spoke_agent.serve.access import log_answer
 from spoke_agent.serve.capture import Capture, RowStore
 from spoke_agent.serve.control import Control
@@ -196,6 +197,7 @@ async def _serve(
 ) -> None:
     server = Server(settings, shared=shared)
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.set_exception_handler(log_loop_fault)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     if parent is not None:

@@ -49,6 +49,8 @@ class ServeSettings(Struct, frozen=True):
     """Server processes on one port, each with its own sessions. They share the memory ceiling and the capture budget evenly."""
     worker: int | None = None
     """Which of them this process is; None is not one of several."""
+    may_call: tuple[str, ...] = ()
+    """Names and addresses that this process may call (see `network_watch`); it needs none itself."""
     access_log: bool = False
     """One line of JSON for each answer, on the logger `spoke.access`."""
 

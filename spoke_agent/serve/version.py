@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from model_formats.errors import SpokeshaveError
-from model_formats.runtimes.base import Array, HeadAdapter, InPlace
+from model_formats.runtimes.base import Array, HeadAdapter, InPlace, InputRefused
 from spoke_agent.serve.answers import GoldenState, LoadedState, RoleStats
 from spoke_agent.serve.engine import Engined
 from spoke_agent.serve.inference_protocol import Words
@@ -228,9 +228,10 @@ class Version:
 
     def done(self, batch: Batch) -> None:
         """On the loop, after a batch's callers have their answers: count, and show it to the watchers."""
-        if batch.jobs[0].mirrored:
-            return
         counts = self.counts
+        counts.errors += sum(not isinstance(error, InputRefused) for job, error in batch.refused if not job.mirrored)
+        if not batch.jobs or batch.jobs[0].mirrored:
+            return
         requests = len(batch.jobs)
         counts.requests += requests
         counts.rows += batch.rows
@@ -238,7 +239,7 @@ class Version:
         counts.run_us.add(int(batch.seconds * 1e6))
         counts.batch_rows.add(batch.rows)
         if batch.error is not None:
-            counts.errors += requests
+            counts.errors += 0 if isinstance(batch.error, InputRefused) else requests
             return
         now = _now()
         for job in batch.jobs:

@@ -20,6 +20,7 @@ def main(number: int, handle: int) -> None:
     from model_formats.errors import SpokeshaveError
     from model_formats.logs import log_to_stderr
     from spoke_agent.coredumps import forbid_core_dumps
+    from spoke_agent.network_watch import watch
     from spoke_agent.serve.server import Server, serve
     from spoke_agent.serve.workers import settings_from
 
@@ -27,6 +28,7 @@ def main(number: int, handle: int) -> None:
     forbid_core_dumps()
     with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as told:
         settings = replace(settings_from(told.readline()), worker=number)
+    watch(settings.folder, f"server-{number}", settings.may_call, resolves=bool(settings.may_call))
     shared = socket.socket(fileno=handle)
 
     def ready(_: Server) -> None:

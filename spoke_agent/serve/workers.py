@@ -24,6 +24,7 @@ import msgspec
 from msgspec.structs import replace
 
 from model_formats.errors import SpokeshaveError
+from model_formats.logs import log_loop_fault
 from spoke_agent.serve.answers import ReconcileAnswer, ServingAnswer, StatsAnswer
 from spoke_agent.serve.client import ControlClient
 from spoke_agent.serve.control import answering
@@ -215,6 +216,7 @@ def _listening(path: Path) -> socket.socket:
 async def run_workers(settings: ServeSettings, ready: Callable[[Workers], None] | None) -> int:
     """Until SIGTERM or SIGINT, or until a worker ended for good; returns the exit status."""
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(log_loop_fault)
     ended: asyncio.Future[int] = loop.create_future()
 
     def end(status: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from model_formats.errors import SpokeshaveError
+from model_formats.logs import log_to_stderr
 from spoke_agent.coredumps import forbid_core_dumps
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def main(home: Path, model: str, origin: str, niceness: int) -> int:
     """Tune once. Never raises for a refusal: it is told on standard error."""
     os.nice(niceness)
     forbid_core_dumps()
+    log_to_stderr()
     try:
         _tune(home, model, cast("Origin", origin))
     except SpokeshaveError as e:
