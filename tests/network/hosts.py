@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from tests.network.gateway import HUB_NAME, RESOLVER
+from tests.network.gateway import HUB_ADDRESS, HUB_NAME, RESOLVER
 
 _TELLTALES = ("CI", "PYTEST", "TF_BUILD", "JENKINS", "GITHUB_", "GITLAB_", "BUILD_", "TRAVIS", "NNCF_CI", "DO_NOT_TRACK", "ORT_")
 REPOSITORY = Path(__file__).parents[2]
@@ -74,6 +74,12 @@ class Hosts:
             what = event.get("name") or f"{event['protocol']} {event['address']}:{event['port']}"
             found[event["host"]].add(what)
         return found
+
+    def strangers(self) -> set[str]:
+        """Names and addresses that any host tried, other than the hub's. Nothing heard of the hub at all is an error."""
+        heard = set().union(*self.heard().values())
+        assert HUB_NAME in heard, "the recorder heard nobody call the hub"
+        return {what for what in heard if what != HUB_NAME and f" {HUB_ADDRESS}:" not in what}
 
     # ---- within
 
