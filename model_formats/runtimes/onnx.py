@@ -17,6 +17,7 @@ from model_formats.runtimes.base import (
     EngineMissing,
     HeadAdapter,
     LoadFailed,
+    Mode,
     RunFailed,
     TensorSpec,
 )
@@ -62,8 +63,8 @@ class OnnxSession:
 
     engine: Engine = "onnxruntime"
 
-    def __init__(self, session: Any, *, threads: int = 1) -> None:
-        self._session, self._threads = session, threads
+    def __init__(self, session: Any, *, threads: int = 1, mode: Mode = "fast") -> None:
+        self._session, self._threads, self.mode = session, threads, mode
         self.inputs: tuple[TensorSpec, ...] = tuple(_spec(node) for node in session.get_inputs())
         self.outputs: tuple[TensorSpec, ...] = tuple(_spec(node) for node in session.get_outputs())
         self._names = [o.name for o in self.outputs]
@@ -120,7 +121,7 @@ class OnnxSession:
 
     def _whole(self, file: Path, name: str) -> "WholeModel":
         try:
-            session = open_onnx(file, threads=self._threads)
+            session = open_onnx(file, threads=self._threads, mode=self.mode)
         except LoadFailed as e:
             raise AdapterRefused(f"adapter {name}: {e.message}") from e
         if (session.inputs, session.outputs) != (self.inputs, self.outputs):
@@ -159,8 +160,11 @@ class _InPlace:
         return self._outputs
 
 
-def open_onnx(path: Path, *, threads: int = 1) -> OnnxSession:
-    """Open an ONNX file with `threads` threads. Raises LoadFailed, EngineMissing."""
+def open_onnx(path: Path, *, threads: int = 1, mode: Mode = "fast") -> OnnxSession:
+    """Open an ONNX file with `threads` threads. Raises LoadFailed, EngineMissing.
+
+    Mode `exact` matters on x86 without VNNI: signed weights become unsigned there, whose kernels do not saturate.
+    """
     try:
         import onnxruntime as ort
     except ImportError as e:
@@ -169,9 +173,12 @@ def open_onnx(path: Path, *, threads: int = 1) -> OnnxSession:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if mode == "exact":
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3
     try:
-        return OnnxSession(ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]), threads=threads)
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return OnnxSession(session, threads=threads, mode=mode)
     except Exception as e:  # onnxruntime raises many kinds, bare RuntimeError among them
         raise LoadFailed(f"ONNX Runtime cannot open {path.name}: {_first_line(e)}") from e
 
