@@ -74,6 +74,8 @@ def apart(question: Question, *, limit_s: float, tell: Callable[[Tried], None]) 
             return [_fallen(question.candidates[0], e, tell)]
     tried: list[Tried] = []
     for candidate in question.candidates:
+        if any(t.right and t.candidate.engine == candidate.engine for t in tried):
+            continue  # the exact way after the fast one, as in one child
         try:
             tried += _child(replace(question, candidates=(candidate,)), limit_s / 2)
         except _Fell as e:
