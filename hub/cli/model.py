@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hub.cli.ways import micros, way
 from hub.client import HubClient
 from hub.home import HubHome
 from model_formats.console import Context, emit, out, pass_context, table, talk
@@ -351,6 +352,31 @@ def _show_version(version: dict[str, Any]) -> None:
     out.print(f"regimes {', '.join(version['regimes'])}; may go back to {back}")
     if version["overridden_by"]:
         out.print(f"[bold red]accuracy gate overridden by {version['overridden_by']}[/]")
+    _show_classes(version)
+
+
+def _show_classes(version: dict[str, Any]) -> None:
+    """What the package says of classes of CPU, and what the fleet measures on them."""
+    claims = [
+        (c["cpu_class"], c["variant"], way(c), "right" if c["right"] else "off", _number(c["worst"]), _number(c["score"]))
+        for c in sorted(version["claimed"], key=lambda c: c["cpu_class"])
+    ]
+    if claims:
+        table(("by its evidence", "variant", "engine", "", "of what is allowed", "score"), claims)
+    seen = [
+        (m["cpu_class"], m["variant"], way(m), m["spokes"], micros(m["latency_us"]), micros(m["row_us"]), _best(m))
+        for m in version["measured"]
+    ]
+    if seen:
+        table(("by CPU class", "variant", "engine", "spokes", "one row", "a row of 32", ""), seen)
+
+
+def _best(measured: dict[str, Any]) -> str:
+    return "best" if measured["best"] else ""
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _claims(version: dict[str, Any]) -> str:

@@ -41,7 +41,7 @@ def write_model_folder(
     if vocabulary is not None:
         (folder / VOCABULARY).write_bytes(vocabulary)
     spec = _spec(model, version, list(variants), () if vocabulary is None else (VOCABULARY,))
-    pages = {SPEC: spec, CONTRACT: _contract(), EVIDENCE: _evidence(list(variants), off_on or {})}
+    pages = {SPEC: spec, CONTRACT: _contract(), EVIDENCE: _evidence(list(variants), off_on)}
     for name, page in pages.items():
         (folder / name).write_bytes(page.canonical())
     (folder / CARD).write_text(f"# {model} {version}\n")
@@ -82,7 +82,7 @@ def _contract() -> FeatureContract:
     )
 
 
-def _evidence(variants: list[str], off_on: Mapping[str, tuple[CpuClass, ...]]) -> Evidence:
+def _evidence(variants: list[str], off_on: Mapping[str, tuple[CpuClass, ...]] | None = None) -> Evidence:
     return Evidence(
         measured=MEASURED,
         cpu="any",
@@ -97,7 +97,9 @@ def _evidence(variants: list[str], off_on: Mapping[str, tuple[CpuClass, ...]]) -
                 latency_ms_batch32=2,
                 cpu_ms_batch32=2,
                 recipe="noise",
-                classes=tuple(ClassEvidence(cpu_class=c, engine="onnxruntime", score=0.98, worst=4.9) for c in off_on.get(v, ())),
+                classes=tuple(
+                    ClassEvidence(cpu_class=c, engine="onnxruntime", score=0.98, worst=4.9) for c in (off_on or {}).get(v, ())
+                ),
             )
             for v in variants
         ),
