@@ -124,6 +124,18 @@ class Steps:
         except SpokeshaveError as e:
             return _outcome_of(e)
 
+    def look(self, update: Update) -> _Seen:
+        """Whether the committed version still runs here: None when it does, OTHER_VARIANT when it is off on this machine now."""
+        try:
+            role = self._stats(update.model).champion
+            if role is not None and role.index == update.desired.index:
+                return None
+            loaded = _of(self._server.reconcile().models, update.model).champion
+        except ServerUnreachable as e:
+            return Try(e.message)
+        reason, detail = _fault_of(loaded) if loaded is not None else (Reason.NONE, "")
+        return Outcome(Event.OTHER_VARIANT, reason, detail) if reason in OFF else None
+
     # ---- before the switch
 
     def _admit(self, update: Update, cancel: threading.Event) -> _Seen:

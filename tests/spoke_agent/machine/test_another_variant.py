@@ -118,3 +118,51 @@ def test_asked_anew_every_variant_is_tried_anew(rig):
     rig.want(2, rollout="again")
     rig.settle()
     assert (rig.last().serving[0].variant, rig.last().evidence.passed_over) == ("onnx-int8", ())
+
+
+def moved(rig, behaviour):
+    """Overnight the disk was put into another machine, where version 2 does as `behaviour` says."""
+    rig.server.behaviour[2] = Behaviour()
+    rig.install(2)
+    rig.server.behaviour[2] = behaviour
+    rig.server.restart()
+    rig.restart(clean=True, boot="boot-2")
+    rig.settle()
+
+
+def test_a_machine_that_was_moved_gets_the_variant_that_is_right_there(rig):
+    moved(rig, OFF)
+    assert (rig.last().state, rig.last().version, rig.last().serving[0].variant) == (State.COMMITTED, 2, "onnx-fp32")
+    assert rig.places().last_good.version == 1
+
+
+def test_where_nothing_is_right_any_more_last_good_serves_and_the_hub_hears_why(rig):
+    moved(rig, Behaviour(golden=False))
+    assert (rig.last().state, rig.last().reason) == (State.FAILED, Reason.GOLDEN_MISMATCH)
+    assert (rig.champion(), rig.last().serving[0].version) == (1, 1)
+    sent = len(rig.sent)
+    rig.restart(clean=True)
+    rig.run(30)
+    assert len(rig.sent) == sent
+
+
+@pytest.mark.parametrize("fault", [Reason.NO_MEMORY, Reason.PACKAGE_TAMPERED])
+def test_what_is_no_fault_of_the_variant_brings_no_other(rig, fault):
+    moved(rig, Behaviour(load=fault))
+    assert rig.sent == []
+    assert rig.champion() == 2
+
+
+def test_a_start_waits_for_a_server_that_is_away(rig):
+    rig.server.behaviour[2] = Behaviour()
+    rig.install(2)
+    rig.server.away = True
+    rig.restart(clean=True)
+    rig.run(5)
+    rig.server.behaviour[2] = OFF
+    rig.server.away = False
+    rig.server.restart()
+    rig.settle()
+    rig.run(5)
+    rig.settle()
+    assert rig.last().serving[0].variant == "onnx-fp32"
