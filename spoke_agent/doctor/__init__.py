@@ -34,6 +34,7 @@ def examine(home: SpokeHome) -> list[Finding]:
 def _checks() -> list[tuple[str, Check]]:
     from spoke_agent.doctor import (
         certificate,
+        champion,
         clock,
         data,
         disk,
@@ -47,5 +48,5 @@ def _checks() -> list[tuple[str, Check]]:
         updates,
     )
 
-    modules = (identity, certificate, files, disk, journal, data, egress, processes, link, clock, trust, updates)
+    modules = (identity, certificate, files, disk, journal, data, egress, processes, champion, link, clock, trust, updates)
     return [(module.__name__.rpartition(".")[2], module.check) for module in modules]

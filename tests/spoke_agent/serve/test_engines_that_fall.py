@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from model_formats.golden import GoldenMismatch
+from spoke_agent.doctor import champion
+from spoke_agent.home import SpokeHome
 from spoke_agent.serve.choice import cpu_word
 from spoke_agent.serve.engine import load_version
 from spoke_agent.serve.settings import ServeSettings
@@ -88,6 +90,10 @@ def test_where_every_way_crashes_the_server_lives_and_the_old_version_answers(si
     assert "SIGILL" in state.detail
     assert running.control.serving()[0].version == 1
     assert running.infer(body()).status_code == 200
+    finding = champion.check(SpokeHome(site.home))
+    assert finding is not None
+    assert "digits@2 (onnx-fp32) is not loaded on this CPU" in finding.issue
+    assert "digits@1 answers" in finding.issue
 
 
 def test_an_engine_that_hangs_is_ended_and_left_out(site, run, children):
