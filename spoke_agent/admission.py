@@ -85,10 +85,13 @@ def _why_none(reasons: list[Reason]) -> Reason:
 
 
 def _off_on_class(evidence: Evidence, variant: str, capacity: Capacity) -> Reason:
-    """What the package says of a variant on this class of CPU, by an engine that is here. Nothing said is nothing against it."""
+    """What the package says of a variant on this class of CPU, by an engine that is here. Nothing said is nothing against it, and
+    what fell in an emulator may stand on a real CPU.
+    """
     told = next((v.classes for v in evidence.variants if v.variant == variant), ())
     here = [one for one in told if one.cpu_class == capacity.cpu_class and one.engine in capacity.engines]
-    return Reason.CPU_CLASS_UNSUPPORTED if here and not any(one.right for one in here) else Reason.NONE
+    hope = any(one.right or (one.emulated and one.worst is None) for one in here)
+    return Reason.CPU_CLASS_UNSUPPORTED if here and not hope else Reason.NONE
 
 
 def unfit(variant: VariantSpec, download: int, capacity: Capacity) -> Reason:

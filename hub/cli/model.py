@@ -358,7 +358,7 @@ def _show_version(version: dict[str, Any]) -> None:
 def _show_classes(version: dict[str, Any]) -> None:
     """What the package says of classes of CPU, and what the fleet measures on them."""
     claims = [
-        (c["cpu_class"], c["variant"], way(c), "right" if c["right"] else "off", _number(c["worst"]), _number(c["score"]))
+        (c["cpu_class"], c["variant"], way(c), _verdict(c), _number(c["worst"]), _number(c["score"]))
         for c in sorted(version["claimed"], key=lambda c: c["cpu_class"])
     ]
     if claims:
@@ -369,6 +369,10 @@ def _show_classes(version: dict[str, Any]) -> None:
     ]
     if seen:
         table(("by CPU class", "variant", "engine", "spokes", "one row", "a row of 32", ""), seen)
+
+
+def _verdict(claimed: dict[str, Any]) -> str:
+    return "right" if claimed["right"] else "did not run" if claimed["worst"] is None else "off"
 
 
 def _best(measured: dict[str, Any]) -> str:

@@ -76,6 +76,15 @@ def test_evidence_of_an_engine_that_is_not_here_says_nothing():
     assert choose(spec, right, {"onnx-int8": 5}, both).variant == "onnx-int8"
 
 
+@pytest.mark.parametrize(("emulated", "variant"), [(True, "onnx-int8"), (False, None)])
+def test_what_fell_in_an_emulator_may_stand_on_a_real_cpu(emulated, variant):
+    row = ClassEvidence(cpu_class="arm64", engine="onnxruntime", score=None, worst=None, emulated=emulated)
+    evidence = _evidence(["onnx-int8"])
+    evidence = evidence.replace(variants=(evidence.variants[0].replace(classes=(row,)),))
+    found = choose(_spec("digits", 1, ["onnx-int8"]), evidence, {"onnx-int8": 5}, replace(ROOMY, cpu_class="arm64"))
+    assert found.variant == variant
+
+
 def test_a_package_may_only_be_where_its_label_says():
     spec = _spec("digits", 1, ["onnx-int8"])
     assert residency(spec, "eu", "gdpr") is Reason.NONE
