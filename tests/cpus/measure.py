@@ -64,9 +64,7 @@ def figures(rows: Iterable[Row]) -> dict[str, float]:
     for machine in dict.fromkeys(r.machine for r in rows):
         groups = _groups(r for r in rows if r.machine == machine)
         served = {key: _served(group) for key, group in groups.items()}
-        full = {
-            key: max(r.seen.score or 0.0 for r in rows if (r.model, r.built_on) == key and _is_float_on_host(r)) for key in served
-        }
+        full = {key: _host_float(rows, key) for key in served}
         found[f"golden_worst_over_tolerance_{machine}"] = max(s.worst or 0.0 for ways in served.values() for s in ways)
         found[f"int8_accuracy_drop_{machine}"] = max(full[key] - (s.score or 0.0) for key, ways in served.items() for s in ways)
     return {name: round(value, 4) for name, value in found.items()}
@@ -93,11 +91,12 @@ def _groups(rows: Iterable[Row]) -> dict[tuple[str, str], list[Seen]]:
 
 
 def _served(ways: Sequence[Seen]) -> list[Seen]:
-    """INT8 ways that agree, else any that agree (fp32 serves there), else the one least off: that package is not served at all."""
+    """INT8 ways that agree, else any that agree (fp32 serves there), else the one least off: the package is not served there."""
     agreeing = [way for way in ways if way.agrees]
     ran = [way for way in ways if way.worst is not None]
     return [w for w in agreeing if w.precision == "int8"] or agreeing or [min(ran, key=lambda way: way.worst or 0.0)]
 
 
-def _is_float_on_host(row: Row) -> bool:
-    return row.machine == HOST.name and row.seen.precision == "fp32"
+def _host_float(rows: Iterable[Row], package: tuple[str, str]) -> float:
+    own = (r for r in rows if (r.model, r.built_on, r.machine) == (*package, HOST.name))
+    return max(r.seen.score or 0.0 for r in own if r.seen.precision == "fp32")

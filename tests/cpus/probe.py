@@ -1,7 +1,7 @@
 """Every way to run every variant of a package, on the CPU at hand or on a class of the rig.
 
-`python -m tests.cpus.probe FOLDER ROWS LIMIT NUMBER...` is the part inside a class: it needs what a spoke has and nothing more, and
-prints a line of JSON for each way that is asked for.
+`python -m tests.cpus.probe FOLDER ROWS LIMIT NUMBER...` is the part inside a class: it needs what a spoke has and nothing more,
+and prints a line of JSON for each way that is asked for.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Every dependency of `[spoke]` has a wheel for arm64: nothing is compiled at a site. Resolved only; nothing is downloaded to stay."""
+"""Every dependency of `[spoke]` has a wheel for arm64: nothing is compiled at a site. Resolved only."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Signed 8-bit weights whose 16-bit sums saturate on AVX2 without a dot product: the golden vectors tell, and the exact mode is right."""
+"""Signed 8-bit weights whose 16-bit sums saturate on AVX2: the golden vectors catch it, and the exact mode is right."""
 
 from pathlib import Path
 
