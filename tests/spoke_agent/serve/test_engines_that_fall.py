@@ -14,6 +14,7 @@ from spoke_agent.serve.engine import load_version
 from spoke_agent.serve.settings import ServeSettings
 from sync.store import BlobStore
 from sync.types import Reason
+from tests.spoke_agent.serve.sites import cnn
 from tests.spoke_agent.serve.test_requests import body
 
 BOTH = ("onnxruntime", "openvino")
@@ -78,6 +79,21 @@ def test_a_way_that_crashes_is_left_out_and_the_exact_one_serves(site, run, chil
     serving = running.control.serving()[0]
     assert (serving.engine, serving.mode, serving.adapted) == ("onnxruntime", "exact", True)
     assert running.http.get("/v2/models/digits").json()["parameters"]["mode"] == "exact"
+
+
+def test_versions_in_different_modes_are_compared_as_ever(site, run, children, eventually):
+    children(AT_OPENING)
+    one = site.publish(1)
+    site.slots(champion=one)
+    running = run(site)
+    children("")
+    site.slots(champion=one, candidate=site.publish(2, proto=cnn(1, layers=2)))
+    running.control.reconcile()
+    stats = running.control.stats().models["digits"]
+    assert (stats.champion.mode, stats.candidate.mode) == ("exact", "fast")
+    running.infer(body(20))
+    eventually(lambda: running.control.stats().models["digits"].shadow.rows == 20)
+    assert running.control.stats().models["digits"].shadow.errors == 0
 
 
 def test_where_every_way_crashes_the_server_lives_and_the_old_version_answers(site, run, children):
