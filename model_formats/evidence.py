@@ -45,6 +45,8 @@ class ClassEvidence(Value):
     """As the variant's; None where it did not run there."""
     worst: Annotated[float, Meta(ge=0)] | None
     """Largest deviation from the golden vectors in units of what is allowed; None where it did not run, or gave no numbers."""
+    rows: int | None = None
+    """Held-out rows that the score is of: an emulator is slow, and may not get through all."""
     emulated: bool = False
     """Seen under an emulator of such a CPU: answers are the same there, times are not."""
     latency_ms_batch32: float | None = None

@@ -18,6 +18,8 @@ __all__ = ["Evaluator", "NotEvaluable"]
 
 _FLOAT, _DOUBLE = 1, 11
 """Numbers of element types in onnx.proto."""
+_NUDGE = 2.0**-20
+"""Eight last places of a float32: what sums of a few hundred products differ by when their order does."""
 
 
 class NotEvaluable(AuthorError):
@@ -28,19 +30,23 @@ class NotEvaluable(AuthorError):
 
 
 class Evaluator:
-    """A model file, evaluated by the ONNX reference in float64. Slow beside an engine, and the same on every CPU."""
+    """A model file, evaluated by the ONNX reference in float64. Slow beside an engine, and the same on every CPU.
 
-    def __init__(self, path: Path) -> None:
+    With a `nudge` (a seed) every number is off by some last bits of a float32 before it is rounded to 8 bits, at random: what
+    comes out differs from the file's meaning as much as right kernels differ from one another.
+    """
+
+    def __init__(self, path: Path, nudge: int | None = None) -> None:
         """Raises NotEvaluable, SourceRefused."""
         from onnx import helper
         from onnx.reference import ReferenceEvaluator
 
-        self._name = path.name
+        self._name, self._nudge, self._random = path.name, nudge, np.random.default_rng(nudge or 0)
         model = load_graph(path)
         self._kinds = {o.name: helper.tensor_dtype_to_np_dtype(o.type.tensor_type.elem_type) for o in model.graph.output}
         _widen(model.graph)
         try:
-            self._reference = ReferenceEvaluator(model, new_ops=own_operators())
+            self._reference = ReferenceEvaluator(model, new_ops=own_operators(self._nudged))
         except Exception as e:  # the reference raises many kinds for what it does not know
             raise NotEvaluable(f"{path.name}: {_first_line(e)}") from e
 
@@ -54,8 +60,12 @@ class Evaluator:
         """Every tensor that is computed on the way, and the inputs, by name. Raises NotEvaluable."""
         return {name: np.asarray(a) for name, a in self._evaluate(inputs, None, every=True).items() if a is not None}
 
+    def _nudged(self, x: Array) -> Array:
+        return x if self._nudge is None else x * (1 + _NUDGE * (self._random.integers(0, 2, x.shape) * 2.0 - 1))
+
     def _evaluate(self, inputs: Mapping[str, Array], names: list[str] | None, *, every: bool) -> dict[str, Any]:
         wide = {n: a.astype(np.float64) if a.dtype == np.float32 else a for n, a in inputs.items()}
+        self._random = np.random.default_rng(self._nudge or 0)
         try:
             with np.errstate(all="ignore"):  # infinities are what graphs say (masks); what is wrong shows in the outputs
                 made = self._reference.run(names, wide, intermediate=every)

@@ -1,4 +1,4 @@
-"""Classes of CPU, by the instructions that integer kernels use. Labels for people and evidence; they never decide what is right."""
+"""Classes of CPU, by the instructions of integer kernels. Labels for people and evidence; they never decide what is right."""
 
 import platform
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["CpuClass", "classify", "this_class"]
+__all__ = ["CpuClass", "classify", "emulated", "this_class"]
 
 CpuClass = Literal["sse42", "avx2", "vnni", "arm64", "arm64_dotprod", "unknown"]
 """`vnni` and `arm64_dotprod` have 8-bit dot products; on `avx2` the 16-bit sums of fast INT8 kernels may saturate."""
@@ -36,14 +36,22 @@ def this_class() -> CpuClass:
     return classify(platform.machine(), _flags(_numpy_flags(), _listed_flags()))
 
 
+def emulated() -> bool:
+    """True when this is surely no real CPU: what it says of itself is not what the system lists. Times mean nothing then."""
+    return _contradicted(_numpy_flags(), _listed_flags())
+
+
 def _flags(asked: dict[str, bool], listed: frozenset[str]) -> frozenset[str]:
     """What NumPy asked the CPU itself, and what the system lists. A list that the CPU contradicts is another machine's.
 
     (An emulator shows its host's list.) The list is needed for what NumPy does not ask, for example `avx_vnni`.
     """
     found = frozenset(name for name, there in asked.items() if there)
-    contradicted = any(not asked[name] for name in listed & _NUMPY if name in asked)
-    return found if contradicted else found | listed
+    return found if _contradicted(asked, listed) else found | listed
+
+
+def _contradicted(asked: dict[str, bool], listed: frozenset[str]) -> bool:
+    return any(not asked[name] for name in listed & _NUMPY if name in asked)
 
 
 def _numpy_flags() -> dict[str, bool]:

@@ -160,10 +160,11 @@ class _InPlace:
         return self._outputs
 
 
-def open_onnx(path: Path, *, threads: int = 1, mode: Mode = "fast") -> OnnxSession:
+def open_onnx(path: Path, *, threads: int = 1, mode: Mode = "fast", as_written: bool = False) -> OnnxSession:
     """Open an ONNX file with `threads` threads. Raises LoadFailed, EngineMissing.
 
-    Mode `exact` matters on x86 without VNNI: signed weights become unsigned there, whose kernels do not saturate.
+    Mode `exact` matters on x86 without VNNI: signed weights become unsigned there, whose kernels do not saturate. `as_written`
+    runs the nodes of the file one by one, none folded into another.
     """
     try:
         import onnxruntime as ort
@@ -175,6 +176,8 @@ def open_onnx(path: Path, *, threads: int = 1, mode: Mode = "fast") -> OnnxSessi
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     if mode == "exact":
         options.add_session_config_entry("session.x64quantprecision", "1")
+    if as_written:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
