@@ -1,6 +1,9 @@
 """What every class of CPU makes of every example package, and the figures of it."""
 
+import itertools
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +49,18 @@ def builds(rig: Rig, say: Callable[[str], None] = print) -> Packages:
 
 
 def measure(rig: Rig, machines: Sequence[Machine], packages: Packages, say: Callable[[str], None] = print) -> list[Row]:
-    """All packages on all classes. MiniLM's fp32 runs on the host alone."""
-    rows = []
-    for (model, built_on), (folder, held) in packages.items():
-        for machine in machines:
-            say(f"probe: {model} of {built_on} on {machine.name}")
-            skip = "fp32" if model == "minilm-topics" and machine != HOST else ""
-            found = probe(rig, machine, folder, held, limit=ROWS.get(model, 0), skip=skip)
-            rows += [Row(model, built_on, machine.name, seen) for seen in found]
-    return rows
+    """All packages on all classes, as many at once as there are cores. MiniLM's fp32 runs on the host alone."""
+
+    def one(job: tuple[tuple[str, str], Machine]) -> list[Row]:
+        (model, built_on), machine = job
+        folder, held = packages[model, built_on]
+        skip = "fp32" if model == "minilm-topics" and machine != HOST else ""
+        found = probe(rig, machine, folder, held, limit=ROWS.get(model, 0), skip=skip)
+        say(f"probed: {model} of {built_on} on {machine.name}")
+        return [Row(model, built_on, machine.name, seen) for seen in found]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [row for rows in pool.map(one, itertools.product(packages, machines)) for row in rows]
 
 
 def figures(rows: Iterable[Row]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hub.train.minilm import WeightsMissing, weights_folder
+from hub.train.recipe import Recipe
 from hub.train.run import recipe, train
 from model_formats.build import build_model_folder
 from model_formats.data import BuildData, read_rows, write_rows
@@ -20,9 +21,11 @@ from model_formats.export.onnx_file import OnnxFile
 from tests.cpus.machines import Machine
 from tests.cpus.rig import ROOT, Rig
 
-__all__ = ["MODELS", "VERSIONS", "build_here", "build_on", "fetch_minilm", "source"]
+__all__ = ["LARGER", "MODELS", "VERSIONS", "build_here", "build_on", "fetch_minilm", "source"]
 
 MODELS = ("digits", "breast-cancer", "minilm-topics")
+LARGER = "cnn-240k"
+"""The CNN of `make bench`, large enough to time; it is built on the host alone."""
 VERSIONS = {"host": 1, "sse42": 2, "avx2": 3}
 """The version that each class builds, so that a hub can have them all."""
 
@@ -32,7 +35,7 @@ def source(name: str, folder: Path) -> Path:
     here = folder / f"{name}-{_digest('hub/train', 'model_formats/export')}"
     if not (here / "held.npz").exists():
         _forget(folder.glob(f"{name}-*"))
-        trained = train(name, runs=here / "runs")
+        trained = train(_recipe(name), runs=here / "runs")
         trained.source.export(here / "model.onnx", trained.options.contract)
         write_rows(here / "train.npz", trained.data.train)
         write_rows(here / "held.npz", trained.data.held_out)
@@ -42,7 +45,7 @@ def source(name: str, folder: Path) -> Path:
 def build_here(name: str, here: Path, out: Path, version: int) -> None:
     """Build the model folder `out` on the CPU that this process runs on."""
     data = BuildData(read_rows(here / "train.npz"), read_rows(here / "held.npz"))
-    options = replace(recipe(name).options(version), openvino_ir=name == "breast-cancer")
+    options = replace(_recipe(name).options(version), openvino_ir=name == "breast-cancer")
     build_model_folder(OnnxFile(here / "model.onnx"), out, data, options, progress=print)
 
 
@@ -77,6 +80,14 @@ def fetch_minilm(say: Callable[[str], None] = print) -> bool:
             say("MiniLM's weights cannot be fetched here; its rows are left out")
             return False
     return True
+
+
+def _recipe(name: str) -> Recipe:
+    if name != LARGER:
+        return recipe(name)
+    from tests.bench.quantize import LargerCnn
+
+    return LargerCnn()
 
 
 def _digest(*folders: str) -> str:
