@@ -13,10 +13,10 @@ import numpy as np
 class Caller:
     """Calls one spoke's `/v2` over loopback, as any program at the site would."""
 
-    def __init__(self, home: Path, model: str = "digits") -> None:
+    def __init__(self, home: Path, model: str = "digits", timeout_s: float = 10) -> None:
         self.model = model
         self._port_file = home / "run" / "server.port"
-        self._client = httpx.Client(timeout=10)
+        self._client = httpx.Client(timeout=timeout_s)
 
     @property
     def url(self) -> str:

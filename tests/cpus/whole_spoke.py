@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 from msgspec import Struct
 
@@ -119,8 +120,7 @@ class _Spoke:
         with (self.stage.logs / f"{self.site}.log").open("ab") as log:
             words = ("-m", "spoke_agent", "--home", self.home, "run", "--offline")
             process = self.rig.start(self.machine, *words, stdout=log, stderr=subprocess.STDOUT)
-        caller = Caller(self.home)
-        caller._client.timeout = PATIENCE_S
+        caller = Caller(self.home, timeout_s=PATIENCE_S)
         try:
             self._wait("its server", process, lambda: _ready(self.home))
             yield caller
@@ -138,9 +138,8 @@ class _Spoke:
         return self("tune", "--model", "digits")
 
     def describe(self, caller: Caller) -> dict[str, Any]:
-        metadata: dict[str, Any] = caller._client.get(f"{caller.url}/models/digits").raise_for_status().json()
-        parameters: dict[str, Any] = metadata["parameters"]
-        return parameters
+        metadata: dict[str, Any] = httpx.get(f"{caller.url}/models/digits", timeout=PATIENCE_S).raise_for_status().json()
+        return dict(metadata["parameters"])
 
     def report(self) -> int | None:
         receipts = self._file("receipts")
@@ -167,8 +166,6 @@ class _Spoke:
 
 
 def _ready(home: Path) -> bool:
-    import httpx
-
     port = home / "run" / "server.port"
     with contextlib.suppress(httpx.HTTPError, OSError):
         return port.exists() and httpx.get(f"http://127.0.0.1:{port.read_text().strip()}/v2/health/ready").status_code == 200
