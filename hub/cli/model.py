@@ -47,6 +47,12 @@ def group() -> None:
 @click.option("--max-drop", type=click.FloatRange(0, 1), help="Largest loss of accuracy from fp32 to INT8.")
 @click.option("--openvino-ir", is_flag=True, default=None, help="Also make an OpenVINO variant.")
 @click.option(
+    "--emulate/--no-emulate",
+    default=None,
+    help="Try the variants on emulated classes of CPU; default: where qemu-user-static is.",
+)
+@click.option("--offer-slow", is_flag=True, default=None, help="Keep INT8 that this machine runs no faster than fp32.")
+@click.option(
     "--override-gate", metavar="WHO", help="Let a failed accuracy gate through; the name goes on the card and into the audit."
 )
 @pass_context
@@ -55,7 +61,7 @@ def build(ctx: Context, /, recipe: str, version: int, out: Path | None, **change
     from hub.train import run
 
     home = HubHome(ctx.home)
-    changes["overridden_by"] = changes.pop("override_gate")
+    changes["overridden_by"], changes["emulate"] = changes.pop("override_gate"), _emulate(changes["emulate"])
     given = {name: value for name, value in changes.items() if value not in (None, ())}
     folder = out or home.build(recipe.rpartition(":")[0].rpartition(".")[2] or recipe, version)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +88,12 @@ def build(ctx: Context, /, recipe: str, version: int, out: Path | None, **change
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to build into; default is in the hub's home.")
 @click.option("--max-drop", type=click.FloatRange(0, 1), help="Largest loss of accuracy from fp32 to INT8.")
 @click.option("--openvino-ir", is_flag=True, default=None, help="Also make an OpenVINO variant.")
+@click.option(
+    "--emulate/--no-emulate",
+    default=None,
+    help="Try the variants on emulated classes of CPU; default: where qemu-user-static is.",
+)
+@click.option("--offer-slow", is_flag=True, default=None, help="Keep INT8 that this machine runs no faster than fp32.")
 @click.option(
     "--override-gate", metavar="WHO", help="Let a failed accuracy gate through; the name goes on the card and into the audit."
 )
@@ -128,9 +140,15 @@ def _options(contract: "FeatureContract", lineage: "Lineage", /, **words: Any) -
     from model_formats.build import BuildOptions
 
     words["model"], words["overridden_by"] = words.pop("name"), words.pop("override_gate")
-    words["title"] = words["title"] or words["model"]
+    words["title"], words["emulate"] = words["title"] or words["model"], _emulate(words["emulate"])
     given = {name: value for name, value in words.items() if value is not None}
     return BuildOptions(contract=contract, lineage=lineage, **given)
+
+
+def _emulate(wanted: bool | None) -> bool:  # noqa: FBT001 - as click gives it
+    from model_formats.emulated import emulated_classes
+
+    return bool(emulated_classes()) if wanted is None else wanted
 
 
 def _built(result: "BuildResult", folder: Path) -> dict[str, Any]:

@@ -50,15 +50,15 @@ def _to_int32(sums: Array) -> Array:
 def _product(a: Array, b: Array) -> Array:
     """As `a @ b`; many small products by one matrix are one large one."""
     if a.ndim > 2 and b.ndim == 2:
-        return (a.reshape(-1, a.shape[-1]) @ b).reshape(*a.shape[:-1], b.shape[-1])
-    found: Array = a @ b
-    return found
+        a, shape = a.reshape(-1, a.shape[-1]), (*a.shape[:-1], b.shape[-1])
+        return np.asarray(a @ b).reshape(shape)
+    return np.asarray(a @ b)
 
 
 def _erf(x: Array) -> Array:
     """By Taylor series around the nearest point of a table."""
     near = np.rint(x.clip(-6, 6) * _PER_UNIT) / _PER_UNIT
-    points = np.arange(-6 * _PER_UNIT, 6 * _PER_UNIT + 1) / _PER_UNIT
+    points: Array = np.arange(-6 * _PER_UNIT, 6 * _PER_UNIT + 1) / _PER_UNIT
     place, step = np.rint((near + 6) * _PER_UNIT).astype(np.int64), x.clip(-6, 6) - near
     slope = np.array([2 / math.sqrt(math.pi) * math.exp(-p * p) for p in points])
     found, power, before, hermite = (
@@ -71,7 +71,8 @@ def _erf(x: Array) -> Array:
         found = found + (slope * hermite)[place] * power
         before, hermite = hermite, -2 * points * hermite - 2 * (n - 1) * before  # of the derivatives of exp(-x^2)
         power = power * step / (n + 1)
-    return found
+    made: Array = found
+    return made
 
 
 def own_operators(nudge: Callable[[Array], Array] = lambda x: x) -> list[type]:

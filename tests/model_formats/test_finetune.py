@@ -156,6 +156,8 @@ def test_real_digits_in_int8_are_fitted_in_their_own_steps(digits: BuildResult, 
         assert changed
         assert not [name for name in changed if "scale" in name or "zero_point" in name]
         assert old.graph.node == new.graph.node
+        integers = [a for a in map(numpy_helper.to_array, new.graph.initializer) if a.dtype == np.int8]
+        assert max(np.abs(a.astype(int)).max() for a in integers) <= 64, "seven bits stay seven: else they saturate on some CPUs"
     assert before < 0.3
     assert min(right for right, _ in found.values()) > 0.9
     assert min(clean for _, clean in found.values()) > 0.9
