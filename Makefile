@@ -11,7 +11,7 @@ TORCH   := $(shell sed -n '/^torch==/p' constraints.txt)
 PIP     := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench fuzz sweep docs clean mosquitto others
+.PHONY: help demo test check fix bench cpus fuzz sweep docs clean mosquitto others
 
 help:  ## Show what can be made.
 	@sed -n 's/^\([a-z]*\):.*##/  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -35,6 +35,9 @@ fix: $(READY)  ## Format, and mend what can be mended by machine.
 
 bench: $(READY) mosquitto  ## Tables and build/bench/*.json, peers beside us in the same run.
 	$(BIN)/python -m tests.bench
+
+cpus: $(READY) mosquitto others  ## Every example model and a whole spoke on classes of CPU that this machine is not, by qemu (half an hour).
+	$(BIN)/python -m tests.cpus
 
 fuzz: $(READY)  ## Throw bytes at the parsers of requests for three minutes (atheris).
 	@$(PIP) -e '.[fuzz]'
@@ -65,5 +68,5 @@ mosquitto:
 
 # What other people's programs are tested against. Where they may not be installed, those tests are skipped.
 others:
-	@for one in skopeo:skopeo docker-registry:docker-registry softhsm2-util:softhsm2 ip:iproute2 strace:strace; do \
+	@for one in skopeo:skopeo docker-registry:docker-registry softhsm2-util:softhsm2 ip:iproute2 strace:strace qemu-x86_64-static:qemu-user-static; do \
 	  command -v $${one%:*} >/dev/null || .ci/apt $${one#*:} || echo "Tests with $${one#*:} will be skipped." >&2; done

@@ -12,6 +12,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from model_formats.adapter import write_anchors
 from model_formats.card import card
@@ -28,7 +29,18 @@ from model_formats.reference import anchors_of, golden_rows, golden_vectors, pro
 from model_formats.scoring import METRICS, check_rows
 from model_formats.spec import ANCHORS, CARD, CONTRACT, EVIDENCE, GOLDEN, PROFILE, PROVENANCE, SPEC, PackageSpec, Residency
 from model_formats.types import ModelRef, digest_of_file
-from model_formats.variants import drop_slow, engines_of, export, measure, quantize, quantize_openvino, variant_spec
+from model_formats.variants import (
+    drop_slow,
+    engines_of,
+    export,
+    gate_on_every_class,
+    measure,
+    quantize,
+    quantize_openvino,
+    settle,
+    try_other_classes,
+    variant_spec,
+)
 from model_formats.workbench import FP32, IR, BuildOptions, Progress, Workbench
 
 __all__ = ["BuildOptions", "BuildResult", "FolderExists", "build_model_folder"]
@@ -62,11 +74,18 @@ def _assemble(build: Workbench, source: ModelSource) -> BuildResult:
     gate = quantize(build, reference)
     if build.options.openvino_ir:
         quantize_openvino(build, reference)
+    build.say("golden vectors")
+    golden = golden_vectors({v: build.main(v) for v in build.recipes}, golden_rows(build), build.names, build.note)
+    settle(build, golden)
     measured = drop_slow(build, [measure(build, variant) for variant in build.recipes])
-    build.say("golden vectors, profile, anchors")
-    golden, profile = _references(build, measured)
+    if build.options.emulate:
+        try_other_classes(build, golden)
+    gate = gate_on_every_class(build, gate, reference)
+    measured = [one.replace(classes=build.classes[one.variant]) for one in measured]
+    build.say("profile, anchors")
+    profile = _references(build, measured, golden)
     now = datetime.now(UTC)
-    spec, evidence = _spec(build, measured, golden, now), _evidence(build, measured, gate, now, source.format)
+    spec, evidence = _spec(build, measured, now), _evidence(build, measured, gate, now, source.format)
     _write(build, spec, evidence, profile)
     return BuildResult(build.folder, spec, build.options.contract, evidence, profile, tuple(build.notes))
 
@@ -85,17 +104,16 @@ def _doubt(build: Workbench, reference: float) -> None:
         )
 
 
-def _references(build: Workbench, measured: list[VariantEvidence]) -> tuple[Golden, ReferenceProfile]:
-    sessions = {v.variant: build.open(v.variant) for v in measured}
-    best = next(session for variant, session in sessions.items() if variant != IR)
-    golden = golden_vectors(sessions, golden_rows(build), build.names)
-    write_golden(build.folder / GOLDEN, golden)
+def _references(build: Workbench, measured: list[VariantEvidence], golden: Golden) -> ReferenceProfile:
+    best = build.open(next(v.variant for v in measured if v.variant != IR))
+    offered = {name: one for name, one in golden.variants.items() if name in build.recipes}
+    write_golden(build.folder / GOLDEN, replace(golden, variants=offered))
     if build.point:
         write_anchors(build.folder / ANCHORS, anchors_of(build, best, build.point))
-    return golden, profile_of(build, best)
+    return profile_of(build, best)
 
 
-def _spec(build: Workbench, measured: list[VariantEvidence], golden: Golden, now: datetime) -> PackageSpec:
+def _spec(build: Workbench, measured: list[VariantEvidence], now: datetime) -> PackageSpec:
     options = build.options
     return PackageSpec(
         model=options.model,
@@ -103,7 +121,7 @@ def _spec(build: Workbench, measured: list[VariantEvidence], golden: Golden, now
         title=options.title,
         licence=options.licence,
         created=now,
-        variants=tuple(variant_spec(build, v, engines_of(build, v.variant, golden)) for v in measured),
+        variants=tuple(variant_spec(build, v, engines_of(build, v.variant)) for v in measured),
         adapter=build.point,
         residency=Residency(zones=options.zones, regimes=options.regimes, learning=options.learning if build.point else "none"),
     )
@@ -153,8 +171,8 @@ def build_model_folder(
     """Write the model folder `out`, which must not exist.
 
     Raises OperatorError for a name that is none, FolderExists, LabelsRefused, SourceRefused, ExportFailed, ParityFailed,
-    QuantizeFailed, AccuracyDropRefused, ProfileRefused; then nothing is left behind. Takes seconds for small models; `progress`
-    gets a line a step.
+    QuantizeFailed, AccuracyDropRefused, GoldenMismatch, ProfileRefused; then nothing is left behind. Takes
+    seconds for small models; `progress` gets a line a step.
     """
     out = Path(out)
     ModelRef.parse(f"{options.model}@{options.version}")

@@ -6,7 +6,7 @@ the package's own documents, told in Markdown. Everything in it is measured or s
 from collections.abc import Iterable, Iterator
 
 from model_formats.contract import FeatureContract
-from model_formats.evidence import Evidence
+from model_formats.evidence import ClassEvidence, Evidence
 from model_formats.profile import ReferenceProfile
 from model_formats.spec import PackageSpec
 
@@ -15,7 +15,14 @@ __all__ = ["card"]
 
 def card(spec: PackageSpec, contract: FeatureContract, evidence: Evidence, profile: ReferenceProfile | None) -> str:
     """`README.md` of a package."""
-    parts = [_head(spec, evidence), _gate(evidence), _variants(evidence), _slices(evidence), _contract(contract)]
+    parts = [
+        _head(spec, evidence),
+        _gate(evidence),
+        _variants(evidence),
+        _classes(evidence),
+        _slices(evidence),
+        _contract(contract),
+    ]
     return "\n".join(line for part in (*parts, _limits(spec, evidence, profile), _lineage(evidence)) for line in part) + "\n"
 
 
@@ -50,6 +57,30 @@ def _variants(evidence: Evidence) -> Iterator[str]:
         for v in evidence.variants
     )
     yield from _table(("variant", "bytes", evidence.metric, "ms (1)", "ms (32)", "CPU ms (32)", "MB", "recipe"), rows)
+
+
+def _classes(evidence: Evidence) -> Iterator[str]:
+    """Nothing for a package of before this was measured."""
+    rows = [
+        (
+            one.cpu_class + (" (emulated)" if one.emulated else ""),
+            f"`{v.variant}`",
+            one.engine + (", exact" if one.mode == "exact" else ""),
+            "not run" if one.worst is None else f"{one.worst:.3f}" + ("" if one.right else " **off**"),
+            "" if one.score is None else f"{one.score:.4f}" + (f" ({one.rows} rows)" if _partly(one, evidence) else ""),
+            "" if one.latency_ms_batch32 is None else f"{one.latency_ms_batch32:.3f}",
+        )
+        for v in evidence.variants
+        for one in v.classes
+    ]
+    if not rows:
+        return
+    yield "## Classes of CPU\n\nDeviation from the golden vectors, in units of what is allowed. An emulator has no times.\n"
+    yield from _table(("class", "variant", "engine", "deviation", evidence.metric, "ms (32)"), sorted(rows))
+
+
+def _partly(one: ClassEvidence, evidence: Evidence) -> bool:
+    return one.rows is not None and one.rows < evidence.held_out_rows
 
 
 def _slices(evidence: Evidence) -> Iterator[str]:

@@ -6,9 +6,20 @@ from msgspec import Meta, field
 
 from model_formats.document import Document, Value
 from model_formats.pvalues import binomial_tail
+from model_formats.runtimes.base import Engine, Mode
+from model_formats.runtimes.cpu_class import CpuClass
 from model_formats.types import AwareDatetime, Digest, Name
 
-__all__ = ["CalibrationSet", "Evidence", "GateResult", "Lineage", "SliceScore", "VariantEvidence", "expected_accuracy"]
+__all__ = [
+    "CalibrationSet",
+    "ClassEvidence",
+    "Evidence",
+    "GateResult",
+    "Lineage",
+    "SliceScore",
+    "VariantEvidence",
+    "expected_accuracy",
+]
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 MIN_COMPARED = 30
@@ -22,6 +33,29 @@ class SliceScore(Value):
     value: str
     rows: int
     score: float
+
+
+class ClassEvidence(Value):
+    """One variant on a class of CPU, run one way."""
+
+    cpu_class: CpuClass
+    engine: Engine
+    mode: Mode = "fast"
+    score: float | None
+    """As the variant's; None where it did not run there."""
+    worst: Annotated[float, Meta(ge=0)] | None
+    """Largest deviation from the golden vectors in units of what is allowed; None where it did not run, or gave no numbers."""
+    rows: int | None = None
+    """Held-out rows that the score is of: an emulator is slow, and may not get through all."""
+    emulated: bool = False
+    """Seen under an emulator of such a CPU: answers are the same there, times are not."""
+    latency_ms_batch32: float | None = None
+    """Only where it was measured on such a CPU."""
+
+    @property
+    def right(self) -> bool:
+        """It gives the golden outputs there."""
+        return self.worst is not None and self.worst <= 1
 
 
 class VariantEvidence(Value):
@@ -40,6 +74,13 @@ class VariantEvidence(Value):
     """How the variant was made, for example `static QDQ per-channel MinMax, 256 calibration rows`."""
     kept_float: tuple[str, ...] = ()
     """Layers given back to float by the accuracy gate."""
+    classes: tuple[ClassEvidence, ...] = ()
+    """What it does on classes of CPU, a row for each way to run it; a class that is not in it was not tried."""
+
+    def right_on(self, cpu_class: CpuClass) -> bool | None:
+        """Whether some way to run it gives the golden outputs on that class; None where nobody tried."""
+        found = [one for one in self.classes if one.cpu_class == cpu_class]
+        return any(one.right for one in found) if found else None
 
 
 class GateResult(Value):
@@ -90,6 +131,10 @@ class Evidence(Document):
     def claim(self, variant: str) -> float | None:
         """The score the author claims for a variant."""
         return next((v.score for v in self.variants if v.variant == variant), None)
+
+    def variants_for(self, cpu_class: CpuClass) -> tuple[str, ...]:
+        """Variants, best first, that the evidence does not rule out on that class; empty: it rules out every one."""
+        return tuple(v.variant for v in self.variants if v.right_on(cpu_class) is not False)
 
 
 def expected_accuracy(claim: float | None, champion_correct: int, champion_labelled: int) -> float | None:

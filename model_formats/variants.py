@@ -2,27 +2,43 @@
 
 import shutil
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
+from model_formats.class_evidence import Question, Tried, needless, trials_of, try_here
 from model_formats.contract import FeatureContract
-from model_formats.data import Rows
+from model_formats.data import Rows, write_rows
+from model_formats.emulated import emulated_classes, try_emulated
 from model_formats.evidence import GateResult, VariantEvidence
 from model_formats.export.graph import load_graph, save_graph
 from model_formats.export.head import expose_head
 from model_formats.export.source import ExportFailed, ModelSource, ParityFailed
-from model_formats.golden import Golden, check_golden
+from model_formats.golden import Golden, GoldenMismatch, check_golden, write_golden
 from model_formats.measure import is_slower, measure_speed, peak_rss_mb
 from model_formats.quantize.dynamic import DynamicInt8
 from model_formats.quantize.gate import AccuracyDropRefused, Quantized, judge, quantize_within
 from model_formats.quantize.recipe import Recipe, prepare, suggest
 from model_formats.quantize.static import StaticQdq
-from model_formats.runtimes.base import Array, Engine, EngineMissing, LoadFailed, RunFailed
+from model_formats.runtimes.base import Array, Engine
 from model_formats.runtimes.choose import open_session
 from model_formats.scoring import METRICS, predict, score, slices
 from model_formats.spec import Requirements, VariantSpec
 from model_formats.workbench import FP32, INT8, IR, Workbench
 
-__all__ = ["drop_slow", "engines_of", "export", "measure", "quantize", "quantize_openvino", "variant_spec"]
+__all__ = [
+    "drop_slow",
+    "engines_of",
+    "export",
+    "gate_on_every_class",
+    "measure",
+    "quantize",
+    "quantize_openvino",
+    "settle",
+    "try_other_classes",
+    "variant_spec",
+]
 
 
 def export(build: Workbench, source: ModelSource) -> None:
@@ -93,7 +109,13 @@ def _within_policy(build: Workbench, recipe: Recipe, rows: Rows, reference: floa
     prepared, out = work / "prepared.onnx", work / "int8.onnx"
     prepare(build.main(FP32), prepared)
     return quantize_within(
-        recipe, prepared, out, rows.inputs, lambda path: build.score(open_session(path)), reference, build.options.max_drop
+        recipe,
+        prepared,
+        out,
+        rows.inputs,
+        lambda path: build.score(open_session(path, mode="exact")),  # as it is on every CPU, not only on this one
+        reference,
+        build.options.max_drop,
     )
 
 
@@ -129,17 +151,103 @@ def measure(build: Workbench, variant: str) -> VariantEvidence:
         peak_rss_mb=peak_rss_mb(build.main(variant), held.inputs, engine=session.engine),
         recipe=build.recipes[variant],
         kept_float=build.kept_float.get(variant, ()),
+        classes=build.classes.get(variant, ()),
     )
 
 
+def settle(build: Workbench, golden: Golden) -> None:
+    """How each variant runs on this machine: right ways only, its own engine first. INT8 with no right way is not offered.
+
+    Raises GoldenMismatch when fp32 has none.
+    """
+    held, contract = build.data.held_out, build.options.contract
+    for variant in list(build.recipes):
+        done: list[Tried] = []
+        for trial in trials_of({variant: build.main(variant)}):
+            if find_spec(trial.candidate.engine) is not None and not needless(trial, done):
+                done.append(try_here(trial, golden, held, contract.task, build.output, timed=True))
+        right = [t.trial.candidate for t in done if t.evidence.right]
+        build.classes[variant] = tuple(t.evidence for t in done)
+        if right:
+            own = "openvino" if variant == IR else "onnxruntime"
+            build.chosen[variant] = next((c for c in right if c.engine == own), right[0])
+            continue
+        found = "; ".join(f"{t.trial.candidate.engine} ({t.trial.candidate.mode}): {t.detail}" for t in done)
+        if variant == FP32:
+            raise GoldenMismatch(f"{variant}: no engine here gives what the file says: {found}")
+        _leave_out(build, variant, f"no engine here gives what its file says: {found}")
+
+
+def _leave_out(build: Workbench, variant: str, why: str) -> None:
+    build.note(f"{variant} not offered: {why}")
+    shutil.rmtree(build.main(variant).parent)
+    del build.recipes[variant]
+
+
+def try_other_classes(build: Workbench, golden: Golden) -> None:
+    """Evidence for the classes of CPU that can be emulated here. Rows in an order of their own: it may not get through all."""
+    classes = emulated_classes()
+    if not classes:
+        build.note("other classes of CPU were not tried: no qemu-user-static on this machine")
+        return
+    held, work = build.data.held_out, build.folder / "classes"
+    work.mkdir()
+    try:
+        write_golden(work / "golden.npz", golden)
+        write_rows(work / "rows.npz", held.take(np.random.default_rng(0).permutation(len(held))))
+        question = Question(
+            tuple(t for t in trials_of({v: build.main(v) for v in build.recipes}) if find_spec(t.candidate.engine) is not None),
+            str(work / "golden.npz"),
+            str(work / "rows.npz"),
+            build.options.contract.task,
+            build.output,
+            budget_s=2.0,
+        )
+        for cpu_class in classes:
+            build.say(f"emulate: {cpu_class}")
+            done, whole = try_emulated(question, cpu_class)
+            for variant in build.recipes:
+                build.classes[variant] += tuple(t.evidence for t in done if t.trial.variant == variant)
+            if not whole:
+                build.note(f"not everything was tried on {cpu_class}: the emulator is slow")
+    finally:
+        shutil.rmtree(work)
+
+
+def gate_on_every_class(build: Workbench, gate: GateResult, reference: float) -> GateResult:
+    """The gate's verdict on the worst right way to run INT8 on any class that scored all held-out rows.
+
+    A way that is off the golden vectors is chosen by no spoke. Raises AccuracyDropRefused.
+    """
+    rows = len(build.data.held_out)
+    found = [
+        (one.score, variant, one)
+        for variant in build.recipes
+        for one in build.classes[variant]
+        if variant != FP32 and one.right and one.score is not None and one.rows == rows
+    ]
+    if not found:
+        return gate
+    worst, variant, one = min(found, key=lambda f: f[0])
+    if reference - worst <= gate.drop:
+        return gate
+    verdict = judge(reference, worst, gate.max_drop, gate.overridden_by)
+    if gate.passed and not verdict.passed and gate.overridden_by is None:
+        raise AccuracyDropRefused(
+            f"{build.options.model}@{build.options.version}: {variant} loses {verdict.drop:.4f} on {one.cpu_class} "
+            f"({one.engine}, {one.mode}), the policy allows {gate.max_drop}"
+        )
+    return verdict
+
+
 def drop_slow(build: Workbench, measured: list[VariantEvidence]) -> list[VariantEvidence]:
-    """Best first; INT8 that its own engine runs no faster than fp32 is not offered."""
+    """Best first; INT8 that its own engine runs no faster than fp32 here is not offered, unless the author wants it to be."""
     kept: list[VariantEvidence] = []
     for one in measured:
         session = build.open(one.variant)
-        if one.variant != FP32 and is_slower(session, build.open(FP32, session.engine), build.data.held_out.inputs):
-            build.note(f"{one.variant} not offered: {session.engine} runs it no faster than fp32")
-            shutil.rmtree(build.main(one.variant).parent)
+        timed = one.variant != FP32 and not build.options.offer_slow
+        if timed and is_slower(session, build.open(FP32, session.engine), build.data.held_out.inputs):
+            _leave_out(build, one.variant, f"{session.engine} runs it no faster than fp32")
         else:
             kept.append(one)
     return sorted(kept, key=lambda v: v.cpu_ms_batch32)
@@ -167,16 +275,10 @@ def _opset(path: Path) -> int:
     return next(int(o.version) for o in load_graph(path).opset_import if o.domain in ("", "ai.onnx"))
 
 
-def engines_of(build: Workbench, variant: str, golden: Golden) -> tuple[Engine, ...]:
-    """Engines that give the golden outputs here: the variant's own first."""
-    if variant == IR:
-        return ("openvino",)
-    try:
-        result = check_golden(build.open(variant, "openvino"), golden, variant)
-    except (EngineMissing, LoadFailed, RunFailed) as e:
-        build.note(f"{variant} runs on ONNX Runtime only: {e.message}")
-        return ("onnxruntime",)
-    if not result.ok:
-        build.note(f"{variant} runs on ONNX Runtime only: on OpenVINO {result.detail}")
-        return ("onnxruntime",)
-    return ("onnxruntime", "openvino")
+def engines_of(build: Workbench, variant: str) -> tuple[Engine, ...]:
+    """Engines that give the golden outputs on some class of CPU: the variant's own first."""
+    right = {one.engine for one in build.classes[variant] if one.right}
+    if variant != IR and right != {"onnxruntime", "openvino"}:
+        build.note(f"{variant} runs on {' and '.join(sorted(right))} only: the other is missing here, or off the golden vectors")
+    both: tuple[Engine, ...] = ("onnxruntime", "openvino")
+    return tuple(engine for engine in both if engine in right)

@@ -7,8 +7,8 @@ from typing import Literal
 
 from model_formats.contract import FeatureContract
 from model_formats.data import BuildData, Rows
-from model_formats.evidence import Lineage
-from model_formats.runtimes.base import Engine, Session
+from model_formats.evidence import ClassEvidence, Lineage
+from model_formats.runtimes.base import Candidate, Engine, Session
 from model_formats.runtimes.choose import open_session
 from model_formats.scoring import predict, score
 from model_formats.spec import AdapterPoint
@@ -38,6 +38,10 @@ class BuildOptions:
     quantize: Literal["auto", "static", "dynamic", "none"] = "auto"
     openvino_ir: bool = False
     """Also make an INT8 OpenVINO IR with NNCF."""
+    emulate: bool = False
+    """Also try the variants on the classes of CPU that qemu plays on this machine: about 10 s a class."""
+    offer_slow: bool = False
+    """Keep INT8 that this machine runs no faster than fp32: for fleets of other CPUs."""
     max_drop: float = 0.01
     """Largest loss of score from fp32 to INT8, absolute."""
     overridden_by: str | None = None
@@ -62,6 +66,10 @@ class Workbench:
     point: AdapterPoint | None = None
     recipes: dict[str, str] = field(default_factory=dict)
     kept_float: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    chosen: dict[str, Candidate] = field(default_factory=dict)
+    """How a variant runs on this machine, once that is settled."""
+    classes: dict[str, tuple[ClassEvidence, ...]] = field(default_factory=dict)
+    """What variants do on classes of CPU."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -79,8 +87,11 @@ class Workbench:
         return self.folder / "variants" / variant / ("model.xml" if variant == IR else "model.onnx")
 
     def open(self, variant: str, engine: Engine | None = None) -> Session:
-        """Open a variant, with its own engine unless another is asked for."""
-        return open_session(self.main(variant), engine=engine or ("openvino" if variant == IR else "onnxruntime"))
+        """Open a variant as was chosen for this machine, or exactly with its own engine before that; or with another engine."""
+        own: Engine = "openvino" if variant == IR else "onnxruntime"
+        chosen = self.chosen.get(variant, Candidate(own, "exact"))
+        engine = engine or chosen.engine
+        return open_session(self.main(variant), engine=engine, mode=chosen.mode if engine == chosen.engine else "fast")
 
     def note(self, text: str) -> None:
         """Say it now, and again in the result."""

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+from model_formats.runtimes.cpu_class import this_class
 from spoke_agent.admission import Capacity
 
 __all__ = ["boot_id", "read_capacity"]
@@ -24,6 +25,7 @@ def read_capacity(folder: Path, *, disk_reserve_mb: int, memory_reserve_mb: int)
         isa=_isa(),
         opset=_opset(),
         engines=engines,
+        cpu_class=this_class(),
     )
 
 

@@ -3,7 +3,9 @@
     IDLE -> ADMITTED -> STAGING -> VERIFIED -> SHADOW -> ARMED -> PROBATION -> COMMITTED
 
 Each state names the work that is done *in* it (`steps.py`); the work's outcome is the event that leaves it. The state is saved
-before its work begins. What a restart does is part of the table (event RESTARTED):
+before its work begins. From a variant that is off on this machine SHADOW goes back to STAGING with the next one of the package
+(OTHER_VARIANT); which were tried is saved with that transition, and each is tried once. What a restart does is part of the table
+(event RESTARTED):
 
 - ADMITTED, STAGING go on (blocks that are on disk stay there); VERIFIED, SHADOW and ARMED verify again;
 - PROBATION starts again once, a second crash inside it (CRASHED) rolls back;
@@ -35,6 +37,8 @@ class Event(StrEnum):
     """A directive wants the version that is served already."""
     PASSED = "passed"
     """The work of the state is done and good."""
+    OTHER_VARIANT = "other_variant"
+    """The chosen variant is off on this machine; another one of the package fits."""
     REFUSED = "refused"
     """Not for this device: rules or capacity. Trying again is of no use."""
     FAULT = "fault"
@@ -79,6 +83,8 @@ TABLE: dict[tuple[State, Event], State] = {
     **_each({State.IDLE, *TERMINAL}, {Event.CONFIRMED}, State.COMMITTED),
     # go on
     **{(here, Event.PASSED): then for here, then in pairwise(_FORWARD)},
+    # try another variant
+    (State.SHADOW, Event.OTHER_VARIANT): State.STAGING,
     # end before the switch: nothing is to be undone but the candidate
     (State.ADMITTED, Event.REFUSED): State.REJECTED,
     **_each(_BEFORE_SWITCH - {State.ADMITTED}, {Event.REFUSED}, State.FAILED),
@@ -107,6 +113,8 @@ NEVER: frozenset[tuple[State, Event]] = frozenset(
         *product(ACTIVE, {Event.OFFERED, Event.CONFIRMED, Event.REVERTED, Event.RETIRED}),
         # only a committed version can be gone back from
         *product({State.IDLE, *TERMINAL} - {State.COMMITTED}, {Event.REVERTED}),
+        # variants are tried in the shadow alone: before it nothing is loaded, after it callers depend on it
+        *product(set(State) - {State.SHADOW}, {Event.OTHER_VARIANT}),
         # only probation counts crashes
         *product(_BEFORE_SWITCH, {Event.CRASHED}),
     }

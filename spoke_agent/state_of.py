@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model_formats.errors import SpokeshaveError
+from model_formats.runtimes.cpu_class import this_class
 from provisioning.identity import Identity
 from spoke_agent.agent import AgentRunning, hold_home
 from spoke_agent.door import AgentAway, knock
@@ -12,7 +13,7 @@ from spoke_agent.journal import Entry, Journal, UnreadableRow
 from spoke_agent.serve.client import ControlClient
 from spoke_agent.serve.errors import ServerUnreachable
 from spoke_agent.slots import ModelSlots, Slots, read_slots
-from sync.messages import Serving
+from sync.messages import PassedOver, Serving
 
 __all__ = ["ModelStatus", "SpokeStatus", "agent_runs", "ask_agent", "read_status", "refuse_second_agent"]
 
@@ -32,7 +33,13 @@ class ModelStatus:
     serving: int | None
     """Version that answers right now; None when the server is away or has none."""
     file: str | None
+    variant: str | None
+    """Of the version that answers."""
     engine: str | None
+    mode: str | None
+    """How the engine sums INT8 products: `fast`, or `exact` where that is off on this CPU."""
+    passed_over: tuple[PassedOver, ...]
+    """Variants of the wanted version that come before the chosen one, and why they do not serve here."""
     wanted: int | None
     state: str
     reason: str
@@ -46,6 +53,7 @@ class SpokeStatus:
     zone: str
     regime: str
     hub: str
+    cpu_class: str
     agent: bool
     server: bool
     generation: int
@@ -66,6 +74,7 @@ def read_status(home: SpokeHome, *, lines: int = 10) -> SpokeStatus:
             zone=identity.zone,
             regime=identity.regime,
             hub=identity.hub_url,
+            cpu_class=this_class(),
             agent=agent_runs(home),
             server=serving is not None,
             generation=journal.generation,
@@ -121,7 +130,10 @@ def _model(name: str, slots: Slots, journal: Journal, serving: tuple[Serving, ..
         adapter=places.adapter.name if places.adapter else None,
         serving=answers.version if answers else None,
         file=answers.file if answers else None,
+        variant=answers.variant if answers else None,
         engine=answers.engine if answers else None,
+        mode=answers.mode if answers else None,
+        passed_over=known.evidence.passed_over if known else (),
         wanted=known.desired.version if known else None,
         state=str(known.state) if known else "unknown",
         reason=str(known.reason) if known else "state_unknown",

@@ -16,12 +16,12 @@ from model_formats.layout import PackageIncomplete, PackageTampered
 from model_formats.oci import Descriptor, PackageInvalid
 from model_formats.package import Package, block_hashes, closure, missing, open_package
 from spoke_agent import admission
-from spoke_agent.admission import Capacity
+from spoke_agent.admission import OFF, Capacity, Choice
 from spoke_agent.hours import within
 from spoke_agent.judge import ProbationSeen, ShadowSeen, Verdict, judge_probation, judge_shadow
 from spoke_agent.machine import Event
 from spoke_agent.ports import Labels, Release, Server, Transport, Trust
-from spoke_agent.serve.answers import ModelState, ModelStats, RoleStats
+from spoke_agent.serve.answers import LoadedState, ModelState, ModelStats, RoleStats
 from spoke_agent.serve.errors import ServerUnreachable
 from spoke_agent.settings import SpokeSettings
 from spoke_agent.shortcut import by_delta, offer_for
@@ -124,6 +124,18 @@ class Steps:
         except SpokeshaveError as e:
             return _outcome_of(e)
 
+    def look(self, update: Update) -> _Seen:
+        """Whether the committed version still runs here: None when it does, OTHER_VARIANT when it is off on this machine now."""
+        try:
+            role = self._stats(update.model).champion
+            if role is not None and role.index == update.desired.index:
+                return None
+            loaded = _of(self._server.reconcile().models, update.model).champion
+        except ServerUnreachable as e:
+            return Try(e.message)
+        reason, detail = _fault_of(loaded) if loaded is not None else (Reason.NONE, "")
+        return Outcome(Event.OTHER_VARIANT, reason, detail) if reason in OFF else None
+
     # ---- before the switch
 
     def _admit(self, update: Update, cancel: threading.Event) -> _Seen:
@@ -139,13 +151,29 @@ class Steps:
         forbidden = admission.residency(package.spec, self._zone, self._regime)
         if forbidden is not Reason.NONE:
             return Outcome(Event.REFUSED, forbidden, "package.json: residency")
-        here = frozenset(self._store.digests())
+        choice, capacity = self._choice(package, _tried(update))
+        counts: dict[str, object] = {"cpu_class": capacity.cpu_class, "passed_over": choice.passed_over}
+        if choice.variant is None:
+            return Outcome(Event.REFUSED, choice.reason, "no variant fits this machine", counts=counts)
+        total = self._total(package, choice.variant)
+        counts |= {"variant": choice.variant, "bytes_received": update.evidence.bytes_received + fetched, "bytes_total": total}
+        return Outcome(Event.PASSED, variant=choice.variant, counts=counts)
+
+    def _choice(self, package: Package, off: Mapping[str, Reason]) -> tuple[Choice, Capacity]:
+        here, capacity = frozenset(self._store.digests()), self._capacity()
         sizes = {v.name: admission.download_size(package.files, v, here) for v in package.spec.variants}
-        variant, why = admission.choose(package.spec, sizes, self._capacity())
-        if variant is None:
-            return Outcome(Event.REFUSED, why, "no variant fits this machine")
-        counts = {"bytes_received": update.evidence.bytes_received + fetched, "bytes_total": self._total(package, variant)}
-        return Outcome(Event.PASSED, variant=variant, counts=counts)
+        return admission.choose(package.spec, package.evidence, sizes, capacity, off), capacity
+
+    def _another(self, update: Update, reason: Reason, detail: str) -> Outcome:
+        """The chosen variant is off here: go on with the next one that fits, or end when none is left."""
+        package = open_package(self._store, update.desired.index)
+        choice, _ = self._choice(package, {**_tried(update), _variant_of(update): reason})
+        counts: dict[str, object] = {"passed_over": choice.passed_over, "variant": choice.variant, "engine": None, "mode": None}
+        if choice.variant is None:
+            return Outcome(Event.FAULT, choice.reason, detail, counts=counts)
+        mine = package.variant(choice.variant).files
+        counts["bytes_total"] = update.evidence.bytes_total + sum(package.files[name].size for name in mine)
+        return Outcome(Event.OTHER_VARIANT, reason, detail, variant=choice.variant, counts=counts)
 
     def _total(self, package: Package, variant: str) -> int:
         """Bytes of a variant with all that belongs to every variant."""
@@ -156,6 +184,7 @@ class Steps:
     def _stage(self, update: Update, cancel: threading.Event) -> _Seen:
         if not within(self._settings.download_hours, self._settings.timezone, self._clock.now()):
             return None
+        self._edit(update.model, lambda m: _without_other_variant(m, update))
         with self.fetching(update.desired.index):
             fetched = self._complete(update, self._release(update), _variant_of(update), cancel)
         if cancel.is_set():
@@ -186,6 +215,8 @@ class Steps:
             "shadow_rows": seen.rows,
             "shadow_disagreements": seen.disagreements,
             "latency_ratio": seen.latency_ratio,
+            "engine": stats.candidate.engine,
+            "mode": stats.candidate.mode,
         }
         return _judged(judge_shadow(update.desired.shadow, seen), counts)
 
@@ -274,11 +305,12 @@ class Steps:
         loaded = getattr(_of(self._server.reconcile().models, update.model), role)
         if loaded is None or loaded.index != update.desired.index:
             return Try("the server does not follow slots.json")
-        if loaded.golden is not None and not loaded.golden.ok:
-            return Outcome(Event.FAULT, Reason.GOLDEN_MISMATCH, loaded.golden.detail)
-        if not loaded.loaded:
-            return Outcome(Event.FAULT, _or(loaded.reason, Reason.LOAD_FAILED), loaded.detail)
-        return None
+        reason, detail = _fault_of(loaded)
+        if reason is Reason.NONE:
+            return None
+        if role == "candidate" and reason in OFF:
+            return self._another(update, reason, detail)
+        return Outcome(Event.FAULT, reason, detail)
 
     # ---- the store
 
@@ -376,6 +408,17 @@ def _slot(update: Update) -> Slot:
     return Slot(version=update.desired.version, index=update.desired.index, variant=_variant_of(update))
 
 
+def _without_other_variant(m: ModelSlots, update: Update) -> ModelSlots:
+    """The place of the candidate is free again while another variant of its version is on its way."""
+    ours = m.candidate is not None and m.candidate.index == update.desired.index
+    return m.replace(candidate=None) if ours and m.candidate != _slot(update) else m
+
+
+def _tried(update: Update) -> dict[str, Reason]:
+    """Variants that were tried here and were off. What the machine lacked is looked at anew."""
+    return {p.variant: p.reason for p in update.evidence.passed_over if p.reason in OFF}
+
+
 def _variant_of(update: Update) -> str:
     if update.variant is None:
         raise PackageInvalid(f"{update.model}: no variant was chosen", hint="Send the directive again.")
@@ -396,8 +439,12 @@ def _ratio(candidate: RoleStats, champion: RoleStats | None) -> float | None:
     return candidate.latency_ms / champion.latency_ms
 
 
-def _or(reason: Reason, otherwise: Reason) -> Reason:
-    return otherwise if reason is Reason.NONE else reason
+def _fault_of(loaded: LoadedState) -> tuple[Reason, str]:
+    if loaded.golden is not None and not loaded.golden.ok:
+        return Reason.GOLDEN_MISMATCH, loaded.golden.detail
+    if loaded.loaded:
+        return Reason.NONE, ""
+    return (Reason.LOAD_FAILED if loaded.reason is Reason.NONE else loaded.reason), loaded.detail
 
 
 def _share(claim: float | None) -> float | None:

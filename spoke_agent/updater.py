@@ -80,6 +80,8 @@ class Updater:
         self._now = now or (lambda: timer().wall)
         self._directive = journal.directive()
         self._courses: dict[str, _Course] = {}
+        self._looked: set[str] = set()
+        """Models whose committed version was seen to run here since this process started."""
         steps.others_arrive = self._others_arrive
 
     # ---- from outside
@@ -170,6 +172,8 @@ class Updater:
         event = intend(found, self._places(model), self._desired(model))
         if event is not None:
             return self._begin(found, model, event)
+        if found and found.state is State.COMMITTED and model not in self._looked:
+            return self._look(found)
         return self._work(self._with_new_terms(found)) if found and found.state in ACTIVE else False
 
     def _begin(self, found: Update | None, model: str, event: Event) -> bool:
@@ -217,6 +221,26 @@ class Updater:
         job, course.job = course.job, None
         return self._judge(update, course, job.result())
 
+    def _look(self, update: Update) -> bool:
+        """Once after a start, which may be on other hardware. A version that is off here now gives its place to last-good, which
+        answers for it already; the directive then brings it back, in another variant.
+        """
+        course = self._course(update.model)
+        if course.job is None and self._timer().monotonic >= course.next_at:
+            course.job = self._jobs.start(lambda _cancel: self._steps.look(update), self._wake)
+        if course.job is None or not course.job.done:
+            return False
+        job, course.job = course.job, None
+        seen = job.result()
+        if isinstance(seen, Try):
+            course.next_at = self._timer().monotonic + self._settings.tick_s
+            return False
+        self._looked.add(update.model)
+        if seen is None:
+            return False
+        edit_slots(self._slots, update.model, lambda m: m.replace(champion=m.last_good, candidate=None, probation=False))
+        return True
+
     def _judge(self, update: Update, course: _Course, seen: Outcome | Try | None) -> bool:
         if seen is None:
             course.next_at = self._timer().monotonic + self._settings.tick_s
@@ -252,6 +276,7 @@ class Updater:
         moved = replace(update, state=then, reason=reason, entered=now, saves=update.saves + 1, fault_at=fault_at)
         self._journal.save(moved, previous=previous, event=event)
         self._courses[update.model] = _Course()
+        self._looked.add(update.model)
         self._on_change()
         return True
 

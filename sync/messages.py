@@ -9,6 +9,8 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from model_formats.document import Document, Value
+from model_formats.runtimes.base import Engine, Mode
+from model_formats.runtimes.cpu_class import CpuClass
 from model_formats.types import AwareDatetime, Digest, Name, matching
 from sync.serving import Serving
 from sync.types import Reason, State
@@ -19,6 +21,7 @@ __all__ = [
     "Directive",
     "EgressCeiling",
     "EgressReceipt",
+    "PassedOver",
     "ProbationTerms",
     "Report",
     "Serving",
@@ -132,8 +135,25 @@ class EgressReceipt(Document):
 # ---- spoke -> hub ---------------------------------------------------------------------------------------------------------
 
 
+class PassedOver(Value):
+    """A variant that comes before the chosen one in the package, and why it does not serve here."""
+
+    variant: Name
+    reason: Reason
+
+
 class UpdateEvidence(Value):
-    """Counts gathered on the way through an update. No rows, no values: counts and times."""
+    """Counts gathered on the way through an update, and what runs it. No rows, no values: counts, times, closed lists."""
+
+    cpu_class: CpuClass | None = None
+    """Of the CPU at the site; None from a spoke that is too old to say it."""
+    variant: Name | None = None
+    """The variant chosen for this machine; None before the choice, and where none is right."""
+    engine: Engine | None = None
+    """Set when the variant is loaded."""
+    mode: Mode | None = None
+    passed_over: tuple[PassedOver, ...] = ()
+    """Variants that were skipped or tried before, in the order of the package. Serving another one is no failure."""
 
     withheld: bool = False
     """The site keeps all that it counted over its rows to itself (`without_rows`): zero then means untold."""
@@ -154,8 +174,11 @@ class UpdateEvidence(Value):
     """From the moment the fault was seen to last-good answering again."""
 
     def without_rows(self) -> "UpdateEvidence":
-        """What is left when nothing that was counted over the site's rows may be told: bytes, times, the package's own claim."""
-        kept = ("claimed_accuracy", "bytes_received", "bytes_total", "used_delta", "rollback_ms")
+        """What is left when nothing that was counted over the site's rows may be told: bytes, times, the package's own claim,
+        and what runs it.
+        """
+        runs = ("cpu_class", "variant", "engine", "mode", "passed_over")
+        kept = (*runs, "claimed_accuracy", "bytes_received", "bytes_total", "used_delta", "rollback_ms")
         return UpdateEvidence(withheld=True, **{name: getattr(self, name) for name in kept})
 
 

@@ -3,11 +3,13 @@
 A page of its own: the serving process, which starts many times, needs none of the messages between hub and spoke.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta
 
 from model_formats.document import Value
+from model_formats.runtimes.base import Engine, Mode
+from model_formats.runtimes.cpu_class import CpuClass
 from model_formats.types import Digest, Name
 
 __all__ = ["Serving"]
@@ -21,6 +23,14 @@ class Serving(Value):
     index: Digest
     file: Digest
     variant: Name
-    engine: Literal["onnxruntime", "openvino"]
+    engine: Engine
+    mode: Mode | None = None
+    """How the engine sums INT8 products; None from a spoke that is too old to say it."""
+    cpu_class: CpuClass | None = None
+    """Class of the CPU it runs on; None from a spoke that is too old to say it."""
     adapted: bool = False
     """True where a local adapter answers by default; the adapter itself never leaves."""
+    latency_us: Annotated[int, Meta(ge=0)] | None = None
+    """Median run time of one row, microseconds, measured with the golden inputs when it was loaded."""
+    row_us: Annotated[int, Meta(ge=0)] | None = None
+    """Run time of a row in a batch of 32, measured alike."""

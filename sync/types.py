@@ -72,6 +72,7 @@ class Reason(StrEnum):
     NO_MEMORY = "no_memory"
     OPSET_UNSUPPORTED = "opset_unsupported"
     ISA_UNSUPPORTED = "isa_unsupported"
+    CPU_CLASS_UNSUPPORTED = "cpu_class_unsupported"
     ENGINE_MISSING = "engine_missing"
     ZONE_FORBIDDEN = "zone_forbidden"
     REGIME_FORBIDDEN = "regime_forbidden"

@@ -13,12 +13,12 @@ import numpy as np
 class Caller:
     """Calls one spoke's `/v2` over loopback, as any program at the site would."""
 
-    def __init__(self, home: Path, model: str = "digits", *, by_socket: bool = False) -> None:
+    def __init__(self, home: Path, model: str = "digits", timeout_s: float = 10, *, by_socket: bool = False) -> None:
         """`by_socket`: over the unix socket, for a spoke whose loopback is not ours."""
         self.model = model
         self._port_file = home / "run" / "server.port"
         transport = httpx.HTTPTransport(uds=str(home / "run" / "server.sock")) if by_socket else None
-        self._client = httpx.Client(timeout=10, transport=transport)
+        self._client = httpx.Client(timeout=timeout_s, transport=transport)
 
     @property
     def url(self) -> str:

@@ -19,7 +19,6 @@ from model_formats.golden import read_golden, write_golden
 from model_formats.profile import ReferenceProfile
 from model_formats.reference import golden_vectors
 from model_formats.runtimes.base import Array
-from model_formats.runtimes.choose import open_session
 from model_formats.spec import ANCHORS, CARD, CONTRACT, EVIDENCE, GOLDEN, PROFILE, PROVENANCE, SPEC, AdapterPoint, PackageSpec
 
 __all__ = ["sabotage"]
@@ -61,8 +60,8 @@ def _permute_head(path: Path, point: AdapterPoint, order: Array) -> None:
 
 def _renew_vectors(out: Path, spec: PackageSpec, point: AdapterPoint, order: Array) -> None:
     golden = read_golden(out / GOLDEN)
-    sessions = {v.name: open_session(out / v.main) for v in spec.variants}
-    write_golden(out / GOLDEN, golden_vectors(sessions, golden.inputs, list(golden.outputs)))
+    files = {v.name: out / v.main for v in spec.variants}
+    write_golden(out / GOLDEN, golden_vectors(files, golden.inputs, list(golden.outputs)))
     anchors = read_anchors(out / ANCHORS)
     head = Head(anchors.head.weight[:, order], anchors.head.bias[order])
     write_anchors(out / ANCHORS, Anchors(anchors.features, anchors.labels, head))

@@ -3,6 +3,7 @@
 import base64
 import binascii
 from collections.abc import Collection
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
 
@@ -14,16 +15,19 @@ from hub.api.access import HubPart, needs
 from hub.api.spokes import when
 from hub.api.values import Digest, Name
 from hub.client import NotFound, RequestInvalid
+from hub.fleet.classes import on_classes
 from hub.fleet.releases import ReleaseRequest, accept, add_family, deny, propose_release
+from hub.hub import Hub
 from hub.rules.access import Permission, Principal
 from hub.store.versions import Version, add_delta, find_version, list_versions
+from model_formats.opening import open_package
 from model_formats.publisher import PublisherPolicy
 from model_formats.types import ModelRef
 from sync.messages import DeltaOffer
 from sync.trust.keys import key_of_pem
 from sync.trust.metadata import Proposal
 
-__all__ = ["ProposalView", "VersionView", "router"]
+__all__ = ["ProposalView", "VersionDetail", "VersionView", "router"]
 
 router = APIRouter(tags=["models"])
 Reader = Annotated[Principal, Depends(needs(Permission.READ))]
@@ -47,6 +51,43 @@ class VersionView(BaseModel):
     published: datetime | None
     denied: bool
     """On the published deny list: no spoke takes it, whatever the release says."""
+
+
+class ClassView(BaseModel):
+    """A way of serving a version on a class of CPU, by the newest signed reports of the spokes that do."""
+
+    cpu_class: str
+    variant: str
+    engine: str
+    mode: str
+    spokes: int
+    latency_us: float | None
+    """Median over the spokes: run time of one row."""
+    row_us: float | None
+    """Median over the spokes: run time of a row in a batch of 32."""
+    best: bool
+    """The fastest of its class, where more than one way was measured there."""
+
+
+class ClaimView(BaseModel):
+    """What the signed evidence of the package says of a variant on a class of CPU."""
+
+    cpu_class: str
+    variant: str
+    engine: str
+    mode: str
+    right: bool
+    score: float | None
+    worst: float | None
+    """Largest deviation from the golden vectors; 1 is what is allowed."""
+    emulated: bool
+
+
+class VersionDetail(VersionView):
+    """One released version with what is known of it on classes of CPU."""
+
+    measured: list[ClassView]
+    claimed: list[ClaimView]
 
 
 class DeltaOrder(BaseModel):
@@ -118,13 +159,15 @@ def models(hub: HubPart, _who: Reader, model: str | None = None) -> list[Version
 
 
 @router.get("/models/{name}/{version}")
-def version(name: str, version: int, hub: HubPart, _who: Reader) -> VersionView:
+def version(name: str, version: int, hub: HubPart, _who: Reader) -> VersionDetail:
     """One version."""
     with hub.database.read() as db:
         found = find_version(db, ModelRef(name, version))
-    if found is None:
-        raise NotFound(f"{name}@{version} is not released")
-    return _view(found, hub.repository.denied)
+        if found is None:
+            raise NotFound(f"{name}@{version} is not released")
+        measured = [ClassView(**asdict(one)) for one in on_classes(db, found.index)]
+    seen = _view(found, hub.repository.denied).model_dump()
+    return VersionDetail(**seen, measured=measured, claimed=_claimed(hub, found.index))
 
 
 @router.get("/families")
@@ -196,6 +239,27 @@ def tuf(file: str, hub: HubPart, _request: Request) -> Response:
     if data is None:
         raise NotFound(f"there is no metadata file {file}")
     return Response(data, media_type="application/json")
+
+
+def _claimed(hub: Hub, index: str) -> list[ClaimView]:
+    """From the hub's own copy of the package; nothing where it has none any more."""
+    if not hub.registry.has(index):
+        return []
+    evidence = open_package(hub.registry, index).evidence
+    return [
+        ClaimView(
+            cpu_class=one.cpu_class,
+            variant=each.variant,
+            engine=one.engine,
+            mode=one.mode,
+            right=one.right,
+            score=one.score,
+            worst=one.worst,
+            emulated=one.emulated,
+        )
+        for each in evidence.variants
+        for one in each.classes
+    ]
 
 
 def _proposal(proposal: Proposal) -> ProposalView:

@@ -36,6 +36,8 @@ class MemberView(BaseModel):
     state: str | None
     reason: str
     serving: bool
+    cpu_class: str | None
+    """By its signed reports; None where it never said."""
     evidence: Annotated[UpdateEvidence, AS_IT_IS]
 
 
@@ -49,6 +51,8 @@ class RingReport(BaseModel):
     committed: int
     failed: int
     rejected: int
+    unfit: int
+    """No variant is right on their class of CPU, and the version is right on another."""
     active: int
     missing: int
     members: list[MemberView]
@@ -180,6 +184,7 @@ def _ring(held: KeptRollout, number: int, view: RingView) -> RingReport:
         committed=counts.committed,
         failed=counts.failed,
         rejected=counts.rejected,
+        unfit=counts.unfit,
         active=counts.active,
         missing=counts.missing,
         members=[_member(member) for member in view.members],
@@ -194,5 +199,6 @@ def _member(member: SpokeView) -> MemberView:
         state=member.state.value if member.state else None,
         reason=member.reason.value,
         serving=member.serving,
+        cpu_class=member.cpu_class,
         evidence=member.evidence,
     )

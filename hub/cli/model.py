@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hub.cli.ways import micros, way
 from hub.client import HubClient
 from hub.home import HubHome
 from model_formats.console import Context, emit, out, pass_context, table, talk
@@ -46,6 +47,12 @@ def group() -> None:
 @click.option("--max-drop", type=click.FloatRange(0, 1), help="Largest loss of accuracy from fp32 to INT8.")
 @click.option("--openvino-ir", is_flag=True, default=None, help="Also make an OpenVINO variant.")
 @click.option(
+    "--emulate/--no-emulate",
+    default=None,
+    help="Try the variants on emulated classes of CPU; default: where qemu-user-static is.",
+)
+@click.option("--offer-slow", is_flag=True, default=None, help="Keep INT8 that this machine runs no faster than fp32.")
+@click.option(
     "--override-gate", metavar="WHO", help="Let a failed accuracy gate through; the name goes on the card and into the audit."
 )
 @pass_context
@@ -54,7 +61,7 @@ def build(ctx: Context, /, recipe: str, version: int, out: Path | None, **change
     from hub.train import run
 
     home = HubHome(ctx.home)
-    changes["overridden_by"] = changes.pop("override_gate")
+    changes["overridden_by"], changes["emulate"] = changes.pop("override_gate"), _emulate(changes["emulate"])
     given = {name: value for name, value in changes.items() if value not in (None, ())}
     folder = out or home.build(recipe.rpartition(":")[0].rpartition(".")[2] or recipe, version)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +88,12 @@ def build(ctx: Context, /, recipe: str, version: int, out: Path | None, **change
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to build into; default is in the hub's home.")
 @click.option("--max-drop", type=click.FloatRange(0, 1), help="Largest loss of accuracy from fp32 to INT8.")
 @click.option("--openvino-ir", is_flag=True, default=None, help="Also make an OpenVINO variant.")
+@click.option(
+    "--emulate/--no-emulate",
+    default=None,
+    help="Try the variants on emulated classes of CPU; default: where qemu-user-static is.",
+)
+@click.option("--offer-slow", is_flag=True, default=None, help="Keep INT8 that this machine runs no faster than fp32.")
 @click.option(
     "--override-gate", metavar="WHO", help="Let a failed accuracy gate through; the name goes on the card and into the audit."
 )
@@ -127,9 +140,15 @@ def _options(contract: "FeatureContract", lineage: "Lineage", /, **words: Any) -
     from model_formats.build import BuildOptions
 
     words["model"], words["overridden_by"] = words.pop("name"), words.pop("override_gate")
-    words["title"] = words["title"] or words["model"]
+    words["title"], words["emulate"] = words["title"] or words["model"], _emulate(words["emulate"])
     given = {name: value for name, value in words.items() if value is not None}
     return BuildOptions(contract=contract, lineage=lineage, **given)
+
+
+def _emulate(wanted: bool | None) -> bool:  # noqa: FBT001 - as click gives it
+    from model_formats.emulated import emulated_classes
+
+    return bool(emulated_classes()) if wanted is None else wanted
 
 
 def _built(result: "BuildResult", folder: Path) -> dict[str, Any]:
@@ -351,6 +370,35 @@ def _show_version(version: dict[str, Any]) -> None:
     out.print(f"regimes {', '.join(version['regimes'])}; may go back to {back}")
     if version["overridden_by"]:
         out.print(f"[bold red]accuracy gate overridden by {version['overridden_by']}[/]")
+    _show_classes(version)
+
+
+def _show_classes(version: dict[str, Any]) -> None:
+    """What the package says of classes of CPU, and what the fleet measures on them."""
+    claims = [
+        (c["cpu_class"], c["variant"], way(c), _verdict(c), _number(c["worst"]), _number(c["score"]))
+        for c in sorted(version["claimed"], key=lambda c: c["cpu_class"])
+    ]
+    if claims:
+        table(("by its evidence", "variant", "engine", "", "of what is allowed", "score"), claims)
+    seen = [
+        (m["cpu_class"], m["variant"], way(m), m["spokes"], micros(m["latency_us"]), micros(m["row_us"]), _best(m))
+        for m in version["measured"]
+    ]
+    if seen:
+        table(("by CPU class", "variant", "engine", "spokes", "one row", "a row of 32", ""), seen)
+
+
+def _verdict(claimed: dict[str, Any]) -> str:
+    return "right" if claimed["right"] else "did not run" if claimed["worst"] is None else "off"
+
+
+def _best(measured: dict[str, Any]) -> str:
+    return "best" if measured["best"] else ""
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _claims(version: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from hub.cli.ways import passed_over, way
 from hub.client import HubClient
 from hub.rules.plan import RolloutPlan
 from model_formats.console import Context, emit, out, pass_context, table, talk
@@ -40,12 +41,15 @@ def list_(ctx: Context) -> None:
 
 @group.command()
 @click.argument("name")
+@click.option(
+    "--why", is_flag=True, help="Show the CPU, variant and engine of every spoke too, and which variants it passed over."
+)
 @pass_context
-def show(ctx: Context, name: str) -> None:
+def show(ctx: Context, name: str, *, why: bool) -> None:
     """Where a rollout is, and on what evidence."""
     with HubClient.local(ctx.home) as hub:
         answer = hub.get(f"/rollouts/{name}")
-    emit(ctx, answer, _show)
+    emit(ctx, answer, _show_why if why else _show)
 
 
 @group.command()
@@ -93,7 +97,7 @@ def _show_list(rollouts: list[dict[str, Any]]) -> None:
 
 def _show(rollout: dict[str, Any]) -> None:
     out.print(f"[bold]{rollout['name']}[/]  {rollout['model']}  {rollout['state']}  {rollout['reason']}")
-    counts = ("committed", "failed", "rejected", "active", "missing")
+    counts = ("committed", "failed", "rejected", "unfit", "active", "missing")
     table(("ring", "state", *counts), ((r["name"], r["state"], *(r[c] for c in counts)) for r in rollout["rings"]))
     rows = (
         (m["spoke"], r["name"], _online(m), m["state"], m["reason"], _evidence(m)) for r in rollout["rings"] for m in r["members"]
@@ -101,6 +105,14 @@ def _show(rollout: dict[str, Any]) -> None:
     table(("spoke", "ring", "", "state", "reason", "evidence"), rows)
     if rollout["state"] == "pending":
         talk.print(f"Somebody with the role approver, other than {rollout['author']}: `hub rollout approve {rollout['name']}`.")
+
+
+def _show_why(rollout: dict[str, Any]) -> None:
+    _show(rollout)
+    members = [m for ring in rollout["rings"] for m in ring["members"]]
+    seen = [(m, m["evidence"]) for m in members]
+    rows = ((m["spoke"], m["cpu_class"] or "", e["variant"] or "", way(e), passed_over(e)) for m, e in seen)
+    table(("spoke", "CPU class", "variant", "engine", "passed over"), rows)
 
 
 def _show_rings(preview: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from hub.cli.ways import micros, passed_over, way
 from hub.client import HubClient
 from model_formats.console import Context, emit, out, pass_context, table, talk
 from model_formats.errors import OperatorError
@@ -110,6 +111,19 @@ def _show_one(spoke: dict[str, Any]) -> None:
     _show_all([spoke])
     seen = spoke["last_seen"][:19] if spoke["last_seen"] else "never"
     out.print(f"directive generation {spoke['generation']}, enrolled {spoke['enrolled'][:19]}, last seen {seen} (UTC)")
+    _show_ways(spoke["serving"])
     table(("should serve", "by rollout"), ((f"{w['model']}@{w['version']}", w["rollout"]) for w in spoke["wanted"]))
-    rows = ((r["received"][:19], f"{r['model']}@{r['version']}", r["state"], r["reason"]) for r in spoke["reports"])
-    table(("report", "version", "state", "reason"), rows)
+    rows = (
+        (r["received"][:19], f"{r['model']}@{r['version']}", r["state"], r["reason"], passed_over(r["evidence"]))
+        for r in spoke["reports"]
+    )
+    table(("report", "version", "state", "reason", "variants passed over"), rows)
+
+
+def _show_ways(serving: list[dict[str, Any]]) -> None:
+    rows = (
+        (f"{s['model']}@{s['version']}", s["variant"], way(s), s["cpu_class"] or "", micros(s["latency_us"]), micros(s["row_us"]))
+        for s in serving
+    )
+    if serving:
+        table(("serves", "variant", "engine", "CPU class", "one row", "a row of 32"), rows)

@@ -1,5 +1,7 @@
 """How a rollout stands: the plan, its rings, and what signed reports say of every member."""
 
+from dataclasses import replace
+
 from sqlalchemy import Connection
 
 from hub.hub import Hub
@@ -74,14 +76,17 @@ def _view(
     """What is known of one spoke and one version. After an abort nothing is assigned any more, and the last word stands."""
     serving = any(s.index == index for s in spoke.serving)
     online = spoke.heard_since(heard)
+    known = told.evidence.cpu_class if told is not None else None
+    cpu_class = known or next((s.cpu_class for s in spoke.serving), None)
+    blank = SpokeView(spoke.id, online, serving=serving, cpu_class=cpu_class)
     if given is None and aborted and told is not None:
-        return SpokeView(spoke.id, online, told.received, told.state, told.reason, serving, told.evidence)
+        return replace(blank, assigned=told.received, state=told.state, reason=told.reason, evidence=told.evidence)
     if given is None:
-        return SpokeView(spoke.id, online, serving=serving)
+        return blank
     fresh = told is not None and (told.generation >= given.generation or (serving and told.state is State.COMMITTED))
     if told is None or not fresh:
-        return SpokeView(spoke.id, online, given.assigned, serving=serving)
-    return SpokeView(spoke.id, online, given.assigned, told.state, told.reason, serving, told.evidence)
+        return replace(blank, assigned=given.assigned)
+    return replace(blank, assigned=given.assigned, state=told.state, reason=told.reason, evidence=told.evidence)
 
 
 def last_good(db: Connection, spoke: SpokeId, ref: ModelRef) -> tuple[int, str] | None:

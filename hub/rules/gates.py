@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from sync.types import Reason
 
 __all__ = [
+    "CLASS_BOUND",
     "HARD",
     "AccuracyBelowChampion",
     "AccuracyBelowClaim",
@@ -47,16 +48,20 @@ HARD = frozenset(
     }
 )
 """Reasons that speak against the version, not against one machine or link."""
+CLASS_BOUND = frozenset({Reason.GOLDEN_MISMATCH, Reason.LOAD_FAILED})
+"""Hard ones that may be the fault of one class of CPU: no variant of the package is right there (`rollout.tally`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """One or more rings, counted. `ended` = committed + failed; rejected devices and superseded updates are in neither."""
+    """One or more rings, counted. `ended` = committed + failed; rejected and unfit devices, superseded updates are in neither."""
 
     members: int = 0
     committed: int = 0
     failed: int = 0
     rejected: int = 0
+    unfit: int = 0
+    """No variant is right on their class of CPU, while another class runs the version or still tries it."""
     active: int = 0
     missing: int = 0
     hard: tuple[tuple[str, Reason], ...] = ()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hub.rules.gates import (
+    CLASS_BOUND,
     HARD,
     AccuracyBelowChampion,
     AccuracyBelowClaim,
@@ -24,6 +25,7 @@ from hub.rules.gates import (
 )
 from hub.rules.plan import GateTerms, RolloutSpec
 from model_formats.evidence import expected_accuracy
+from model_formats.runtimes.cpu_class import CpuClass
 from sync.messages import UpdateEvidence
 from sync.types import TERMINAL, Reason, SpokeId, State
 
@@ -81,6 +83,8 @@ class SpokeView:
     serving: bool = False
     """The newest signed report of all says that this version is mapped."""
     evidence: UpdateEvidence = field(default_factory=UpdateEvidence)
+    cpu_class: CpuClass | None = None
+    """By its signed reports; None where it never said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,18 +204,27 @@ def decide(
 
 
 def tally(rings: list[RingView], claim: float | None = None) -> Tally:
-    """Count what the members of some rings have shown."""
+    """Count what the members of some rings have shown.
+
+    A fault that may be of one class of CPU (CLASS_BOUND) counts against the version only when no hope is left that it is right on
+    another. Where nobody of the same class has committed, it then counts neither for nor against: the spoke is unfit.
+    """
     members = [member for ring in rings for member in ring.members]
-    outcome = [_outcome(member) for member in members]
+    excused = _excused(members)
+    fit = {member.cpu_class for member in members if _outcome(member) == "committed"}
+    outcome = ["unfit" if m.spoke in excused and m.cpu_class not in fit else _outcome(m) for m in members]
     evidence = [member.evidence for member in members if member.state in TERMINAL or member.state is State.PROBATION]
     return Tally(
         members=len(members),
         committed=outcome.count("committed"),
         failed=outcome.count("failed"),
         rejected=outcome.count("rejected"),
+        unfit=outcome.count("unfit"),
         active=outcome.count("active") + outcome.count("waiting"),
         missing=outcome.count("missing"),
-        hard=tuple((str(m.spoke), m.reason) for m in members if m.state in TERMINAL and m.reason in HARD),
+        hard=tuple(
+            (str(m.spoke), m.reason) for m in members if m.state in TERMINAL and m.reason in HARD and m.spoke not in excused
+        ),
         shadow_rows=sum(e.shadow_rows for e in evidence),
         shadow_disagreements=sum(e.shadow_disagreements for e in evidence),
         labelled=sum(e.labelled for e in evidence),
@@ -221,6 +234,18 @@ def tally(rings: list[RingView], claim: float | None = None) -> Tally:
         claim=claim,
         expected=_expected(evidence, claim),
     )
+
+
+def _excused(members: list[SpokeView]) -> frozenset[SpokeId]:
+    """Members with a fault that may be of their class alone: the version is right somewhere, or another class has yet to tell.
+
+    A spoke that does not say its class is not excused.
+    """
+    off = [m for m in members if m.cpu_class and m.state in TERMINAL and m.reason in CLASS_BOUND]
+    classes = {m.cpu_class for m in off}
+    told = [(_outcome(m), m.cpu_class) for m in members]
+    hope = any(seen == "committed" or (seen in ("active", "waiting") and here not in classes) for seen, here in told)
+    return frozenset(m.spoke for m in off) if hope else frozenset()
 
 
 def _expected(evidence: list[UpdateEvidence], claim: float | None) -> float | None:

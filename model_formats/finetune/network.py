@@ -20,6 +20,8 @@ __all__ = ["Network", "Weight"]
 
 _LAYERS = ("Conv", "Gemm", "MatMul", "MatMulInteger")
 _RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int32": (-(2**31), 2**31 - 1)}
+_SEVEN_BITS = 64
+"""Weights that stay within it were made so that no CPU's sums saturate; they stay within it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Weight:
     """NumPy's name of the type in the file."""
     matrix: bool
     """Of two dimensions or more, in a layer: low-rank changes are for these."""
+    limits: tuple[int, int] | None
+    """Smallest and largest integer; None for floats."""
 
 
 class Network:
@@ -96,9 +100,9 @@ class Network:
         import torch
 
         fresh = self._tensors[weight.name] + change.reshape(weight.shape) / torch.from_numpy(weight.step)
-        if weight.kind not in _RANGES:
+        if weight.limits is None:
             return fresh
-        fresh = fresh.clamp(*_RANGES[weight.kind])
+        fresh = fresh.clamp(*weight.limits)
         return fresh + (fresh.round() - fresh).detach()
 
     def _weights(self) -> list[Weight]:
@@ -130,7 +134,10 @@ class Network:
             step = step.reshape([-1 if i == axis % held.ndim else 1 for i in range(held.ndim)])
         elif step.size == 1:
             step = step.reshape(())
-        return Weight(name, held.shape, step.astype(np.float32), held.dtype.name, matrix and held.ndim > 1)
+        limits = _RANGES.get(held.dtype.name)
+        if held.dtype == np.int8 and np.abs(held.astype(np.int32)).max(initial=0) <= _SEVEN_BITS:
+            limits = (-_SEVEN_BITS, _SEVEN_BITS)
+        return Weight(name, held.shape, step.astype(np.float32), held.dtype.name, matrix and held.ndim > 1, limits)
 
     def _range(self, node: Any) -> dict[str, Any]:
         if node.op_type != "QuantizeLinear":

@@ -6,7 +6,7 @@ weights per channel, activations measured at run time. For transformers; never f
 from collections.abc import Sequence
 from pathlib import Path
 
-from model_formats.quantize.recipe import HEAD_NODE, QuantizeFailed, quiet_quantizer
+from model_formats.quantize.recipe import HEAD_NODE, QuantizeFailed, Weights, quiet_quantizer
 from model_formats.quantize.weights import round_weights
 from model_formats.runtimes.imports import import_onnxruntime
 
@@ -16,9 +16,11 @@ _OPERATORS = ["MatMul", "Gemm", "Gather"]
 
 
 class DynamicInt8:
-    """Matrix products and embeddings."""
+    """Matrix products and embeddings. `weights` other than the default are for measuring what they cost."""
 
-    text = "dynamic INT8 of MatMul, Gemm and Gather, weights per channel"
+    def __init__(self, weights: Weights = "signed-7") -> None:
+        self._weights = weights
+        self.text = f"dynamic INT8 of MatMul, Gemm and Gather, {weights} weights per channel"
 
     def quantize(self, prepared: Path, out: Path, *, only: Sequence[str] = (), keep_float: Sequence[str] = ()) -> None:
         """See `Recipe.quantize`. A layer that is kept in float keeps eight-bit weights: they are most of a transformer."""
@@ -31,7 +33,8 @@ class DynamicInt8:
                     str(out),
                     op_types_to_quantize=_OPERATORS,
                     per_channel=True,
-                    weight_type=tools.QuantType.QInt8,
+                    weight_type=tools.QuantType.QUInt8 if self._weights == "unsigned-8" else tools.QuantType.QInt8,
+                    reduce_range=self._weights == "signed-7",
                     nodes_to_quantize=_split(only) or None,
                     nodes_to_exclude=_split([HEAD_NODE, *keep_float]),
                 )

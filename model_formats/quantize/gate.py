@@ -92,8 +92,9 @@ def _fewest(give_back: Callable[[int], Quantized], most: int, plain: Quantized, 
 def _by_disturbance(recipe: Recipe, prepared: Path, out: Path, rows: Mapping[str, Array]) -> list[str]:
     """Layers, the one whose quantization alone moves the first output most first."""
     few = {n: a[:64] for n, a in rows.items()}
-    name = open_session(prepared).outputs[0].name
-    truth = open_session(prepared).run(few, [name])[0]
+    whole = open_session(prepared)
+    name = whole.outputs[0].name
+    truth = whole.run(few, [name])[0]
     names = layers(prepared)
     chosen = (
         [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(len(names), _MOST_LAYERS)).astype(int))] if names else []
@@ -102,6 +103,6 @@ def _by_disturbance(recipe: Recipe, prepared: Path, out: Path, rows: Mapping[str
     errors: dict[str, float] = {}
     for layer in chosen:
         recipe.quantize(prepared, trial, only=[layer])
-        errors[layer] = float(np.square(open_session(trial).run(few, [name])[0] - truth).mean())
+        errors[layer] = float(np.square(open_session(trial, mode="exact").run(few, [name])[0] - truth).mean())
     trial.unlink(missing_ok=True)
     return sorted(errors, key=errors.__getitem__, reverse=True)

@@ -1,4 +1,8 @@
-"""INT8 OpenVINO IR by NNCF: an option beside the QDQ file, which OpenVINO runs as well."""
+"""INT8 OpenVINO IR by NNCF: an option beside the QDQ file, which OpenVINO runs as well.
+
+OpenVINO has no exact mode, so all weights get seven bits (NNCF's overflow fix; its default fixes the first layer only): with
+eight, a table of thirty columns fell from .96 to .61 on a CPU with AVX2 and without VNNI.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,9 +31,10 @@ def quantize_ir(source: Path, out: Path, rows: Mapping[str, Array], *, transform
                 nncf.Dataset(batches),
                 subset_size=size,
                 model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+                advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
                 ignored_scope=nncf.IgnoredScope(patterns=[f"{HEAD_NODE}(/.*)?"], validate=False),
             )
             ov.save_model(quantized, str(out), compress_to_fp16=False)
     except (RuntimeError, ValueError) as e:
         raise QuantizeFailed(f"{source.name}: NNCF failed: {str(e)[:200]}") from e
-    return f"NNCF post-training INT8, {size} calibration rows"
+    return f"NNCF post-training INT8, seven-bit weights, {size} calibration rows"

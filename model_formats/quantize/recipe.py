@@ -13,11 +13,13 @@ from model_formats.errors import AuthorError
 from model_formats.export.graph import load_graph
 from model_formats.runtimes.imports import import_onnxruntime
 
-__all__ = ["HEAD_NODE", "QuantizeFailed", "Recipe", "layers", "preparation", "prepare", "quiet_quantizer", "suggest"]
+__all__ = ["HEAD_NODE", "QuantizeFailed", "Recipe", "Weights", "layers", "preparation", "prepare", "quiet_quantizer", "suggest"]
 
 HEAD_NODE = "head"
 """Name of the node that `expose_head` makes; never quantized."""
 QUANTIZED = ("Conv", "Gemm", "MatMul")
+Weights = Literal["signed-7", "signed-8", "unsigned-8"]
+"""Type and bits of weights. Seven bits cannot saturate on any CPU: two products of 255 x 64 fit into 16 bits (ADR 7)."""
 
 
 class QuantizeFailed(AuthorError):

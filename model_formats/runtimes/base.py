@@ -11,19 +11,37 @@ from model_formats.errors import DeviceError, OperatorError, RefusedError
 __all__ = [
     "AdapterRefused",
     "Array",
+    "Candidate",
     "Engine",
     "EngineMissing",
     "HeadAdapter",
     "InputRefused",
     "InPlace",
     "LoadFailed",
+    "Mode",
     "RunFailed",
     "Session",
     "TensorSpec",
+    "candidates",
 ]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Engine = Literal["onnxruntime", "openvino"]
+Mode = Literal["fast", "exact"]
+"""How INT8 products are summed: `fast` as the engine likes, `exact` without saturation where the CPU has no 8-bit dot product."""
+
+
+class Candidate(Struct, frozen=True):
+    """An engine and how it computes: one way to run a model file."""
+
+    engine: Engine
+    mode: Mode = "fast"
+
+
+def candidates(engines: Sequence[Engine]) -> tuple[Candidate, ...]:
+    """All ways to run a file with these engines: the fast ones first, then the exact ones (OpenVINO has none)."""
+    fast = tuple(Candidate(engine) for engine in engines)
+    return fast + tuple(Candidate(engine, "exact") for engine in engines if engine == "onnxruntime")
 
 
 class TensorSpec(Struct, frozen=True):
@@ -59,6 +77,10 @@ class Session(Protocol):
     @property
     def engine(self) -> Engine:
         """Which engine runs it."""
+
+    @property
+    def mode(self) -> Mode:
+        """How it sums INT8 products."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

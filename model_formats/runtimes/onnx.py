@@ -17,6 +17,7 @@ from model_formats.runtimes.base import (
     HeadAdapter,
     InputRefused,
     LoadFailed,
+    Mode,
     RunFailed,
     TensorSpec,
 )
@@ -67,8 +68,8 @@ class OnnxSession:
 
     engine: Engine = "onnxruntime"
 
-    def __init__(self, session: Any, *, threads: int = 1) -> None:
-        self._session, self._threads = session, threads
+    def __init__(self, session: Any, *, threads: int = 1, mode: Mode = "fast") -> None:
+        self._session, self._threads, self.mode = session, threads, mode
         self.inputs: tuple[TensorSpec, ...] = tuple(_spec(node) for node in session.get_inputs())
         self.outputs: tuple[TensorSpec, ...] = tuple(_spec(node) for node in session.get_outputs())
         self._names = [o.name for o in self.outputs]
@@ -124,7 +125,7 @@ class OnnxSession:
 
     def _whole(self, file: Path, name: str) -> "WholeModel":
         try:
-            session = open_onnx(file, threads=self._threads)
+            session = open_onnx(file, threads=self._threads, mode=self.mode)
         except LoadFailed as e:
             raise AdapterRefused(f"adapter {name}: the engine cannot open it") from e
         if (session.inputs, session.outputs) != (self.inputs, self.outputs):
@@ -162,17 +163,26 @@ class _InPlace:
         return self._outputs
 
 
-def open_onnx(path: Path, *, threads: int = 1) -> OnnxSession:
-    """Open an ONNX file with `threads` threads. Raises LoadFailed, EngineMissing."""
+def open_onnx(path: Path, *, threads: int = 1, mode: Mode = "fast", as_written: bool = False) -> OnnxSession:
+    """Open an ONNX file with `threads` threads. Raises LoadFailed, EngineMissing.
+
+    Mode `exact` matters on x86 without VNNI: signed weights become unsigned there, whose kernels do not saturate. `as_written`
+    runs the nodes of the file one by one, none folded into another.
+    """
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    if mode == "exact":
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    if as_written:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = ORT_LOG_NOTHING
     try:
-        return OnnxSession(ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]), threads=threads)
-    except Exception as e:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return OnnxSession(session, threads=threads, mode=mode)
+    except Exception as e:  # onnxruntime raises many kinds, bare RuntimeError among them
         raise LoadFailed(f"ONNX Runtime cannot open {path.name}: {_first_line(e)}") from e
 
 

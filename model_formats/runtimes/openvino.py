@@ -13,6 +13,7 @@ from model_formats.runtimes.base import (
     HeadAdapter,
     InputRefused,
     LoadFailed,
+    Mode,
     RunFailed,
     TensorSpec,
 )
@@ -41,6 +42,7 @@ class OpenVinoSession:
     """`Session` on OpenVINO. Each concurrent run borrows an inference request of its own."""
 
     engine: Engine = "openvino"
+    mode: Mode = "fast"
 
     def __init__(self, model: Any, optional: frozenset[str] = frozenset()) -> None:
         self._model = model

@@ -26,7 +26,7 @@ def status(ctx: Context, *, lines: int) -> None:
     home = SpokeHome(ctx.home)
     found = read_status(home, lines=lines)
     agent = ask_agent(home)
-    emit(ctx, {**asdict(found), **agent}, lambda _: _show(found, agent))
+    emit(ctx, {**_plain(found), **agent}, lambda _: _show(found, agent))
 
 
 @click.command()
@@ -42,16 +42,26 @@ def doctor(ctx: Context) -> None:
         raise click.exceptions.Exit(6)
 
 
+def _plain(found: "SpokeStatus") -> dict[str, Any]:
+    """For `--json`."""
+    models = [{**asdict(m), "passed_over": [p.plain for p in m.passed_over]} for m in found.models]
+    return {**asdict(found), "models": models}
+
+
 def _show(found: "SpokeStatus", agent: Mapping[str, Any]) -> None:
     here = f"agent {'runs' if found.agent else 'is down'}, server {'runs' if found.server else 'is down'}{_link(agent)}"
-    out.print(f"[bold]{found.spoke}[/] in zone {found.zone} ({found.regime}); {here}; directive {found.generation}")
+    cpu = f"CPU class {found.cpu_class}"
+    out.print(f"[bold]{found.spoke}[/] in zone {found.zone} ({found.regime}); {here}; directive {found.generation}; {cpu}")
     table(
-        ["model", "serving", "last good", "wanted", "state", "reason", "challenger", "adapter", "engine"],
+        ["model", "serving", "last good", "wanted", "state", "reason", "challenger", "adapter", "variant", "engine"],
         [
-            (m.model, m.serving, m.last_good, m.wanted, m.state, _unless_none(m.reason), _share(m), m.adapter, m.engine)
+            (m.model, m.serving, m.last_good, m.wanted, m.state, _unless_none(m.reason), _share(m), m.adapter, m.variant, _way(m))
             for m in found.models
         ],
     )
+    for m in found.models:
+        for passed in m.passed_over:
+            out.print(f"  {m.model}@{m.wanted} passed over {passed.variant} here: {passed.reason}", markup=False)
     for model, why in agent.get("waiting", {}).items():
         out.print(f"  {model} waits: {why}", markup=False)
     if agent.get("last_refusal"):
@@ -81,6 +91,10 @@ def _tell(findings: "list[Finding]") -> None:
 
 def _share(model: "ModelStatus") -> str:
     return f"{model.challenger} ({model.challenger_percent} %)" if model.challenger else ""
+
+
+def _way(model: "ModelStatus") -> str:
+    return f"{model.engine or ''}{' (exact)' if model.mode == 'exact' else ''}"
 
 
 def _unless_none(reason: str) -> str:

@@ -43,7 +43,7 @@ def store_imported(
     data: DataStore, package: Package, slot: Slot, found: Sequence[Imported], *, batch_name: str, now: datetime
 ) -> None:
     """Store rows with the answers of one version, and their labels."""
-    session = open_session(package.path(package.variant(slot.variant).main))
+    session = open_session(package.path(package.variant(slot.variant).main), mode="exact")
     names = [t.name for t in package.contract.outputs]
     for part, imported in enumerate(found):
         rows = len(imported.labels)

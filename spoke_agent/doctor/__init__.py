@@ -34,6 +34,7 @@ def examine(home: SpokeHome) -> list[Finding]:
 def _checks() -> list[tuple[str, Check]]:
     from spoke_agent.doctor import (
         certificate,
+        champion,
         clock,
         data,
         disk,
@@ -49,20 +50,6 @@ def _checks() -> list[tuple[str, Check]]:
         updates,
     )
 
-    modules = (
-        identity,
-        certificate,
-        files,
-        disk,
-        journal,
-        data,
-        egress,
-        processes,
-        link,
-        network,
-        telemetry,
-        clock,
-        trust,
-        updates,
-    )
-    return [(module.__name__.rpartition(".")[2], module.check) for module in modules]
+    site = (identity, certificate, files, disk, journal, data, egress, processes, champion)
+    around = (link, network, telemetry, clock, trust, updates)
+    return [(module.__name__.rpartition(".")[2], module.check) for module in (*site, *around)]

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, field
 
 from model_formats.document import Document, Value
+from model_formats.runtimes.base import Engine, Mode
 from model_formats.types import Digest, Name
 from sync.serving import Serving
 from sync.types import Reason
@@ -44,7 +45,8 @@ class LoadedState(Value):
     variant: Name
     file: Digest | None = None
     """This process's own hash of the model file it mapped."""
-    engine: Literal["onnxruntime", "openvino"] | None = None
+    engine: Engine | None = None
+    mode: Mode | None = None
     placement: Literal["loop", "thread"] | None = None
     golden: GoldenState | None = None
     latency_ms: float | None = None
@@ -104,6 +106,9 @@ class RoleStats(Value):
 
     version: Annotated[int, Meta(ge=1)]
     index: Digest
+    variant: Name | None = None
+    engine: Engine | None = None
+    mode: Mode | None = None
     requests: Count = 0
     rows: Count = 0
     errors: Count = 0

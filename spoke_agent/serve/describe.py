@@ -39,6 +39,7 @@ def metadata(models: Models, model: str, number: str | None) -> dict[str, Any]:
         "outputs": [_tensor(t) for t in version.signature.outputs],
         "parameters": {
             "engine": engined.engine,
+            "mode": engined.session.mode,
             "placement": engined.placement,
             "variant": engined.slot.variant,
             "file": version.file,

@@ -4,39 +4,34 @@ In order:
 1. the package opens, and is of the model and version that the slot says;
 2. there is memory for it;
 3. every file of the variant hashes to its digest, the one that will be mapped by our own hash;
-4. the engine: the fastest that gives the golden outputs, measured in a child process and remembered, so that the serving process
-   never carries an engine it does not use;
+4. the engine and its mode: the fastest that gives the golden outputs, measured in a child process and remembered (`choice.py`),
+   so that the serving process never carries an engine it does not use, nor falls with one that this CPU cannot run;
 5. golden vectors in this very session;
 6. the cost of a row and of a batch, which decides placement and batch size.
 """
 
 import contextlib
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from msgspec import Struct, field
 
 from model_formats.errors import DeviceError, RefusedError, SpokeshaveError
-from model_formats.golden import Golden, GoldenMismatch, GoldenResult, check_golden
+from model_formats.golden import Golden, GoldenMismatch, GoldenResult
 from model_formats.package import BlobReader, Package, PackageIncomplete, PackageInvalid, PackageTampered, open_package
 from model_formats.runtimes.base import Array, Engine, EngineMissing, HeadAdapter, LoadFailed, Session
-from model_formats.runtimes.choose import open_session
+from model_formats.runtimes.cpu_class import CpuClass, this_class
 from model_formats.spec import VariantSpec
 from model_formats.types import digest_of_file, hex_of
 from spoke_agent.home import SpokeHome
+from spoke_agent.serve.choice import open_right, usable_engines
 from spoke_agent.serve.metrics import rss_bytes
 from spoke_agent.serve.scheduler import Cost, Placement
 from spoke_agent.serve.settings import ServeSettings
 from spoke_agent.serve.signature import Signature
 from spoke_agent.slots import AdapterSlot, Slot
-from sync.files import atomic_write
 from sync.types import Reason
 
 __all__ = ["Engined", "MemoryRefused", "WrongModel", "load_adapter", "load_version", "measure", "reason_of", "shelf_adapters"]
@@ -71,6 +66,7 @@ class Engined(Struct):
     file: str
     """Digest of the model file, hashed here."""
     session: Session
+    cpu_class: CpuClass
     signature: Signature
     golden: GoldenResult
     cost: Cost
@@ -108,32 +104,27 @@ def load_version(settings: ServeSettings, blobs: BlobReader, model: str, slot: S
     file = digest_of_file(package.path(variant.main))
     if file != package.files[variant.main].digest:
         raise PackageTampered(f"{variant.main}: its bytes are {file}")
-    # 4
-    golden = package.golden()
-    path = _openable(settings, package, variant)
-    engine = _engine(settings, path, file, package, variant, adaptable=adaptable)
-    session = open_session(path, engine=engine, threads=settings.threads, allow_bf16=variant.allow_bf16)
-    # 5
-    result = check_golden(session, golden, slot.variant)
-    if not result.ok:
-        raise GoldenMismatch(f"{model}@{slot.version} {slot.variant} on {engine}: {result.detail}")
+    # 4, 5
+    opened = open_right(settings, _openable(settings, package, variant), file, package, variant, adaptable=adaptable)
+    session, engine = opened.session, opened.session.engine
     # 6
-    cost, latency_ms, row_ms = measure(session, golden, Signature.of(package.contract))
+    cost, latency_ms, row_ms = measure(session, package.golden(), Signature.of(package.contract))
     return Engined(
         model=model,
         slot=slot,
         package=package,
         file=file,
         session=session,
+        cpu_class=this_class(),
         signature=Signature.of(package.contract),
-        golden=result,
+        golden=opened.golden,
         cost=cost,
         placement="loop" if latency_ms < settings.loop_ms else "thread",
         latency_ms=latency_ms,
         row_ms_batch=row_ms,
         load_ms=(time.perf_counter() - started) * 1e3,
         rss_mb=max(0.0, (rss_bytes() - rss) / 2**20),
-        best_for_adapters=engine == "onnxruntime" or "onnxruntime" not in _usable(settings, variant),
+        best_for_adapters=adaptable or engine == "onnxruntime" or "onnxruntime" not in usable_engines(settings, variant),
     )
 
 
@@ -251,7 +242,7 @@ def _available_bytes() -> int | None:
 def _openable(settings: ServeSettings, package: Package, variant: VariantSpec) -> Path:
     """The main file. A variant of several files, or one an engine knows by its ending, is linked under its own names first."""
     main = package.path(variant.main)
-    if len(variant.files) == 1 and variant.format == "onnx" and "openvino" not in _usable(settings, variant):
+    if len(variant.files) == 1 and variant.format == "onnx" and "openvino" not in usable_engines(settings, variant):
         return main
     folder = settings.folder.run / "models" / hex_of(package.files[variant.main].digest)[:16]
     for name in variant.files:
@@ -260,51 +251,3 @@ def _openable(settings: ServeSettings, package: Package, variant: VariantSpec) -
         link.unlink(missing_ok=True)
         link.symlink_to(package.path(name))
     return folder / Path(variant.main).name
-
-
-def _usable(settings: ServeSettings, variant: VariantSpec) -> tuple[Engine, ...]:
-    found = tuple(e for e in settings.engines if e in variant.requires.engines and find_spec(e) is not None)
-    return tuple(e for e in found if e == "openvino") if variant.format == "openvino-ir" else found
-
-
-def _engine(settings: ServeSettings, path: Path, file: str, package: Package, variant: VariantSpec, *, adaptable: bool) -> Engine:
-    engines = _usable(settings, variant)
-    if adaptable and "onnxruntime" in engines:
-        engines = ("onnxruntime",)
-    if not engines:
-        raise EngineMissing(f"{variant.main}: none of {', '.join(variant.requires.engines)} can be used here")
-    if len(engines) == 1:
-        return engines[0]
-    memory = settings.folder.run / "engines.json"
-    known = _remembered(memory)
-    key = f"{file}/{settings.threads}"
-    if known.get(key) not in engines:
-        known[key] = _measured(path, package, variant, engines, settings.threads)
-        atomic_write(memory, json.dumps(known).encode())
-    choice: Engine = known[key]
-    return choice
-
-
-def _remembered(path: Path) -> dict[str, Engine]:
-    """Choices of earlier starts. A damaged file is only a lost measurement."""
-    try:
-        found = json.loads(path.read_bytes())
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
-        return {}
-
-
-def _measured(path: Path, package: Package, variant: VariantSpec, engines: tuple[Engine, ...], threads: int) -> Engine:
-    """Time the engines in a child process: an engine that loses must not stay in this process's memory."""
-    from model_formats.spec import GOLDEN
-
-    question = json.dumps(
-        [str(path), str(package.path(GOLDEN)), variant.name, engines, threads, variant.allow_bf16],
-    )
-    command = [sys.executable, "-m", "spoke_agent.serve.trial", question]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=120, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        choice: Engine = json.loads(done.stdout)
-    except (subprocess.SubprocessError, OSError, ValueError):
-        return engines[0]  # best effort: the measurement is for speed; golden vectors are checked again in this process
-    return choice if choice in engines else engines[0]

@@ -28,6 +28,8 @@ class ServeSettings(Struct, frozen=True):
     """File with the bearer token that TCP callers must send; health and the unix socket need none."""
     engines: tuple[Engine, ...] = ("onnxruntime", "openvino")
     """Engines that may be tried; one that is not installed is passed over."""
+    trial_s: float = 100.0
+    """The longest trial of the engines on one file; a child process that takes longer is ended."""
     threads: int = 1
     """Threads inside a model run."""
     loop_ms: float = 0.5

@@ -132,7 +132,11 @@ class Version:
             file=self.file,
             variant=self.engined.slot.variant,
             engine=self.engined.engine,
+            mode=self.engined.session.mode,
+            cpu_class=self.engined.cpu_class,
             adapted=adapted,
+            latency_us=round(self.engined.latency_ms * 1e3),
+            row_us=round(self.engined.row_ms_batch * 1e3),
         )
 
     def state(self) -> LoadedState:
@@ -145,6 +149,7 @@ class Version:
             variant=e.slot.variant,
             file=e.file,
             engine=e.engine,
+            mode=e.session.mode,
             placement=e.placement,
             golden=GoldenState(ok=e.golden.ok, worst=e.golden.worst, detail=e.golden.detail),
             latency_ms=e.latency_ms,
@@ -159,6 +164,9 @@ class Version:
         return RoleStats(
             version=self.number,
             index=self.index,
+            variant=self.engined.slot.variant,
+            engine=self.engined.engine,
+            mode=self.engined.session.mode,
             requests=c.requests,
             rows=c.rows,
             errors=c.errors,

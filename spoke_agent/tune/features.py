@@ -60,7 +60,7 @@ def open_trunk(package: Package, variant: str) -> Trunk:
         raise NotAdaptable(f"{spec.model}@{spec.version}: variant {variant} is {chosen.format}; adapters need an ONNX variant")
     anchors = read_anchors(package.path(ANCHORS))
     slim()
-    session = open_session(package.path(chosen.main))
+    session = open_session(package.path(chosen.main), mode="exact")  # as on every CPU, whatever mode serves
     slim()
     return Trunk(session, spec.adapter, anchors, package.files[chosen.main].digest, package.contract)
 

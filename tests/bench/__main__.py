@@ -5,7 +5,7 @@ import sys
 
 from tests.bench.house import as_after_a_boot
 
-BENCHES = ("quantize", "delta", "transfer", "serving", "grpc", "learning", "drift")
+BENCHES = ("quantize", "delta", "transfer", "serving", "grpc", "learning", "drift", "cpus")
 
 
 def main(names: list[str]) -> int:

@@ -24,9 +24,11 @@ from sync.types import Reason, State
 from tests.crash.ground import HEAD, ME, DoesNotEnd, Ground, another_boot
 from tests.crash.points import Points
 
-Flow = Literal["blocks", "delta", "sideload"]
-FLOWS: tuple[Flow, ...] = ("blocks", "delta", "sideload")
-"""How version 2 comes: as blocks over the bus, one of its files as a delta, or on a stick."""
+Flow = Literal["blocks", "delta", "sideload", "variant"]
+FLOWS: tuple[Flow, ...] = ("blocks", "delta", "sideload", "variant")
+"""How version 2 comes: as blocks over the bus, one of its files as a delta, or on a stick; or as blocks of two variants, of which
+the first is off on this machine.
+"""
 
 WENT_ON, FELL, HUNG, KILLED = 0, 3, 4, -signal.SIGKILL
 LONGEST_S = 120
@@ -37,6 +39,7 @@ DONE = (2, State.COMMITTED, Reason.NONE)
 FULL = (1, State.FAILED, Reason.DISK_FULL)
 BACK = (1, State.ROLLED_BACK, Reason.CRASHED_IN_PROBATION)
 """What a second crash in one probation must come to."""
+OFF = {"onnx-int8": Reason.GOLDEN_MISMATCH}
 _RUNNING = ("-wal", "-shm", ".lock", ".sock")
 
 
@@ -105,7 +108,7 @@ class Cases:
         if self.flow == "sideload":
             self.ground.sideload(home, watch)
             return
-        with self.ground.online(home) as parts:
+        with self.ground.online(home, off=OFF if self.flow == "variant" else {}) as parts:
             watch(parts)
             self.ground.hub.send(ME, self.directive)
             self.ground.follow(parts)
@@ -125,8 +128,13 @@ class Cases:
             self._start(home, power)
             found = self._found(home)
         assert found == DONE or (twice and found == BACK), found
+        if self.flow == "variant" and found == DONE:
+            champion = _places(home).champion
+            assert champion is not None
+            assert champion.variant == "onnx-fp32"
         _assert_served(home)
-        _assert_adapter(home)
+        if self.flow != "variant":  # there the head was fitted on another file than the one that serves now
+            _assert_adapter(home)
         left = _names(home) ^ (self._after if found == DONE else self._before)
         assert not left, f"files that are too much or missing: {sorted(left)[:4]}"
 

@@ -8,7 +8,7 @@ writes nothing of an update; that it may be killed itself is tests/spoke_agent/a
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -30,10 +30,10 @@ from sync.bus import Message
 from sync.clock import ManualClock, SystemClock
 from sync.memory import MemoryBroker
 from sync.messages import DeltaOffer, DesiredModel, ProbationTerms
-from sync.types import TERMINAL, SpokeId
+from sync.types import TERMINAL, Reason, SpokeId
 from tests.samples.model_folder import VOCABULARY, WEIGHTS, write_model_folder
 from tests.spoke_agent.agent.smallhub import SmallHub
-from tests.spoke_agent.twins import TwinServer
+from tests.spoke_agent.twins import Behaviour, TwinServer
 
 ME = SpokeId("frankfurt")
 SETTINGS = SpokeSettings(tick_s=0.01, retry_s=0.02, transfer_tries=30)
@@ -149,11 +149,12 @@ class Ground:
     # ---- a spoke's process
 
     @contextlib.contextmanager
-    def online(self, home: SpokeHome) -> Iterator[Parts]:
-        """An agent on a bus of its own, with the hub at the other end."""
+    def online(self, home: SpokeHome, *, off: Mapping[str, Reason] | None = None) -> Iterator[Parts]:
+        """An agent on a bus of its own, with the hub at the other end. `off`: variants of version 2 that are off here."""
         self.hub.open()
         bus = self.hub.bus.broker.client(ME.username, topics.spoke_rights(ME, self.hub.zone))  # type: ignore[attr-defined]
         server = TwinServer(home.slots, ManualClock())
+        server.behaviour[2] = Behaviour(off=dict(off or {}))
         try:
             with assemble(home, SETTINGS, bus=bus, server=server, inline=True) as parts:
                 parts.agent.begin()

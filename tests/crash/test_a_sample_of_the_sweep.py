@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-SAMPLE = {"blocks": 104, "delta": 36, "sideload": 64}
+SAMPLE = {"blocks": 104, "delta": 36, "sideload": 64, "variant": 48}
 STATES = {"starting", "admitted", "staging", "verified", "shadow", "armed", "probation", "committed"}
 INDEX_OF_A_WAL = 8
 """Writes of SQLite to lengthen the index of one WAL: shared memory, which holds no data and is built anew."""

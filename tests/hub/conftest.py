@@ -66,9 +66,9 @@ class House:
         signature = self.hub.registry.put_blob(model, sign_package(layout, index, self.publisher))
         return index, signature
 
-    def release(self, version=1, model="digits", fallback=(), zones=()):
+    def release(self, version=1, model="digits", fallback=(), zones=(), **kwargs):
         self.approver(model)
-        index, signature = self.push(version, model)
+        index, signature = self.push(version, model, **kwargs)
         request = ReleaseRequest(ModelRef(model, version), index, signature, self.publisher.policy, zones, fallback)
         assert self.sign(propose_release(self.hub, request, "test"), f"model-{model}").complete
         return index
@@ -88,13 +88,10 @@ class Device:
         status = Status(site=self.spoke.site, spoke=self.spoke.spoke, online=online, time=self.house.clock.now())
         take_status(self.house.hub, self.spoke, status.canonical())
 
-    def serves(self, index, version=1, model="digits"):
-        file = open_package(self.house.hub.registry, index).path("variants/onnx-int8/model.onnx")
-        self.serving = (
-            Serving(
-                model=model, version=version, index=index, file=f"sha256:{file.name}", variant="onnx-int8", engine="onnxruntime"
-            ),
-        )
+    def serves(self, index, version=1, model="digits", variant="onnx-int8", **way):
+        file = open_package(self.house.hub.registry, index).path(f"variants/{variant}/model.onnx")
+        told = {"model": model, "version": version, "index": index, "file": f"sha256:{file.name}", "variant": variant}
+        self.serving = (Serving(**told, engine="onnxruntime", **way),)
 
     def report(self, index, version=1, state=State.COMMITTED, reason=Reason.NONE, *, generation=99, **evidence):
         return take_report(self.house.hub, self.spoke, self.sealed(index, version, state, reason, generation, **evidence))

@@ -90,7 +90,9 @@ def graph(path: Path, nodes: list[Any], held: dict[str, np.ndarray], shape: tupl
 def both(path: Path, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     import torch
 
-    return Network(path).run({"x": torch.from_numpy(x)}, "y", {}).numpy(), open_session(path).run({"x": x}, ["y"])[0]
+    return Network(path).run({"x": torch.from_numpy(x)}, "y", {}).numpy(), open_session(path, mode="exact").run({"x": x}, ["y"])[
+        0
+    ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
@@ -149,13 +151,15 @@ def test_real_digits_in_int8_are_fitted_in_their_own_steps(digits: BuildResult, 
     found = {}
     for method in ("lora", "full"):
         out = tmp_path / f"{method}.onnx"
-        fit_file(int8, out, site, known, point, method, deadline=time.monotonic() + 60, terms=FitTerms(epochs=20))  # type: ignore[arg-type]
+        fit_file(int8, out, site, known, point, method, deadline=time.monotonic() + 3600, terms=FitTerms(epochs=20))  # type: ignore[arg-type]
         found[method] = _right(out, 16 - test.inputs["image"], test.labels), _right(out, test.inputs["image"], test.labels)
         old, new = onnx.load(str(int8)), onnx.load(str(out))
         changed = [a.name for a, b in zip(old.graph.initializer, new.graph.initializer, strict=True) if a != b]
         assert changed
         assert not [name for name in changed if "scale" in name or "zero_point" in name]
         assert old.graph.node == new.graph.node
+        integers = [a for a in map(numpy_helper.to_array, new.graph.initializer) if a.dtype == np.int8]
+        assert max(np.abs(a.astype(int)).max() for a in integers) <= 64, "seven bits stay seven: else they saturate on some CPUs"
     assert before < 0.3
     assert min(right for right, _ in found.values()) > 0.9
     assert min(clean for _, clean in found.values()) > 0.9
@@ -179,6 +183,6 @@ def test_turned_digits_fp32_too(digits: BuildResult, tmp_path: Path):
     mine, test = shares().sites["frankfurt"].take(np.arange(200)), shares().sites["clinic"]
     assert digits.spec.adapter is not None
     site, known = Sample({"image": turn(mine.inputs["image"], 35)}, mine.labels), Sample(anchors.inputs, anchors.labels)
-    terms, until = FitTerms(epochs=8), time.monotonic() + 60
+    terms, until = FitTerms(epochs=8), time.monotonic() + 3600
     fit_file(source, tmp_path / "out.onnx", site, known, digits.spec.adapter, "lora", deadline=until, terms=terms)
     assert _right(tmp_path / "out.onnx", turn(test.inputs["image"], 35), test.labels) > 0.85

@@ -1,13 +1,15 @@
 """A small model folder with everything a package needs; its weights are noise, so no runtime is needed to make it."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from model_formats.contract import FeatureContract, TensorContract
-from model_formats.evidence import Evidence, GateResult, VariantEvidence
+from model_formats.evidence import ClassEvidence, Evidence, GateResult, VariantEvidence
 from model_formats.package import Layout, pack
+from model_formats.runtimes.cpu_class import CpuClass
 from model_formats.spec import CARD, CONTRACT, EVIDENCE, SPEC, PackageSpec, Residency, VariantSpec
 
 MEASURED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -16,9 +18,18 @@ VOCABULARY = "variants/onnx-int8/words.vocab"
 
 
 def write_model_folder(
-    folder: Path, *, model: str = "digits", version: int = 1, weights: bytes | None = None, vocabulary: bytes | None = None
+    folder: Path,
+    *,
+    model: str = "digits",
+    version: int = 1,
+    weights: bytes | None = None,
+    vocabulary: bytes | None = None,
+    off_on: Mapping[str, tuple[CpuClass, ...]] | None = None,
 ) -> Path:
-    """Two variants: `onnx-int8` (300 000 bytes of noise unless given, with a vocabulary if given) and `onnx-fp32` (600 000)."""
+    """Two variants: `onnx-int8` (300 000 bytes of noise unless given, with a vocabulary if given) and `onnx-fp32` (600 000).
+
+    `off_on`: classes of CPU on which a variant is off, by its evidence.
+    """
     noise = np.random.default_rng(version)
     variants = {
         "onnx-int8": noise.bytes(300_000) if weights is None else weights,
@@ -30,7 +41,7 @@ def write_model_folder(
     if vocabulary is not None:
         (folder / VOCABULARY).write_bytes(vocabulary)
     spec = _spec(model, version, list(variants), () if vocabulary is None else (VOCABULARY,))
-    pages = {SPEC: spec, CONTRACT: _contract(), EVIDENCE: _evidence(list(variants))}
+    pages = {SPEC: spec, CONTRACT: _contract(), EVIDENCE: _evidence(list(variants), off_on)}
     for name, page in pages.items():
         (folder / name).write_bytes(page.canonical())
     (folder / CARD).write_text(f"# {model} {version}\n")
@@ -71,7 +82,7 @@ def _contract() -> FeatureContract:
     )
 
 
-def _evidence(variants: list[str]) -> Evidence:
+def _evidence(variants: list[str], off_on: Mapping[str, tuple[CpuClass, ...]] | None = None) -> Evidence:
     return Evidence(
         measured=MEASURED,
         cpu="any",
@@ -79,7 +90,16 @@ def _evidence(variants: list[str]) -> Evidence:
         metric="accuracy",
         variants=tuple(
             VariantEvidence(
-                variant=v, bytes=1, score=0.98, latency_ms_batch1=1, latency_ms_batch32=2, cpu_ms_batch32=2, recipe="noise"
+                variant=v,
+                bytes=1,
+                score=0.98,
+                latency_ms_batch1=1,
+                latency_ms_batch32=2,
+                cpu_ms_batch32=2,
+                recipe="noise",
+                classes=tuple(
+                    ClassEvidence(cpu_class=c, engine="onnxruntime", score=0.98, worst=4.9) for c in (off_on or {}).get(v, ())
+                ),
             )
             for v in variants
         ),

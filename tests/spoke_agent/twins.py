@@ -15,6 +15,7 @@ from model_formats.errors import HubError
 from model_formats.layout import Layout
 from model_formats.oci import Descriptor
 from model_formats.package import open_package
+from model_formats.runtimes.cpu_class import CpuClass
 from model_formats.types import digest_of
 from spoke_agent.admission import Capacity
 from spoke_agent.home import SpokeHome
@@ -84,11 +85,11 @@ class TwinTrust:
 
 
 @cache
-def _published(version: int) -> tuple[Layout, str]:
+def _published(version: int, off_on: tuple[tuple[str, CpuClass], ...] = ()) -> tuple[Layout, str]:
     """Packed once for all tests of this process; nobody writes to it afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="spokeshave-twins-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    layout, index = packed(folder, version=version)
+    layout, index = packed(folder, version=version, off_on={v: tuple(c for w, c in off_on if w == v) for v, _ in off_on})
     layout.put(SIGNATURE)
     return layout, index
 
@@ -103,8 +104,9 @@ class TwinHub:
         self.fetched: Counter[str] = Counter()
         self.on_fetch = lambda blob: None
 
-    def publish(self, version: int) -> str:
-        layout, index = _published(version)
+    def publish(self, version: int, *off_on: tuple[str, CpuClass]) -> str:
+        """`off_on`: variants and the class of CPU that they are off on, by the package's evidence."""
+        layout, index = _published(version, off_on)
         self.layouts[index] = layout
         self.versions[version] = index
         return index
@@ -130,6 +132,8 @@ class Behaviour:
     """How a version does at this site."""
 
     golden: bool = True
+    off: dict[str, Reason] = field(default_factory=dict)
+    """Variants that do not load here, and why."""
     load: Reason = Reason.NONE
     latency_ms: float = 1.0
     requests: int = 0
@@ -173,7 +177,9 @@ class TwinServer:
     def serving(self) -> tuple[Serving, ...]:
         self._here()
         return tuple(
-            Serving(model=name, version=s.version, index=s.index, file=s.index, variant=s.variant, engine="onnxruntime")
+            Serving(
+                model=name, version=s.version, index=s.index, file=s.index, variant=s.variant, engine="onnxruntime", mode="fast"
+            )
             for name, m in self.loaded.items()
             if (s := m.champion)
         )
@@ -189,14 +195,15 @@ class TwinServer:
         if slot is None:
             return None
         b = self.of(slot)
+        load = b.off.get(slot.variant, b.load)
         return LoadedState(
-            loaded=b.load is Reason.NONE and b.golden,
+            loaded=load is Reason.NONE and b.golden,
             version=slot.version,
             index=slot.index,
             variant=slot.variant,
             golden=GoldenState(ok=b.golden, worst=0.0 if b.golden else 9.0),
             latency_ms=b.latency_ms,
-            reason=b.load,
+            reason=load,
         )
 
     def _stats(self, m: ModelSlots) -> ModelStats:
@@ -207,7 +214,16 @@ class TwinServer:
         if slot is None or (loaded := self._load(slot)) is None or not loaded.loaded:
             return None
         b = self.of(slot)
-        return RoleStats(version=slot.version, index=slot.index, requests=b.requests, errors=b.errors, latency_ms=b.latency_ms)
+        return RoleStats(
+            version=slot.version,
+            index=slot.index,
+            variant=slot.variant,
+            engine="onnxruntime",
+            mode="fast",
+            requests=b.requests,
+            errors=b.errors,
+            latency_ms=b.latency_ms,
+        )
 
     def labelled_accuracy(self, model: str, index: str, since: object = None) -> tuple[int, int]:
         slots = read_slots(self._slots).models.get(model, ModelSlots())
@@ -230,7 +246,7 @@ class Rig:
         self.slots = folder / "spoke" / "slots.json"
         self.server = TwinServer(self.slots, self.clock)
         self.settings = SpokeSettings(**{"retry_s": 1.0, "transfer_tries": 5, **settings})
-        self.capacity = Capacity(1 << 40, 1 << 20, frozenset({"avx2"}), 21, frozenset({"onnxruntime"}))
+        self.capacity = Capacity(1 << 40, 1 << 20, frozenset({"avx2"}), 21, frozenset({"onnxruntime"}), "avx2")
         self.sent: list[Report] = []
         self.cut_at: set[tuple[str, State]] = set()
         self.generation = 0

@@ -32,9 +32,9 @@ def spec(**gate):
     return RolloutSpec(model="digits@2", rings=rings, gate=GateTerms(**gate), **more)
 
 
-def member(spoke, state=None, reason=Reason.NONE, *, online=True, assigned=1.0, serving=None, **evidence):
+def member(spoke, state=None, reason=Reason.NONE, *, online=True, assigned=1.0, serving=None, cpu_class=None, **evidence):
     serving = state is State.COMMITTED if serving is None else serving
-    return SpokeView(spoke, online, assigned, state, reason, serving, UpdateEvidence(**evidence))
+    return SpokeView(spoke, online, assigned, state, reason, serving, UpdateEvidence(**evidence), cpu_class)
 
 
 def ring(*members, state=RingState.RUNNING, started=0.0, ready=None):
@@ -96,6 +96,52 @@ ROWS = {
 def test_next_steps(name):
     given, state, rings, expected = ROWS[name]
     assert decide(given, state, rings, None, 1000.0) == expected
+
+
+TILL = {"cpu_class": "sse42"}
+OFF = (State.FAILED, Reason.GOLDEN_MISMATCH)
+"""What a spoke says when every variant of the package is off there."""
+
+CLASSES = {
+    "an old till does not end it while others are at work": (
+        spec(), (ring(member(A, *OFF, **TILL), member(B, State.PROBATION, cpu_class="vnni")), WAITING_TWO),
+        (Wait("0 of at least 1 committed"),)),
+    "nor does it count against the others when they have committed": (
+        spec(), (ring(member(A, *OFF, **TILL), OK_B), WAITING_TWO), (PassRing(0, "held for 0 s"),)),
+    "nor does it keep another spoke from its place": (
+        spec(max_parallel=1), (ring(member(A, *OFF, **TILL), member(B, assigned=None)), WAITING_TWO), (Assign(0, (B,)),)),
+    "two old classes beside a new one": (
+        spec(),
+        (ring(member(A, *OFF, **TILL), member(C, State.FAILED, Reason.LOAD_FAILED, cpu_class="arm64"), OK_B), WAITING_TWO),
+        (PassRing(0, "held for 0 s"),)),
+    "a later ring of old tills waits, and ends nothing that has passed": (
+        spec(), (ring(OK_B, state=RingState.PASSED), ring(member(A, *OFF, **TILL))), (Wait("0 of at least 1 committed"),)),
+    "alone it ends it": (
+        spec(), (ring(member(A, *OFF, **TILL)), WAITING_TWO), (Abort("golden_mismatch", "a/main reports golden_mismatch"),)),
+    "when the others turn out to be off too, it ends": (
+        spec(), (ring(member(A, *OFF, **TILL), member(B, *OFF, cpu_class="vnni")), WAITING_TWO),
+        (Abort("golden_mismatch", "a/main reports golden_mismatch"),)),
+    "another of the same class at work is no hope": (
+        spec(), (ring(member(A, *OFF, **TILL), member(B, State.SHADOW, **TILL)), WAITING_TWO),
+        (Abort("golden_mismatch", "a/main reports golden_mismatch"),)),
+    "one that does not say its class is not excused": (
+        spec(), (ring(member(A, *OFF), OK_B), WAITING_TWO), (Abort("golden_mismatch", "a/main reports golden_mismatch"),)),
+    "one machine that is off while its class is right has failed, as others fail": (
+        spec(), (ring(member(A, *OFF, **TILL), member(B, State.COMMITTED, **TILL)), WAITING_TWO),
+        (Abort("failed_share", "1 of 2 failed: at least 0.12 with 95 % confidence, 0.10 allowed"),)),
+    "a fault that is of no class ends it as ever": (
+        spec(), (ring(member(A, State.ROLLED_BACK, Reason.ACCURACY_BELOW_CLAIM, **TILL), OK_B), WAITING_TWO),
+        (Abort("accuracy_below_claim", "a/main reports accuracy_below_claim"),)),
+    "many of one class that are off are not the share that ends it": (
+        spec(), (ring(*(member(SpokeId(f"till{i}"), *OFF, **TILL) for i in range(20)), OK_B), WAITING_TWO),
+        (PassRing(0, "held for 0 s"),)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_fault_of_one_class_of_cpu_is_not_the_fleets(name):
+    given, rings, expected = CLASSES[name]
+    assert decide(given, RUN, rings, None, 1000.0) == expected
 
 
 AGAINST = {

@@ -4,14 +4,19 @@ import sys
 
 import pytest
 
+from model_formats.console import run
+from model_formats.runtimes.cpu_class import this_class
 from spoke_agent.cli import group
 from spoke_agent.doctor import examine
 from spoke_agent.door import AgentAway, Door, DoorRefused, knock
 from spoke_agent.home import SpokeHome
 from spoke_agent.settings import SpokeSettingsInvalid, load_settings
+from spoke_agent.slots import read_slots
+from spoke_agent.state_of import read_status
 from sync.trust.errors import DirectiveRefused
 from sync.types import Reason
 from tests.spoke_agent.agent.conftest import ME
+from tests.spoke_agent.twins import Behaviour
 
 
 def ailments(field):
@@ -124,3 +129,47 @@ def test_status_tells_the_history_without_an_agent(field):
     told = json.loads(subprocess.run(line, capture_output=True, check=True, timeout=60).stdout)
     assert (told["agent"], told["server"], told["models"][0]["state"]) == (False, False, "committed")
     assert told["history"][0]["state"] == "committed"
+
+
+def _off(field, **how):
+    """Version 1 serves; version 2 was asked for and ended as `how` says."""
+    first, second = field.package(1), field.package(2)
+    field.start()
+    field.hub.want(ME, first, 1)
+    field.settled()
+    field.server.behaviour[2] = Behaviour(**how)
+    field.hub.want(ME, second, 2)
+
+
+def test_a_package_that_is_off_here_is_told_by_variant(field):
+    _off(field, golden=False)
+    field.settled("failed")
+    issue = ailments(field)["updates"].issue
+    assert "onnx-int8: golden_mismatch, onnx-fp32: golden_mismatch; CPU class " in issue
+
+
+def test_another_variant_that_serves_is_no_ailment_and_is_shown(field):
+    _off(field, off={"onnx-int8": Reason.GOLDEN_MISMATCH})
+    field.until(lambda: read_slots(field.home.slots).models["digits"].champion.variant == "onnx-fp32")
+    field.settled()
+    assert "updates" not in ailments(field)
+    found = read_status(field.home)
+    assert found.cpu_class == this_class()
+    (model,) = found.models
+    assert [(p.variant, p.reason) for p in model.passed_over] == [("onnx-int8", Reason.GOLDEN_MISMATCH)]
+    told = field.hub.reports[ME][-1].evidence
+    assert (told.cpu_class, told.variant, told.engine) == (this_class(), "onnx-fp32", "onnxruntime")
+
+
+def test_status_is_shown_with_the_variants_that_were_passed_over(field, capsys):
+    _off(field, off={"onnx-int8": Reason.LOAD_FAILED})
+    field.until(lambda: read_slots(field.home.slots).models["digits"].champion.variant == "onnx-fp32")
+    field.settled()
+    capsys.readouterr()
+    assert run(group, ["--home", str(field.home.root), "status"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"CPU class {this_class()}" in text
+    assert "digits@2 passed over onnx-int8 here: load_failed" in text
+    assert run(group, ["--home", str(field.home.root), "--json", "status"]) == 0
+    (model,) = json.loads(capsys.readouterr().out)["models"]
+    assert model["passed_over"] == [{"variant": "onnx-int8", "reason": "load_failed"}]

@@ -13,6 +13,10 @@ GOOD = ["admitted", "staging", "verified", "shadow", "armed", "probation", "comm
 BACK = [*GOOD[:6], "rolled_back"]
 
 
+TWICE = ["admitted", *["staging", "verified", "shadow"] * 2]
+"""The first variant is off here, and the second one is tried."""
+
+
 def upto(state, end):
     return [*GOOD[: GOOD.index(state) + 1], end]
 
@@ -42,8 +46,13 @@ ROWS = [
     Row("no space", upto("admitted", "rejected"), Reason.NO_SPACE, 1, capacity={"disk_free": 1000}),
     Row("no engine", upto("admitted", "rejected"), Reason.ENGINE_MISSING, 1, capacity={"engines": frozenset()}),
     Row("wrong signer", upto("verified", "failed"), Reason.PUBLISHER_UNTRUSTED, 1, bad_contents=True),
-    Row("other outputs here", upto("shadow", "failed"), Reason.GOLDEN_MISMATCH, 1, Behaviour(golden=False)),
-    Row("does not load", upto("shadow", "failed"), Reason.LOAD_FAILED, 1, Behaviour(load=Reason.LOAD_FAILED)),
+    Row("every variant is off here", [*TWICE, "failed"], Reason.GOLDEN_MISMATCH, 1, Behaviour(golden=False)),
+    Row("no variant loads", [*TWICE, "failed"], Reason.LOAD_FAILED, 1, Behaviour(load=Reason.LOAD_FAILED)),
+    *(
+        Row(f"the next variant serves after {off}", [*TWICE, *GOOD[4:]], Reason.NONE, 2, Behaviour(off={"onnx-int8": off}))
+        for off in (Reason.GOLDEN_MISMATCH, Reason.LOAD_FAILED, Reason.ENGINE_MISSING)
+    ),
+    Row("no memory to load it", upto("shadow", "failed"), Reason.NO_MEMORY, 1, Behaviour(load=Reason.NO_MEMORY)),
     Row("too slow here", upto("shadow", "failed"), Reason.LATENCY_EXCEEDED, 1, Behaviour(latency_ms=3.5)),
     Row(
         "disagrees with the champion",

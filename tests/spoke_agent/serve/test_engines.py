@@ -41,8 +41,9 @@ def test_the_choice_is_measured_once_and_remembered(site):
     slot = site.publish(1, engines=BOTH)
     loaded = load_version(settings, store, "digits", slot, adaptable=False)
     remembered = json.loads((site.home / "run/engines.json").read_text())
-    assert list(remembered.values()) == [loaded.engine]
-    (site.home / "run/engines.json").write_text(json.dumps(dict.fromkeys(remembered, "openvino")))
+    assert list(remembered.values()) == [{"engine": loaded.engine, "mode": "fast"}]
+    other = {"engine": "openvino", "mode": "fast"}
+    (site.home / "run/engines.json").write_text(json.dumps(dict.fromkeys(remembered, other)))
     assert load_version(settings, store, "digits", slot, adaptable=False).engine == "openvino"
     assert load_version(settings, store, "digits", slot, adaptable=True).engine == "onnxruntime"
 

@@ -81,7 +81,7 @@ def _answers(connection: socket.socket, number: int) -> tuple[list[int], list[di
     for _ in range(number):
         statuses.append(int(stream.readline().split()[1]))
         length = 0
-        while (line := stream.readline().strip()):
+        while line := stream.readline().strip():
             if line.lower().startswith(b"content-length:"):
                 length = int(line.split(b":")[1])
         answers.append(json.loads(stream.read(length)))

@@ -1,0 +1,28 @@
+"""A champion that does not answer, because it does not load on this machine."""
+
+from model_formats.runtimes.cpu_class import this_class
+from spoke_agent.doctor.finding import Finding
+from spoke_agent.home import SpokeHome
+from spoke_agent.serve.client import ControlClient
+from spoke_agent.serve.errors import ServerUnreachable
+from spoke_agent.slots import read_slots
+
+
+def check(home: SpokeHome) -> Finding | None:
+    """Compare what should answer with what does. A server that is away is the business of another check."""
+    client = ControlClient(home.control_socket, timeout_s=5)
+    try:
+        answers = {s.model: s for s in client.serving()}
+    except ServerUnreachable:
+        return None
+    for model, places in sorted(read_slots(home.slots).models.items()):
+        found, champion = answers.get(model), places.champion
+        if champion is None or (found is not None and found.index == champion.index):
+            continue
+        instead = f"{model}@{found.version} answers" if found else "nothing answers"
+        issue = f"{model}@{champion.version} ({champion.variant}) is not loaded on this CPU (class {this_class()}); {instead}"
+        remedy = (
+            "If the server has just started, ask again. Its log says why; a running agent brings a variant that fits, if any."
+        )
+        return Finding("champion", issue, remedy)
+    return None
