@@ -86,6 +86,7 @@ def _assemble(build: Workbench, source: ModelSource) -> BuildResult:
     profile = _references(build, measured, golden)
     now = datetime.now(UTC)
     spec, evidence = _spec(build, measured, now), _evidence(build, measured, gate, now, source.format)
+    _warn_of_classes(build, evidence)
     _write(build, spec, evidence, profile)
     return BuildResult(build.folder, spec, build.options.contract, evidence, profile, tuple(build.notes))
 
@@ -141,6 +142,13 @@ def _evidence(build: Workbench, measured: list[VariantEvidence], gate: GateResul
         else CalibrationSet(digest=calibration.digest, rows=len(calibration)),
         lineage=build.options.lineage.replace(source_format=source),
     )
+
+
+def _warn_of_classes(build: Workbench, evidence: Evidence) -> None:
+    """Say on which classes of CPU no variant is right: spokes of these will turn the version away."""
+    tried = {one.cpu_class for v in evidence.variants for one in v.classes}
+    for cpu_class in sorted(c for c in tried if not evidence.variants_for(c)):
+        build.note(f"no variant is right on {cpu_class}: spokes with such a CPU will not take this version")
 
 
 def _tools() -> dict[str, str]:

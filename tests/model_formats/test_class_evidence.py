@@ -14,7 +14,7 @@ from msgspec.structs import replace as changed
 
 from hub.train.run import Trained
 from model_formats import emulated
-from model_formats.build import BuildResult
+from model_formats.build import BuildResult, _warn_of_classes
 from model_formats.card import card
 from model_formats.class_evidence import Question, answers, trials_of
 from model_formats.data import write_rows
@@ -76,6 +76,11 @@ def test_a_variant_is_right_where_one_way_to_run_it_is(worst: list[float | None]
     )
     assert whole.right_on("avx2") is (any(w is not None and w <= 1 for w in worst) if worst else None)
     assert VariantEvidence.of_plain(whole.plain) == whole
+
+
+def test_a_class_on_which_no_variant_is_right_is_named_at_the_build(bench: Workbench, digits: BuildResult) -> None:
+    _warn_of_classes(bench, _with(digits, _row(4.86), _row(0.5, "sse42")))
+    assert bench.notes == ["no variant is right on avx2: spokes with such a CPU will not take this version"]
 
 
 def test_evidence_of_before_classes_still_parses(digits: BuildResult) -> None:

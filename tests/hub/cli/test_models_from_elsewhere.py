@@ -73,7 +73,7 @@ def network():
 
 def command(capfd, home, *words):
     capfd.readouterr()
-    status = run(group, ["--home", str(home), "model", "import", *map(str, words), "--json"])
+    status = run(group, ["--home", str(home), "model", "import", "--no-emulate", *map(str, words), "--json"])
     told = capfd.readouterr()
     return status, json.loads(told.out) if told.out.strip() else None, told.err
 

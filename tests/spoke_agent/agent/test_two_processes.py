@@ -10,11 +10,12 @@ import time
 import httpx
 import pytest
 
+from model_formats.runtimes.cpu_class import this_class
 from provisioning.enrol import HubAddress
 from spoke_agent.home import SpokeHome
 from sync.types import SpokeId
 from tests.spoke_agent.agent.smallhub import SmallHub
-from tests.spoke_agent.serve.sites import Site, image
+from tests.spoke_agent.serve.sites import Site, cnn, image
 
 pytestmark = [pytest.mark.mosquitto]
 ME = SpokeId("frankfurt")
@@ -34,9 +35,9 @@ class Running:
         self.hub.enrol(self.home.root)
         self.process = None
 
-    def release(self, version, **kwargs):
+    def release(self, version, *, off=None, **kwargs):
         site = Site(self.hub.folder / f"site-{version}")
-        slot = site.publish(version)
+        slot = site.publish(version, off=off)
         for blob in (site.home / "blobs" / "sha256").iterdir():
             self.hub.layout.put(blob.read_bytes())
         return self.hub.release(slot.index, version, **kwargs)
@@ -122,3 +123,19 @@ def test_either_process_may_be_killed_and_the_other_goes_on(running):
     assert status["connected"] is True
     again = running.spoke("run")
     assert (again.returncode, json.loads(again.stderr)["error"]) == (2, "agent_running")
+
+
+def test_a_variant_that_is_off_here_gives_way_to_the_next_one(running):
+    first, second = running.release(1), running.release(2, off=cnn(77))
+    running.start()
+    running.hub.want(ME, first, 1)
+    running.until(lambda: running.hub.chain(ME)[-1:] == ["committed"])
+    running.hub.want(ME, second, 2)
+    running.until(lambda: running.hub.reports[ME][-1].version == 2 and running.hub.chain(ME)[-1] == "committed")
+    assert running.infer() == "2"
+    last = running.hub.reports[ME][-1]
+    assert (last.serving[0].variant, last.serving[0].mode, last.serving[0].cpu_class) == ("onnx-fp32", "fast", this_class())
+    assert [(p.variant, str(p.reason)) for p in last.evidence.passed_over] == [("onnx-int8", "golden_mismatch")]
+    assert last.serving[0].row_us > 0
+    (model,) = json.loads(running.spoke("status").stdout)["models"]
+    assert (model["variant"], model["passed_over"]) == ("onnx-fp32", [{"variant": "onnx-int8", "reason": "golden_mismatch"}])

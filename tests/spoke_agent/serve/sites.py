@@ -18,6 +18,8 @@ from tests.samples.model_folder import MEASURED
 
 VARIANT = "onnx-fp32"
 MAIN = f"variants/{VARIANT}/model.onnx"
+OFF_VARIANT = "onnx-int8"
+OFF_MAIN = f"variants/{OFF_VARIANT}/model.onnx"
 D, K = 32, 10
 
 
@@ -87,17 +89,25 @@ class Site:
         golden_inputs: Mapping[str, np.ndarray] | None = None,
         golden_offset: float = 0.0,
         engines: tuple[str, ...] = ("onnxruntime",),
+        off: onnx.ModelProto | None = None,
     ) -> Slot:
-        """Build, pack and store one version; `golden_offset` makes its golden vectors wrong."""
+        """Build, pack and store one version; `golden_offset` makes its golden vectors wrong.
+
+        `off`: the model of another variant, the first one of the package, which does not give the golden outputs.
+        """
         folder = self.work / f"{model}-{version}-{len(list(self.work.glob('*')) if self.work.exists() else [])}"
         (folder / "variants" / VARIANT).mkdir(parents=True)
         proto = proto or cnn(version)
         (folder / MAIN).write_bytes(proto.SerializeToString())
+        if off is not None:
+            (folder / OFF_MAIN).parent.mkdir()
+            (folder / OFF_MAIN).write_bytes(off.SerializeToString())
+        names = [*([OFF_VARIANT] if off else []), VARIANT]
         contract = contract or digits_contract()
         inputs = dict(golden_inputs or {"image": image(4, seed=99)})
         session = open_session(folder / MAIN, mode="exact")  # what the file gives, whatever CPU this is
-        names = [t.name for t in contract.outputs]
-        outputs = dict(zip(names, session.run(inputs, names), strict=True))
+        asked = [t.name for t in contract.outputs]
+        outputs = dict(zip(asked, session.run(inputs, asked), strict=True))
         outputs = {name: a.astype(np.str_) if a.dtype.kind == "O" else a for name, a in outputs.items()}
         if golden_offset:
             outputs = {name: array + golden_offset for name, array in outputs.items()}
@@ -109,13 +119,13 @@ class Site:
             title="a test",
             licence="Apache-2.0",
             created=MEASURED,
-            variants=(_variant(engines),),
+            variants=tuple(_variant(name, engines) for name in names),
             adapter=AdapterPoint(features="features", weight="head.weight", bias="head.bias", output="logits")
             if has_head
             else None,
             residency=Residency(zones=("eu",), regimes=("gdpr",)),
         )
-        for name, page in {SPEC: spec, CONTRACT: contract, EVIDENCE: _evidence()}.items():
+        for name, page in {SPEC: spec, CONTRACT: contract, EVIDENCE: _evidence(names)}.items():
             (folder / name).write_bytes(page.canonical())
         (folder / CARD).write_text(f"# {model} {version}\n")
         index = pack(folder, self.home)
@@ -181,29 +191,33 @@ def _value(name: str, kind: int, shape: list | None) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
 
 
-def _variant(engines: tuple[str, ...]) -> VariantSpec:
+def _variant(name: str, engines: tuple[str, ...]) -> VariantSpec:
     from model_formats.spec import Requirements
 
+    main = f"variants/{name}/model.onnx"
     return VariantSpec(
-        name=VARIANT,
+        name=name,
         format="onnx",
         precision="fp32",
-        main=MAIN,
-        files=(MAIN,),
+        main=main,
+        files=(main,),
         requires=Requirements(engines=engines),  # type: ignore[arg-type]
     )
 
 
-def _evidence() -> Evidence:
-    found = VariantEvidence(
-        variant=VARIANT, bytes=1, score=0.98, latency_ms_batch1=1, latency_ms_batch32=2, cpu_ms_batch32=2, recipe="as it is"
+def _evidence(names: list[str]) -> Evidence:
+    found = tuple(
+        VariantEvidence(
+            variant=name, bytes=1, score=0.98, latency_ms_batch1=1, latency_ms_batch32=2, cpu_ms_batch32=2, recipe="as it is"
+        )
+        for name in names
     )
     return Evidence(
         measured=MEASURED,
         cpu="any",
         held_out_rows=100,
         metric="accuracy",
-        variants=(found,),
+        variants=found,
         gate=GateResult(max_drop=0.01, drop=0.0, passed=True),
     )
 
