@@ -32,19 +32,11 @@ def main(names: list[str]) -> int:
     found = {**figures(rows), "cross_build_equal": cross_build_equal(packages)}
     page = {"name": "cpus", "rows": table(rows), "spokes": spokes, "ratios": found}
     (rig.folder / "cpus.json").write_text(json.dumps(page, indent=2))
-    for row in page["rows"]:
-        show(row)
     for spoke in spokes:
         print(json.dumps(spoke))
     print(json.dumps(found, indent=2))
     worst = max(value for name, value in found.items() if name.startswith("golden_worst"))
     return int(worst > 1 or any("failed" in spoke for spoke in spokes))
-
-
-def show(row: dict[str, Any]) -> None:
-    """A line of the table."""
-    what = "{model:14} of {built_on:5} on {class:9} {variant:13} {engine:11} {mode:5}".format(**row)
-    print(f"{what} {row['error'][:90]}" if row["error"] else f"{what} {row['worst']:10.4f} {row['score']:.4f}")
 
 
 def whole_spokes(rig: Rig, machines: list[Machine], packages: Packages) -> list[dict[str, Any]]:
