@@ -87,13 +87,18 @@ def test_files_that_prove_nothing_are_refused(tmp_path: Path, arrays: dict[str, 
 
 
 def test_a_file_that_cannot_be_opened_exactly_is_opened_all_the_same(tmp_path: Path) -> None:
-    held = {"w": np.full((8, 2), 60, np.int8), "s": np.array(0.1, np.float32), "z": np.zeros((), np.int8)}
+    held = {
+        "w": np.full((8, 2), 120, np.int8), "s": np.full(2, 0.1, np.float32), "z": np.zeros(2, np.int8),
+        "xs": np.array(0.1, np.float32), "xz": np.array(9, np.uint8),
+    }  # fmt: skip
     nodes = [
         helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "qs", "qz"]),
         helper.make_node("MatMulInteger", ["q", "w", "qz", "z"], ["i"]),
         helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
-        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["d"]),
-        helper.make_node("MatMul", ["x", "d"], ["m"]),
+        helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["d"], axis=1),
+        helper.make_node("MatMul", ["xd", "d"], ["m"]),
         helper.make_node("Add", ["f", "m"], ["y"]),
     ]
     x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in "xy")
