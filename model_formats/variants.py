@@ -22,7 +22,7 @@ from model_formats.quantize.gate import AccuracyDropRefused, Quantized, judge, q
 from model_formats.quantize.recipe import Recipe, prepare, suggest
 from model_formats.quantize.static import StaticQdq
 from model_formats.runtimes.base import Array, Engine
-from model_formats.runtimes.choose import open_session
+from model_formats.runtimes.choose import open_exact, open_session
 from model_formats.scoring import METRICS, predict, score, slices
 from model_formats.spec import Requirements, VariantSpec
 from model_formats.workbench import FP32, INT8, IR, Workbench
@@ -113,7 +113,7 @@ def _within_policy(build: Workbench, recipe: Recipe, rows: Rows, reference: floa
         prepared,
         out,
         rows.inputs,
-        lambda path: build.score(open_session(path, mode="exact")),  # as it is on every CPU, not only on this one
+        lambda path: build.score(open_exact(path)),  # as it is on every CPU, not only on this one
         reference,
         build.options.max_drop,
     )

@@ -9,7 +9,7 @@ from model_formats.contract import FeatureContract
 from model_formats.data import BuildData, Rows
 from model_formats.evidence import ClassEvidence, Lineage
 from model_formats.runtimes.base import Candidate, Engine, Session
-from model_formats.runtimes.choose import open_session
+from model_formats.runtimes.choose import open_exact, open_session
 from model_formats.scoring import predict, score
 from model_formats.spec import AdapterPoint
 
@@ -88,8 +88,9 @@ class Workbench:
 
     def open(self, variant: str, engine: Engine | None = None) -> Session:
         """Open a variant as was chosen for this machine, or exactly with its own engine before that; or with another engine."""
-        own: Engine = "openvino" if variant == IR else "onnxruntime"
-        chosen = self.chosen.get(variant, Candidate(own, "exact"))
+        if engine is None and variant != IR and variant not in self.chosen:
+            return open_exact(self.main(variant))
+        chosen = self.chosen.get(variant, Candidate("openvino" if variant == IR else "onnxruntime"))
         engine = engine or chosen.engine
         return open_session(self.main(variant), engine=engine, mode=chosen.mode if engine == chosen.engine else "fast")
 

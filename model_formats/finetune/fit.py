@@ -15,7 +15,7 @@ import numpy as np
 from model_formats.finetune.errors import FitTooLong, NotDifferentiable, TrainMissing
 from model_formats.finetune.network import Network, Weight
 from model_formats.runtimes.base import Array
-from model_formats.runtimes.choose import open_session
+from model_formats.runtimes.choose import open_exact
 from model_formats.spec import AdapterPoint
 
 __all__ = ["FitTerms", "Method", "Sample", "fit_file"]
@@ -164,7 +164,7 @@ def _check_parity(network: Network, source: Path, rows: Sample, output: str) -> 
     """Before anything changes, torch must give what the engine gives."""
     import torch
 
-    (wanted,) = open_session(source, mode="exact").run(rows.inputs, [output])
+    (wanted,) = open_exact(source).run(rows.inputs, [output])
     with torch.no_grad():
         found = network.run({n: torch.from_numpy(a) for n, a in rows.inputs.items()}, output, {}).numpy()
     off = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else float("inf")

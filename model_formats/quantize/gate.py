@@ -13,7 +13,7 @@ from model_formats.errors import AuthorError
 from model_formats.evidence import GateResult
 from model_formats.quantize.recipe import Recipe, layers
 from model_formats.runtimes.base import Array
-from model_formats.runtimes.choose import open_session
+from model_formats.runtimes.choose import open_exact, open_session
 
 __all__ = ["AccuracyDropRefused", "Quantized", "judge", "quantize_within"]
 
@@ -103,6 +103,6 @@ def _by_disturbance(recipe: Recipe, prepared: Path, out: Path, rows: Mapping[str
     errors: dict[str, float] = {}
     for layer in chosen:
         recipe.quantize(prepared, trial, only=[layer])
-        errors[layer] = float(np.square(open_session(trial, mode="exact").run(few, [name])[0] - truth).mean())
+        errors[layer] = float(np.square(open_exact(trial).run(few, [name])[0] - truth).mean())
     trial.unlink(missing_ok=True)
     return sorted(errors, key=errors.__getitem__, reverse=True)

@@ -9,9 +9,9 @@ from msgspec import Struct
 
 from model_formats.errors import SpokeshaveError
 from model_formats.golden import Golden, GoldenMismatch, GoldenResult, check_golden
-from model_formats.runtimes.base import Candidate, Engine, Mode, Session
+from model_formats.runtimes.base import Candidate, Engine, LoadFailed, Mode, Session
 
-__all__ = ["EngineTrial", "choose_engine", "open_session", "try_engines"]
+__all__ = ["EngineTrial", "choose_engine", "open_exact", "open_session", "try_engines"]
 
 
 def open_session(
@@ -25,6 +25,17 @@ def open_session(
     from model_formats.runtimes.onnx import open_onnx
 
     return open_onnx(path, threads=threads, mode=mode)
+
+
+def open_exact(path: Path) -> Session:
+    """An ONNX file in exact mode, for what must be as on every CPU; in the fast one where ONNX Runtime cannot open it so.
+
+    It cannot where two nodes share a signed weight: it tries to replace the weight twice. Raises LoadFailed.
+    """
+    try:
+        return open_session(path, mode="exact")
+    except LoadFailed:
+        return open_session(path)
 
 
 class EngineTrial(Struct, frozen=True):

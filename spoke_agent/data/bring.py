@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from model_formats.package import Package, open_package
-from model_formats.runtimes.choose import open_session
+from model_formats.runtimes.choose import open_exact
 from spoke_agent.data.erase import Scope, erase
 from spoke_agent.data.importing import Imported, ImportRefused, read_rows
 from spoke_agent.data.rows import Batch
@@ -43,7 +43,7 @@ def store_imported(
     data: DataStore, package: Package, slot: Slot, found: Sequence[Imported], *, batch_name: str, now: datetime
 ) -> None:
     """Store rows with the answers of one version, and their labels."""
-    session = open_session(package.path(package.variant(slot.variant).main), mode="exact")
+    session = open_exact(package.path(package.variant(slot.variant).main))
     names = [t.name for t in package.contract.outputs]
     for part, imported in enumerate(found):
         rows = len(imported.labels)

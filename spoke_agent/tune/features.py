@@ -9,7 +9,7 @@ from model_formats.adapter import Anchors, read_anchors
 from model_formats.contract import FeatureContract
 from model_formats.package import Package
 from model_formats.runtimes.base import Array, HeadAdapter, Session
-from model_formats.runtimes.choose import open_session
+from model_formats.runtimes.choose import open_exact
 from model_formats.spec import ANCHORS, AdapterPoint
 from spoke_agent.data.store import StoredBatch
 from spoke_agent.serve.slim import slim
@@ -60,7 +60,7 @@ def open_trunk(package: Package, variant: str) -> Trunk:
         raise NotAdaptable(f"{spec.model}@{spec.version}: variant {variant} is {chosen.format}; adapters need an ONNX variant")
     anchors = read_anchors(package.path(ANCHORS))
     slim()
-    session = open_session(package.path(chosen.main), mode="exact")  # as on every CPU, whatever mode serves
+    session = open_exact(package.path(chosen.main))  # as on every CPU, whatever mode serves
     slim()
     return Trunk(session, spec.adapter, anchors, package.files[chosen.main].digest, package.contract)
 

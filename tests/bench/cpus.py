@@ -17,7 +17,6 @@ from model_formats.runtimes.choose import choose_engine, open_session
 from model_formats.runtimes.cpu_class import this_class
 from model_formats.spec import GOLDEN, SPEC, PackageSpec
 from tests.bench.quantize import times
-from tests.cpus.__main__ import show
 from tests.cpus.machines import HOST, MACHINES
 from tests.cpus.measure import Packages, builds, cross_build_equal, figures, measure, table
 from tests.cpus.rig import Rig
@@ -36,8 +35,6 @@ def main() -> None:
     page = {"name": "cpus", "host": this_class(), "left_out": left_out, "rows": table(rows), "ratios": ratios}
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(page, indent=2))
-    for row in page["rows"]:
-        show(row)
     print(json.dumps({"host": page["host"], "left_out": left_out, **ratios}, indent=2))
 
 

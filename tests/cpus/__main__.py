@@ -5,7 +5,9 @@ is 1 when no way to run a package is right on a class, or a spoke does not get t
 """
 
 import json
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -32,34 +34,30 @@ def main(names: list[str]) -> int:
     found = {**figures(rows), "cross_build_equal": cross_build_equal(packages)}
     page = {"name": "cpus", "rows": table(rows), "spokes": spokes, "ratios": found}
     (rig.folder / "cpus.json").write_text(json.dumps(page, indent=2))
-    for row in page["rows"]:
-        show(row)
-    for spoke in spokes:
-        print(json.dumps(spoke))
     print(json.dumps(found, indent=2))
     worst = max(value for name, value in found.items() if name.startswith("golden_worst"))
     return int(worst > 1 or any("failed" in spoke for spoke in spokes))
 
 
-def show(row: dict[str, Any]) -> None:
-    """A line of the table."""
-    what = "{model:14} of {built_on:5} on {class:9} {variant:13} {engine:11} {mode:5}".format(**row)
-    print(f"{what} {row['error'][:90]}" if row["error"] else f"{what} {row['worst']:10.4f} {row['score']:.4f}")
-
-
 def whole_spokes(rig: Rig, machines: list[Machine], packages: Packages) -> list[dict[str, Any]]:
     """A spoke on each class, with digits built on another x86 class: on AVX2 where the spoke is on none."""
     built = {m: folder for (model, m), (folder, _) in packages.items() if model == "digits"}
-    found = []
-    with hub_with(rig.folder / "stage", {VERSIONS[m]: folder for m, folder in built.items()}) as stage:
-        for machine in machines:
-            other = next((m for m in ("avx2", "sse42", "host") if m in built and m != machine.name), "host")
-            print(f"a whole spoke on {machine.name}, with digits built on {other}", flush=True)
-            try:
-                found.append(msgspec.to_builtins(run_spoke(rig, machine, stage, VERSIONS[other], other)))
-            except (RunEnded, CommandFailed, OSError, TimeoutError) as e:
-                found.append({"machine": machine.name, "built_on": other, "failed": str(e)})
-    return found
+
+    def one(machine: Machine) -> dict[str, Any]:
+        other = next((m for m in ("avx2", "sse42", "host") if m in built and m != machine.name), "host")
+        print(f"a whole spoke on {machine.name}, with digits built on {other}", flush=True)
+        try:
+            done: dict[str, Any] = msgspec.to_builtins(run_spoke(rig, machine, stage, VERSIONS[other], other))
+        except (RunEnded, CommandFailed, OSError, TimeoutError) as e:
+            done = {"machine": machine.name, "built_on": other, "failed": str(e)}
+        print(json.dumps(done), flush=True)
+        return done
+
+    with (
+        hub_with(rig.folder / "stage", {VERSIONS[m]: f for m, f in built.items()}) as stage,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        return list(pool.map(one, machines))
 
 
 if __name__ == "__main__":

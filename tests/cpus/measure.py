@@ -35,6 +35,12 @@ class Row(Struct, frozen=True):
     machine: str
     seen: Seen
 
+    def __str__(self) -> str:
+        """A line of the table."""
+        seen = self.seen
+        what = f"{self.model:14} of {self.built_on:5} on {self.machine:9} {seen.variant:13} {seen.engine:11} {seen.mode:5}"
+        return f"{what} {seen.error[:90]}" if seen.error else f"{what} {seen.worst:10.4f} {seen.score:.4f}"
+
 
 def builds(rig: Rig, say: Callable[[str], None] = print) -> Packages:
     """Packages to measure; built where they are not there for this code."""
@@ -56,8 +62,9 @@ def measure(rig: Rig, machines: Sequence[Machine], packages: Packages, say: Call
         folder, held = packages[model, built_on]
         skip = "fp32" if model == "minilm-topics" and machine != HOST else ""
         found = probe(rig, machine, folder, held, limit=ROWS.get(model, 0), skip=skip)
-        say(f"probed: {model} of {built_on} on {machine.name}")
-        return [Row(model, built_on, machine.name, seen) for seen in found]
+        rows = [Row(model, built_on, machine.name, seen) for seen in found]
+        say("\n".join(map(str, rows)))
+        return rows
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return [row for rows in pool.map(one, itertools.product(packages, machines)) for row in rows]

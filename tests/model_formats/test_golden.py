@@ -1,14 +1,16 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from msgspec.structs import replace
+from onnx import TensorProto, helper, numpy_helper
 
 from model_formats.arrays import ArraysRefused, write_arrays
 from model_formats.build import BuildResult
 from model_formats.golden import Golden, GoldenMismatch, check_golden, read_golden, write_golden
-from model_formats.runtimes.base import candidates
-from model_formats.runtimes.choose import choose_engine, open_session, try_engines
+from model_formats.runtimes.base import LoadFailed, candidates
+from model_formats.runtimes.choose import choose_engine, open_exact, open_session, try_engines
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +84,26 @@ def test_files_that_prove_nothing_are_refused(tmp_path: Path, arrays: dict[str, 
     write_arrays(tmp_path / "g.npz", arrays)
     with pytest.raises(ArraysRefused):
         read_golden(tmp_path / "g.npz")
+
+
+def test_a_file_that_cannot_be_opened_exactly_is_opened_all_the_same(tmp_path: Path) -> None:
+    held = {
+        "w": np.full((8, 2), 120, np.int8), "s": np.full(2, 0.1, np.float32), "z": np.zeros(2, np.int8),
+        "xs": np.array(0.1, np.float32), "xz": np.array(9, np.uint8),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "qs", "qz"]),
+        helper.make_node("MatMulInteger", ["q", "w", "qz", "z"], ["i"]),
+        helper.make_node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["d"], axis=1),
+        helper.make_node("MatMul", ["xd", "d"], ["m"]),
+        helper.make_node("Add", ["f", "m"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in "xy")
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(a, n) for n, a in held.items()])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), str(tmp_path / "m.onnx"))
+    with pytest.raises(LoadFailed):
+        open_session(tmp_path / "m.onnx", mode="exact")
+    assert open_exact(tmp_path / "m.onnx").run({"x": np.ones((1, 8), np.float32)})[0].shape == (1, 2)
