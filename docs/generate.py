@@ -12,10 +12,10 @@ from typing import get_args, get_origin
 import click
 import msgspec
 
-from hub.settings import HubSettings
-from model_formats.errors import SpokeshaveError, catalog
-from spoke_agent.settings import SpokeSettings
-from sync.types import Reason
+from hub.config.settings import HubSettings
+from model_formats.core.errors import SpokeshaveError, catalog
+from spoke_agent.site.settings import SpokeSettings
+from sync.core.types import Reason
 
 ROOMS = ("model_formats", "sync", "provisioning", "hub", "spoke_agent")
 HERE = Path(__file__).parent / "reference"

@@ -9,7 +9,7 @@ A partial blob is three files: `partial/<hex>.part`, as long as the blob will be
 Neither ever claims too much. A blob gets its name only when all of its bytes hash to it and are synced.
 
 `BlobStore` (disk) and `MemoryStore` are both a `Store`, held to one contract suite (tests/contract/test_store.py), and both are a
-`model_formats.layout.BlobReader`.
+`model_formats.package.image_layout.BlobReader`.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, Self
 
-from model_formats.errors import DeviceError
-from model_formats.layout import PackageTampered
-from model_formats.types import digest_of, hex_of
-from sync.files import atomic_write, fsync_dir
+from model_formats.core.errors import DeviceError
+from model_formats.core.types import digest_of, hex_of
+from model_formats.package.image_layout import PackageTampered
+from sync.core.files import atomic_write, fsync_dir
 
 __all__ = ["BLOCK_SIZE", "SYNC_BYTES", "BlobStore", "BlobWriter", "DiskFailed", "DiskFull", "MemoryStore", "Store", "disk_errors"]
 

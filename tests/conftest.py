@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from provisioning.broker import Broker
-from provisioning.ca import DeviceCA
-from provisioning.identity import device_csr
-from sync.mqtt import MqttBus
-from sync.tls import TlsFiles
+from provisioning.brokers.mosquitto import Broker
+from provisioning.identity.ca import DeviceCA
+from provisioning.identity.identity import device_csr
+from sync.bus.mqtt import MqttBus
+from sync.core.tls import TlsFiles
+from sync.core.types import SpokeId
 from sync.trust.keys import device_signer, save_signer
-from sync.types import SpokeId
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")  # how long an example takes is no property of ours on a busy machine

@@ -7,18 +7,18 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from hub.client import NotAuthenticated, NotAuthorised
-from hub.fleet.enrolments import certificate_of
-from hub.hub import Hub
+from hub.client.http import NotAuthenticated, NotAuthorised
+from hub.context import Hub
 from hub.registry.errors import NotAuthorized
 from hub.registry.routes import Action
 from hub.rules.access import PERMISSIONS, Permission, Principal, allows
+from hub.services.enrolments import certificate_of
 from hub.store.spokes import find_spoke
 from hub.store.tokens import find_token
 from hub.store.versions import list_versions
-from model_formats.errors import RefusedError
-from provisioning.token import verify_token
-from sync.types import SpokeId
+from model_formats.core.errors import RefusedError
+from provisioning.identity.token import verify_token
+from sync.core.types import SpokeId
 
 __all__ = ["HubPart", "hub_of", "may_pull_or_push", "needs", "spoke_of_request"]
 

@@ -9,12 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from hub.api.access import HubPart, needs
 from hub.api.spokes import when
 from hub.api.values import AS_IT_IS
-from hub.client import NotFound
-from hub.fleet.federated import FederatedResult, Terms, ask, members_of
+from hub.client.http import NotFound
 from hub.rules.access import Permission, Principal
-from hub.store.questions import KeptQuestion, find_question, list_questions
-from model_formats.sums import Statistic
-from model_formats.types import ModelRef
+from hub.services.federated import FederatedResult, Terms, ask, members_of
+from hub.store.federated_questions import KeptQuestion, find_question, list_questions
+from model_formats.core.types import ModelRef
+from model_formats.statistics.federated_sums import Statistic
 
 __all__ = ["QuestionView", "router"]
 

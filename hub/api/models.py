@@ -14,16 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from hub.api.access import HubPart, needs
 from hub.api.spokes import when
 from hub.api.values import Digest, Name
-from hub.client import NotFound, RequestInvalid
-from hub.fleet.classes import on_classes
-from hub.fleet.releases import ReleaseRequest, accept, add_family, deny, propose_release
-from hub.hub import Hub
+from hub.client.http import NotFound, RequestInvalid
+from hub.context import Hub
 from hub.rules.access import Permission, Principal
+from hub.services.cpu_classes import on_classes
+from hub.services.releases import ReleaseRequest, accept, add_family, deny, propose_release
 from hub.store.versions import Version, add_delta, find_version, list_versions
-from model_formats.opening import open_package
-from model_formats.publisher import PublisherPolicy
-from model_formats.types import ModelRef
-from sync.messages import DeltaOffer
+from model_formats.core.types import ModelRef
+from model_formats.package.read import open_package
+from model_formats.signing.publisher_policy import PublisherPolicy
+from sync.protocol.messages import DeltaOffer
 from sync.trust.keys import key_of_pem
 from sync.trust.metadata import Proposal
 

@@ -5,8 +5,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from hub.client import NotFound, RequestInvalid
-from model_formats.errors import SpokeshaveError
+from hub.client.http import NotFound, RequestInvalid
+from model_formats.core.errors import SpokeshaveError
 
 __all__ = ["install_problems", "problem"]
 

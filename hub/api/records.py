@@ -8,13 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hub.api.access import HubPart, needs
 from hub.api.spokes import ReportView, report_view, when
-from hub.client import NotFound, RequestInvalid
+from hub.client.http import NotFound, RequestInvalid
 from hub.rules.access import Permission, Principal, parse_roles
 from hub.store.audit import append_audit, audit_head, read_audit, verify_audit
 from hub.store.egress import list_egress
 from hub.store.reports import list_reports
 from hub.store.tokens import list_tokens, make_token, revoke_token
-from sync.types import SpokeId
+from sync.core.types import SpokeId
 
 __all__ = ["router"]
 

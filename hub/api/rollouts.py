@@ -10,13 +10,13 @@ from starlette.concurrency import run_in_threadpool
 from hub.api.access import HubPart, needs
 from hub.api.spokes import when
 from hub.api.values import AS_IT_IS
-from hub.fleet import rollouts as runner
-from hub.hub import Hub
+from hub.context import Hub
 from hub.rules.access import Permission, Principal
-from hub.rules.plan import RolloutPlan
 from hub.rules.rollout import RingState, RingView, RolloutState, SpokeView, tally
+from hub.rules.rollout_plan import RolloutPlan
+from hub.services import rollouts as runner
 from hub.store.rollouts import KeptRollout, approvers_of, list_rollouts
-from sync.messages import UpdateEvidence
+from sync.protocol.messages import UpdateEvidence
 
 __all__ = ["RolloutSummary", "RolloutView", "router", "whole"]
 

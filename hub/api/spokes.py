@@ -8,14 +8,14 @@ from pydantic import BaseModel
 
 from hub.api.access import HubPart, needs
 from hub.api.values import AS_IT_IS
-from hub.fleet.directives import SpokeUnknown
-from hub.fleet.enrolments import revoke
 from hub.rules.access import Permission, Principal
+from hub.services.directives import SpokeUnknown
+from hub.services.enrolments import revoke
 from hub.store.directives import assignments_of, find_directive
 from hub.store.reports import KeptReport, list_reports
 from hub.store.spokes import Spoke, find_spoke, list_spokes
-from sync.messages import Serving, UpdateEvidence
-from sync.types import SpokeId
+from sync.core.types import SpokeId
+from sync.protocol.messages import Serving, UpdateEvidence
 
 __all__ = ["ReportView", "SpokeDetail", "SpokeSummary", "router", "summary", "when"]
 

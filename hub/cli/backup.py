@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
-from hub.backup import Restored, back_up
-from hub.backup import restore as restore_hub
-from hub.hub import Hub
-from hub.settings import load_settings
-from model_formats.console import Context, emit, out, pass_context
+from hub.app.backup import Restored, back_up
+from hub.app.backup import restore as restore_hub
+from hub.config.settings import load_settings
+from hub.context import Hub
+from model_formats.core.console import Context, emit, out, pass_context
 
 __all__ = ["backup", "restore"]
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from hub.fleet.relays import make_relay
-from hub.home import HubHome
-from hub.hub import Hub
-from hub.settings import load_settings
-from hub.worker import local_broker
-from model_formats.console import Context, emit, out, pass_context
+from hub.app.worker_process import local_broker
+from hub.config.home import HubHome
+from hub.config.settings import load_settings
+from hub.context import Hub
+from hub.services.relays import make_relay
+from model_formats.core.console import Context, emit, out, pass_context
 
 __all__ = ["relay"]
 

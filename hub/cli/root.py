@@ -9,14 +9,14 @@ from typing import Any
 import click
 from tuf.api.metadata import Metadata, Root, Targets
 
-from hub.home import HubHome
-from hub.hub import HubMissing
-from model_formats.console import Context, emit, out, pass_context, table
-from model_formats.errors import OperatorError
-from sync.files import atomic_write
+from hub.config.home import HubHome
+from hub.context import HubMissing
+from model_formats.core.console import Context, emit, out, pass_context, table
+from model_formats.core.errors import OperatorError
+from sync.core.files import atomic_write
 from sync.trust.keys import Key, key_of_pem, load_signer, pem_of, role_signer, save_signer
 from sync.trust.metadata import Proposal, Repository, add_signature
-from sync.trust.shelf import read_metadata
+from sync.trust.repository_files import read_metadata
 
 __all__ = ["group"]
 

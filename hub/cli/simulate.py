@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from hub.rules.plan import RolloutPlan
-from model_formats.console import Context, emit, out, pass_context
+from hub.rules.rollout_plan import RolloutPlan
+from model_formats.core.console import Context, emit, out, pass_context
 
 __all__ = ["simulate"]
 

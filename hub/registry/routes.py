@@ -16,13 +16,13 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
+from hub.registry.admission_queue import NoPlace, Places
 from hub.registry.errors import NotAuthorized, OutOfOrder, RegistryRefused, Unacceptable
-from hub.registry.places import NoPlace, Places
-from hub.registry.remote import RegistryDown
+from hub.registry.remote_client import RegistryDown
 from hub.registry.store import Held, RegistryStore
 from hub.registry.uploads import Uploads
-from model_formats.errors import HubError
-from model_formats.oci import INDEX, MAX_JSON, canonical, parse_index, parse_manifest
+from model_formats.core.errors import HubError
+from model_formats.package.oci import INDEX, MAX_JSON, canonical, parse_index, parse_manifest
 
 __all__ = ["Action", "Authorize", "router", "unsafe_allow_all"]
 

@@ -19,13 +19,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hub.registry.contents import Contents, FolderContents
-from hub.registry.contents import checked_hex as _hex
+from hub.registry.blob_backend import Contents, FolderContents
+from hub.registry.blob_backend import checked_hex as _hex
 from hub.registry.errors import Unacceptable, Unknown
-from model_formats.files import atomic_write
-from model_formats.layout import read_blob
-from model_formats.oci import INDEX, MANIFEST, MAX_JSON, Descriptor, Index, Manifest, PackageInvalid, parse_index, parse_manifest
-from model_formats.types import DIGEST_PATTERN, digest_of
+from model_formats.core.files import atomic_write
+from model_formats.core.types import DIGEST_PATTERN, digest_of
+from model_formats.package.image_layout import read_blob
+from model_formats.package.oci import (
+    INDEX,
+    MANIFEST,
+    MAX_JSON,
+    Descriptor,
+    Index,
+    Manifest,
+    PackageInvalid,
+    parse_index,
+    parse_manifest,
+)
 
 __all__ = ["Held", "RegistryStore"]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from anyio import to_thread
 
-from hub.registry.contents import checked_hex
+from hub.registry.blob_backend import checked_hex
 from hub.registry.errors import OutOfOrder, Unacceptable, Unknown
 from hub.registry.store import RegistryStore
-from model_formats.types import digest_of_file
+from model_formats.core.types import digest_of_file
 
 __all__ = ["Uploads"]
 

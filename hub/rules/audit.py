@@ -9,7 +9,7 @@ from typing import Any
 
 import rfc8785
 
-from model_formats.types import digest_of
+from model_formats.core.types import digest_of
 
 __all__ = ["GENESIS", "AuditLine", "follow", "verify"]
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sync.types import Reason
+from sync.core.types import Reason
 
 __all__ = [
     "CLASS_BOUND",

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from hub.rules.plan import Ring
-from sync.types import Reason, Regime, SpokeId
+from hub.rules.rollout_plan import Ring
+from sync.core.types import Reason, Regime, SpokeId
 
 __all__ = ["Forbidden", "Member", "Targets", "may_have", "resolve"]
 

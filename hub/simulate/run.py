@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hub.rules.plan import RolloutSpec
 from hub.rules.rollout import (
     Abort,
     Assign,
@@ -18,6 +17,7 @@ from hub.rules.rollout import (
     StartRing,
     decide,
 )
+from hub.rules.rollout_plan import RolloutSpec
 from hub.simulate.spokes import Truth, VirtualSpoke, make_fleet
 
 __all__ = ["Outcome", "share_rings", "simulate"]

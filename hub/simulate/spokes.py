@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hub.rules.plan import RolloutSpec
 from hub.rules.rollout import SpokeView
-from sync.messages import UpdateEvidence
-from sync.types import Reason, SpokeId, State
+from hub.rules.rollout_plan import RolloutSpec
+from sync.core.types import Reason, SpokeId, State
+from sync.protocol.messages import UpdateEvidence
 
 __all__ = ["Truth", "VirtualSpoke", "make_fleet"]
 

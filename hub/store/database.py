@@ -9,7 +9,7 @@ from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from hub.store.migrations import migrate
-from model_formats.errors import HubError, OperatorError
+from model_formats.core.errors import HubError, OperatorError
 
 __all__ = ["Database", "DatabaseDown", "DatabaseUnusable"]
 

@@ -7,8 +7,8 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, exists, select, upd
 
 from hub.store.tables import assignments, spokes
 from hub.store.upsert import put
-from sync.messages import Serving
-from sync.types import Regime, SpokeId
+from sync.core.types import Regime, SpokeId
+from sync.protocol.messages import Serving
 
 __all__ = [
     "Spoke",

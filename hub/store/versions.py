@@ -7,8 +7,8 @@ from sqlalchemy import Connection, Row, insert, select
 
 from hub.store.tables import deltas, versions
 from hub.store.upsert import put
-from model_formats.types import ModelRef
-from sync.messages import DeltaOffer
+from model_formats.core.types import ModelRef
+from sync.protocol.messages import DeltaOffer
 
 __all__ = ["Version", "add_delta", "add_version", "deltas_to", "find_version", "list_versions"]
 

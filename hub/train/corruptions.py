@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from model_formats.data import Corruption
-from model_formats.runtimes.base import Array
+from model_formats.build.dataset import Corruption
+from model_formats.core.runtime import Array
 
 __all__ = ["blur", "image_corruptions", "shift", "table_corruptions", "turn"]
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hub.train.track import Track
-from model_formats.build import BuildOptions
-from model_formats.data import BuildData, Rows
-from model_formats.runtimes.base import Array
+from hub.train.tracking import Track
+from model_formats.build.build import BuildOptions
+from model_formats.build.dataset import BuildData, Rows
+from model_formats.core.runtime import Array
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ __all__ = ["Recipe", "Schedule", "accuracy", "fit", "parameters_of"]
 
 
 class Recipe(Protocol):
-    """What `hub.train.run.train` needs to know."""
+    """What `hub.train.runner.train` needs to know."""
 
     name: str
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from model_formats.arithmetic.operators import own_operators
-from model_formats.errors import AuthorError
+from model_formats.core.errors import AuthorError
+from model_formats.core.runtime import Array
 from model_formats.export.graph import load_graph
-from model_formats.runtimes.base import Array
 
 __all__ = ["Evaluator", "NotEvaluable"]
 

@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from model_formats.core.runtime import Array
 from model_formats.delta.format import (
     END,
     HEADER,
@@ -34,7 +35,6 @@ from model_formats.delta.grid import SIZES, UNCHANGED, contexts
 from model_formats.delta.pieces import Kind, Piece, read_pieces
 from model_formats.delta.planes import restore
 from model_formats.delta.rans import BITS, MAX_LANES, Decoder, table_of
-from model_formats.runtimes.base import Array
 
 __all__ = ["apply"]
 

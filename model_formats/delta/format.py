@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from model_formats.errors import RefusedError
+from model_formats.core.errors import RefusedError
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_formats.contents import is_variant_file
 from model_formats.delta.encode import Level, encode
-from model_formats.layout import BlobReader, Layout
-from model_formats.oci import Descriptor, PackageInvalid, parse_manifest
-from model_formats.opening import open_package
-from model_formats.packing import attach_file
+from model_formats.package.allowed_files import is_variant_file
+from model_formats.package.image_layout import BlobReader, Layout
+from model_formats.package.oci import Descriptor, PackageInvalid, parse_manifest
+from model_formats.package.read import open_package
+from model_formats.package.write import attach_file
 
 __all__ = ["DELTA", "PlannedDelta", "plan_deltas", "read_deltas"]
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from model_formats.core.runtime import Array
 from model_formats.delta.format import DeltaInvalid
-from model_formats.runtimes.base import Array
 
 __all__ = ["BITS", "MAX_LANES", "Decoder", "encode", "frequencies", "lanes_for", "table_of"]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from model_formats.core.runtime import Array
+from model_formats.documents.package_spec import AdapterPoint
 from model_formats.export.graph import constants, rename
-from model_formats.runtimes.base import Array
-from model_formats.spec import AdapterPoint
 
 __all__ = ["BIAS", "FEATURES", "WEIGHT", "expose_head", "head_weights"]
 

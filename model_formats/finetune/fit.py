@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from model_formats.core.runtime import Array
+from model_formats.documents.package_spec import AdapterPoint
 from model_formats.finetune.errors import FitTooLong, NotDifferentiable, TrainMissing
 from model_formats.finetune.network import Network, Weight
-from model_formats.runtimes.base import Array
-from model_formats.runtimes.choose import open_exact
-from model_formats.spec import AdapterPoint
+from model_formats.runtimes.select import open_exact
 
 __all__ = ["FitTerms", "Method", "Sample", "fit_file"]
 

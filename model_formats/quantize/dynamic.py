@@ -6,9 +6,9 @@ weights per channel, activations measured at run time. For transformers; never f
 from collections.abc import Sequence
 from pathlib import Path
 
-from model_formats.quantize.recipe import HEAD_NODE, QuantizeFailed, Weights, quiet_quantizer
+from model_formats.core.engine_imports import import_onnxruntime
+from model_formats.quantize.layers import HEAD_NODE, QuantizeFailed, Weights, quiet_quantizer
 from model_formats.quantize.weights import round_weights
-from model_formats.runtimes.imports import import_onnxruntime
 
 __all__ = ["DynamicInt8"]
 

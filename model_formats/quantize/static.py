@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from model_formats.arithmetic import Evaluator, NotEvaluable
+from model_formats.core.engine_imports import import_onnxruntime
+from model_formats.core.runtime import Array
 from model_formats.export.graph import load_graph
-from model_formats.quantize.recipe import HEAD_NODE, QUANTIZED, QuantizeFailed, Weights, preparation, quiet_quantizer
-from model_formats.runtimes.base import Array
-from model_formats.runtimes.imports import import_onnxruntime
+from model_formats.quantize.layers import HEAD_NODE, QUANTIZED, QuantizeFailed, Weights, preparation, quiet_quantizer
 
 __all__ = ["StaticQdq"]
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from model_formats.runtimes.base import (
+from model_formats.core.engine_imports import ORT_LOG_NOTHING, import_onnxruntime
+from model_formats.core.runtime import (
     AdapterRefused,
     Array,
     Engine,
@@ -21,7 +22,6 @@ from model_formats.runtimes.base import (
     RunFailed,
     TensorSpec,
 )
-from model_formats.runtimes.imports import ORT_LOG_NOTHING, import_onnxruntime
 
 __all__ = ["OnnxAdapter", "OnnxSession", "WholeModel", "open_onnx"]
 

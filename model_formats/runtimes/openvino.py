@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from model_formats.runtimes.base import (
+from model_formats.core.engine_imports import import_openvino
+from model_formats.core.runtime import (
     AdapterRefused,
     Array,
     Engine,
@@ -17,7 +18,6 @@ from model_formats.runtimes.base import (
     RunFailed,
     TensorSpec,
 )
-from model_formats.runtimes.imports import import_openvino
 
 __all__ = ["OpenVinoSession", "open_openvino"]
 

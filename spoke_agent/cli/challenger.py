@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from model_formats.console import Context, emit, out, pass_context, table, talk
+from model_formats.core.console import Context, emit, out, pass_context, table, talk
 
 if TYPE_CHECKING:
-    from spoke_agent.challenger import Rivals, Side
+    from spoke_agent.daemon.challenger import Rivals, Side
 
 __all__ = ["group"]
 
@@ -30,8 +30,8 @@ def group() -> None:
 @pass_context
 def set_(ctx: Context, *, model: str, version: int, percent: int, sticky: bool) -> None:
     """Give a version its share. Given again, it replaces the one before. It ends when a newer champion is committed."""
-    from spoke_agent.challenger import set_challenger
-    from spoke_agent.home import SpokeHome
+    from spoke_agent.daemon.challenger import set_challenger
+    from spoke_agent.site.home import SpokeHome
 
     serving = set_challenger(SpokeHome(ctx.home), model, version, percent=percent, sticky=sticky)
     if not serving:
@@ -45,8 +45,8 @@ def set_(ctx: Context, *, model: str, version: int, percent: int, sticky: bool) 
 @pass_context
 def show(ctx: Context) -> None:
     """Every challenger beside its champion: requests, errors, time, and how many labelled rows each got right."""
-    from spoke_agent.challenger import show as rivals
-    from spoke_agent.home import SpokeHome
+    from spoke_agent.daemon.challenger import show as rivals
+    from spoke_agent.site.home import SpokeHome
 
     found = rivals(SpokeHome(ctx.home))
     emit(ctx, [asdict(r) for r in found], lambda _: _show(found))
@@ -57,8 +57,8 @@ def show(ctx: Context) -> None:
 @pass_context
 def stop(ctx: Context, *, model: str) -> None:
     """The champion answers everybody again."""
-    from spoke_agent.challenger import stop as end
-    from spoke_agent.home import SpokeHome
+    from spoke_agent.daemon.challenger import stop as end
+    from spoke_agent.site.home import SpokeHome
 
     was = end(SpokeHome(ctx.home), model)
     said = "stopped" if was else "there was no challenger"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from model_formats.console import Context, pass_context
-from model_formats.logs import log_to_stderr
-from spoke_agent.home import SpokeHome
+from model_formats.core.console import Context, pass_context
+from model_formats.core.logging import log_to_stderr
+from spoke_agent.site.home import SpokeHome
 
 __all__ = ["serve"]
 
@@ -50,12 +50,12 @@ def serve(
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the models bring their own threads
     gc.disable()  # until the server is settled: what a start makes, stays
-    from spoke_agent.coredumps import forbid_core_dumps
-    from spoke_agent.network_watch import watch
-    from spoke_agent.serve.server import Server, serve_many
-    from spoke_agent.serve.server import serve as run
-    from spoke_agent.serve.settings import ServeSettings
-    from spoke_agent.settings import load_settings
+    from spoke_agent.server.app.server import Server, serve_many
+    from spoke_agent.server.app.server import serve as run
+    from spoke_agent.server.settings import ServeSettings
+    from spoke_agent.site.core_dumps import forbid_core_dumps
+    from spoke_agent.site.network_watch import watch
+    from spoke_agent.site.settings import load_settings
 
     log_to_stderr()
     forbid_core_dumps()

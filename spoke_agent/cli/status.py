@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from model_formats.console import Context, emit, out, pass_context, table
+from model_formats.core.console import Context, emit, out, pass_context, table
 
 if TYPE_CHECKING:
+    from spoke_agent.daemon.status import ModelStatus, SpokeStatus
     from spoke_agent.doctor import Finding
-    from spoke_agent.state_of import ModelStatus, SpokeStatus
 
 __all__ = ["doctor", "status"]
 
@@ -20,8 +20,8 @@ __all__ = ["doctor", "status"]
 @pass_context
 def status(ctx: Context, *, lines: int) -> None:
     """What this spoke serves, what it is asked for, and how far it is. Works with and without a running agent."""
-    from spoke_agent.home import SpokeHome
-    from spoke_agent.state_of import ask_agent, read_status
+    from spoke_agent.daemon.status import ask_agent, read_status
+    from spoke_agent.site.home import SpokeHome
 
     home = SpokeHome(ctx.home)
     found = read_status(home, lines=lines)
@@ -34,7 +34,7 @@ def status(ctx: Context, *, lines: int) -> None:
 def doctor(ctx: Context) -> None:
     """Look for what ails this spoke, and say what to do. Exit status 6 when something must be done."""
     from spoke_agent.doctor import examine
-    from spoke_agent.home import SpokeHome
+    from spoke_agent.site.home import SpokeHome
 
     findings = examine(SpokeHome(ctx.home))
     emit(ctx, {"findings": [asdict(f) for f in findings], "ok": not findings}, lambda _: _tell(findings))

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from model_formats.console import Context, emit, out, pass_context, table, talk
-from model_formats.document import Value
-from spoke_agent.tune.gate import GateVerdict
-from spoke_agent.tune.shelf import ShadowSeen
+from model_formats.core.console import Context, emit, out, pass_context, table, talk
+from model_formats.core.document import Value
+from spoke_agent.adapters.gate import GateVerdict
+from spoke_agent.adapters.store import ShadowSeen
 
 if TYPE_CHECKING:
-    from spoke_agent.slots import ModelSlots
+    from spoke_agent.site.slots import ModelSlots
 
 __all__ = ["adapter", "tune"]
 
@@ -47,13 +47,13 @@ class _Site:
 
 
 def _open(home: Path) -> _Site:
-    from provisioning.identity import Identity
+    from provisioning.identity.identity import Identity
+    from spoke_agent.adapters.store import Shelf
     from spoke_agent.data.store import open_data
-    from spoke_agent.home import SpokeHome
-    from spoke_agent.serve.client import ControlClient
-    from spoke_agent.tune.shelf import Shelf
-    from spoke_agent.tune.site import Tuner
-    from sync.clock import SystemClock
+    from spoke_agent.server_api.client import ControlClient
+    from spoke_agent.site.home import SpokeHome
+    from spoke_agent.tuning.tuner import Tuner
+    from sync.core.clock import SystemClock
     from sync.store import BlobStore
 
     identity = Identity.load(home)
@@ -118,7 +118,7 @@ def adapter() -> None:
 @pass_context
 def list_(ctx: Context, *, model: str | None) -> None:
     """What is on the shelf, and which one answers."""
-    from spoke_agent.slots import read_slots
+    from spoke_agent.site.slots import read_slots
 
     site = _open(ctx.home)
     try:

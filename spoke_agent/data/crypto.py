@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Struct
 
 from spoke_agent.data.errors import DataKeyLost, SiteKeyInvalid, StoreDamaged
-from sync.files import atomic_write, fsync_dir
+from sync.core.files import atomic_write, fsync_dir
 
 __all__ = ["SITE_KEY", "SiteKey", "load_site_key", "site_key"]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from model_formats.contract import FeatureContract, TensorContract
-from model_formats.errors import OperatorError
-from model_formats.runtimes.base import Array
-from spoke_agent.parquet import read_columns
+from model_formats.core.errors import OperatorError
+from model_formats.core.runtime import Array
+from model_formats.documents.feature_contract import FeatureContract, TensorContract
+from spoke_agent.data.parquet import read_columns
 
 __all__ = ["ImportRefused", "Imported", "read_rows"]
 
@@ -119,7 +119,7 @@ def _number(file: str, name: str, text: str, categories: tuple[str, ...] | None)
 
 
 def _from_npz(path: Path, contract: FeatureContract) -> Imported:
-    from model_formats.arrays import read_arrays
+    from model_formats.core.array_file import read_arrays
 
     arrays = read_arrays(path, max_bytes=1 << 30)
     inputs: dict[str, Array] = {}

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from msgspec import Struct, field
 
-from model_formats.runtimes.base import Array
+from model_formats.core.runtime import Array
 from spoke_agent.data.errors import BatchInvalid
 
 __all__ = ["Batch", "Purpose", "StoredBatch", "decode", "encode"]

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from model_formats.runtimes.base import Array
-from spoke_agent.data.age import STEP_S, Watch
+from model_formats.core.runtime import Array
+from spoke_agent.data.clock_guard import STEP_S, Watch
 from spoke_agent.data.crypto import SiteKey, site_key
 from spoke_agent.data.database import open_database
 from spoke_agent.data.errors import DataKeyLost, LabelRefused
 from spoke_agent.data.rows import Batch, Purpose, StoredBatch, decode, encode
-from spoke_agent.home import SpokeHome
+from spoke_agent.site.home import SpokeHome
 
 __all__ = ["Batch", "DataStore", "Limits", "StoredBatch", "open_data"]
 
@@ -524,7 +524,7 @@ def _key_source(home: Path) -> str:
     """The setting `site_key`. A home without settings costs a tuning process not even the memory of their definition."""
     if not SpokeHome(home).settings.exists() and "SPOKE_SITE_KEY" not in os.environ:
         return "file"
-    from spoke_agent.settings import load_settings
+    from spoke_agent.site.settings import load_settings
 
     return load_settings(SpokeHome(home)).site_key
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from spoke_agent.data.errors import DataKeyLost, SiteKeyInvalid, SiteKeyUnavailable
-from sync.files import atomic_write
+from sync.core.files import atomic_write
 
 __all__ = ["TokenAddress", "credential", "parse_address", "token_secret"]
 

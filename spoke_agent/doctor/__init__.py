@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from model_formats.errors import SpokeshaveError
+from model_formats.core.errors import SpokeshaveError
 from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
-from spoke_agent.settings import SpokeSettingsInvalid
+from spoke_agent.site.home import SpokeHome
+from spoke_agent.site.settings import SpokeSettingsInvalid
 
 __all__ = ["Finding", "examine"]
 

@@ -2,9 +2,9 @@
 
 from datetime import UTC, datetime, timedelta
 
-from provisioning.identity import Identity
+from provisioning.identity.identity import Identity
 from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
+from spoke_agent.site.home import SpokeHome
 
 WARN = timedelta(days=7)
 

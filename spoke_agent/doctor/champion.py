@@ -1,11 +1,11 @@
 """A champion that does not answer, because it does not load on this machine."""
 
-from model_formats.runtimes.cpu_class import this_class
+from model_formats.core.cpu_class import this_class
 from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
-from spoke_agent.serve.client import ControlClient
-from spoke_agent.serve.errors import ServerUnreachable
-from spoke_agent.slots import read_slots
+from spoke_agent.server_api.client import ControlClient
+from spoke_agent.server_api.errors import ServerUnreachable
+from spoke_agent.site.home import SpokeHome
+from spoke_agent.site.slots import read_slots
 
 
 def check(home: SpokeHome) -> Finding | None:

@@ -2,10 +2,10 @@
 
 from datetime import UTC, datetime, timedelta
 
-from provisioning.identity import Identity
+from provisioning.identity.identity import Identity
 from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
-from sync.clock import SystemClock
+from spoke_agent.site.home import SpokeHome
+from sync.core.clock import SystemClock
 from sync.trust.client import TrustStore
 
 SLACK = timedelta(minutes=5)

@@ -1,7 +1,7 @@
 """Local rows that cannot be read: a lost site key, a token that is not there, a PIN it refuses."""
 
 from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
+from spoke_agent.site.home import SpokeHome
 
 
 def check(home: SpokeHome) -> Finding | None:

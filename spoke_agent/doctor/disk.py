@@ -3,8 +3,8 @@
 import shutil
 
 from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
-from spoke_agent.settings import load_settings
+from spoke_agent.site.home import SpokeHome
+from spoke_agent.site.settings import load_settings
 
 _MIB = 1 << 20
 

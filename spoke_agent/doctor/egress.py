@@ -1,9 +1,9 @@
 """A policy of the site that cannot be read: nothing leaves."""
 
-from provisioning.identity import Identity
+from provisioning.identity.identity import Identity
 from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
 from spoke_agent.outbox.policy import load_policy
+from spoke_agent.site.home import SpokeHome
 
 
 def check(home: SpokeHome) -> Finding | None:

@@ -2,12 +2,12 @@
 
 import contextlib
 
-from model_formats.errors import SpokeshaveError
+from model_formats.core.errors import SpokeshaveError
+from model_formats.core.types import digest_of_file
 from model_formats.package import open_package
-from model_formats.types import digest_of_file
 from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
-from spoke_agent.slots import Slot, read_slots
+from spoke_agent.site.home import SpokeHome
+from spoke_agent.site.slots import Slot, read_slots
 from sync.store import BlobStore
 
 

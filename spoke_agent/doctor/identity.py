@@ -1,8 +1,8 @@
 """Not enrolled, or keys that others may read."""
 
-from provisioning.identity import Identity
+from provisioning.identity.identity import Identity
 from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
+from spoke_agent.site.home import SpokeHome
 
 
 def check(home: SpokeHome) -> Finding | None:

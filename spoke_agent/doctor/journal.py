@@ -1,8 +1,8 @@
 """A journal that cannot be read, or reports that nobody takes."""
 
 from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
-from spoke_agent.journal import Journal, UnreadableRow
+from spoke_agent.site.home import SpokeHome
+from spoke_agent.update.journal import Journal, UnreadableRow
 
 MANY = 500
 

@@ -1,9 +1,9 @@
 """An agent that runs and does not reach its hub."""
 
-from provisioning.identity import Identity
+from provisioning.identity.identity import Identity
+from spoke_agent.daemon.status import ask_agent
 from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
-from spoke_agent.state_of import ask_agent
+from spoke_agent.site.home import SpokeHome
 
 
 def check(home: SpokeHome) -> Finding | None:

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 
 from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
-from spoke_agent.network_watch import strangers
+from spoke_agent.site.home import SpokeHome
+from spoke_agent.site.network_watch import strangers
 
 _SHOWN = 3
 

@@ -1,9 +1,9 @@
 """Agent or server that does not run."""
 
+from spoke_agent.daemon.status import agent_runs
 from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
-from spoke_agent.serve.client import ControlClient
-from spoke_agent.state_of import agent_runs
+from spoke_agent.server_api.client import ControlClient
+from spoke_agent.site.home import SpokeHome
 
 
 def check(home: SpokeHome) -> Finding | None:

@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
+from spoke_agent.site.home import SpokeHome
 
 _FIRST_WITH_CLIENT = (1, 29)
 _QUEUE = Path("Microsoft/DeveloperTools/.onnxruntime")

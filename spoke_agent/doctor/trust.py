@@ -1,9 +1,9 @@
 """Release metadata that is missing, expired or stale."""
 
-from provisioning.identity import Identity
+from provisioning.identity.identity import Identity
 from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
-from sync.clock import SystemClock
+from spoke_agent.site.home import SpokeHome
+from sync.core.clock import SystemClock
 from sync.trust.client import TrustStore
 
 

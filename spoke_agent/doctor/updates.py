@@ -1,10 +1,10 @@
 """An update that ended badly."""
 
 from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
-from spoke_agent.journal import Journal
-from spoke_agent.update import Update
-from sync.types import Reason, State
+from spoke_agent.site.home import SpokeHome
+from spoke_agent.update.journal import Journal
+from spoke_agent.update.update import Update
+from sync.core.types import Reason, State
 
 _BAD = frozenset({State.FAILED, State.REJECTED, State.ROLLED_BACK})
 _REMEDY = {

@@ -10,8 +10,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from model_formats.document import Value
-from sync.egress import Level
+from model_formats.core.document import Value
+from sync.protocol.egress import Level
 
 __all__ = ["Detector", "budget_windows"]
 

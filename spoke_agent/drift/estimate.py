@@ -6,17 +6,17 @@ from typing import Literal
 
 import numpy as np
 
-from model_formats.calibration import confidence
-from model_formats.estimate import Window, estimate_accuracy
+from model_formats.core.runtime import Array
 from model_formats.package import Package
-from model_formats.profile import ReferenceProfile
-from model_formats.runtimes.base import Array
+from model_formats.statistics.accuracy_estimate import Window, estimate_accuracy
+from model_formats.statistics.calibration import confidence
+from model_formats.statistics.reference_profile import ReferenceProfile
+from spoke_agent.adapters.errors import NotAdaptable
 from spoke_agent.data.store import DataStore, StoredBatch
 from spoke_agent.drift.monitor import Watched
-from spoke_agent.tune.errors import NotAdaptable
-from spoke_agent.tune.features import Trunk, open_trunk
-from sync.clock import Clock
-from sync.egress import NEWEST_DAYS, PerfEstimate, rows_at_least
+from spoke_agent.tuning.features import Trunk, open_trunk
+from sync.core.clock import Clock
+from sync.protocol.egress import NEWEST_DAYS, PerfEstimate, rows_at_least
 
 __all__ = ["AccuracyEstimator", "from_labels", "from_rows"]
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from model_formats.profile import ReferenceProfile, columns
-from model_formats.runtimes.base import Array
+from model_formats.core.runtime import Array
+from model_formats.statistics.reference_profile import ReferenceProfile, columns
 from spoke_agent.data.store import DataStore, StoredBatch
 from spoke_agent.drift.detector import Detector, budget_windows
 from spoke_agent.drift.state import DriftState, Sums, read_state, write_state
 from spoke_agent.drift.verdict import Window, judge, verdict_of
 from spoke_agent.outbox.outbox import About, Outbox
-from sync.clock import Clock
-from sync.egress import MIN_ROWS, DriftVerdict, PerfEstimate, RffMean, rows_at_least
+from sync.core.clock import Clock
+from sync.protocol.egress import MIN_ROWS, DriftVerdict, PerfEstimate, RffMean, rows_at_least
 
 __all__ = ["DriftMonitor", "Estimator", "Watched"]
 

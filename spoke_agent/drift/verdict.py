@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_formats.histograms import ColumnTest, best_p, run_columns
-from model_formats.joint import hotelling
-from model_formats.profile import ReferenceProfile, count, rff
-from model_formats.pvalues import cauchy
-from model_formats.runtimes.base import Array
+from model_formats.core.runtime import Array
+from model_formats.statistics.distributions import cauchy
+from model_formats.statistics.multivariate import hotelling
+from model_formats.statistics.reference_profile import ReferenceProfile, count, rff
+from model_formats.statistics.univariate import ColumnTest, best_p, run_columns
 from spoke_agent.drift.detector import Detector
-from sync.egress import DriftVerdict, FeatureVerdict, p_bucket, rows_at_least
+from sync.protocol.egress import DriftVerdict, FeatureVerdict, p_bucket, rows_at_least
 
 __all__ = ["Window", "judge", "judge_counts", "verdict_of"]
 
@@ -34,7 +34,7 @@ class Window:
 
 
 def judge(profile: ReferenceProfile, table: Array) -> Window:
-    """Count, test and combine. `table` is what `model_formats.profile.columns` gives for the window's rows."""
+    """Count, test and combine. `table` is what `model_formats.statistics.reference_profile.columns` gives for the window's rows."""
     return judge_counts(profile, count(profile, table), rff(profile, table).sum(axis=0), len(table))
 
 

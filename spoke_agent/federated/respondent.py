@@ -15,24 +15,24 @@ from pathlib import Path
 
 import numpy as np
 
-from model_formats.errors import RefusedError
+from model_formats.core.errors import RefusedError
+from model_formats.core.types import digest_of
 from model_formats.package import Package
-from model_formats.profile import columns
-from model_formats.sums import Layout, SumsInvalid, add_up, lay_out
-from model_formats.types import digest_of
+from model_formats.statistics.federated_sums import Layout, SumsInvalid, add_up, lay_out
+from model_formats.statistics.reference_profile import columns
 from spoke_agent.data.crypto import SiteKey
 from spoke_agent.data.store import DataStore
 from spoke_agent.federated.rounds import Round, Rounds
 from spoke_agent.outbox.floors import discrete_laplace
 from spoke_agent.outbox.outbox import About, Asking, Outbox
 from spoke_agent.outbox.policy import Why
-from sync.egress import MaskedKey, MaskedSum
+from sync.core.types import SpokeId
 from sync.federated.documents import Question
 from sync.federated.masks import masked, public_of
 from sync.federated.verify import CohortRefused, CohortTooSmall, Peers, QuestionRefused, verify_cohort, verify_question
+from sync.protocol.egress import MaskedKey, MaskedSum
 from sync.trust.errors import EnvelopeRefused
-from sync.trust.released import Released
-from sync.types import SpokeId
+from sync.trust.trusted_release import Released
 
 __all__ = ["Noise", "Respondent"]
 

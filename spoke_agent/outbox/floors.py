@@ -9,7 +9,7 @@ import math
 import secrets
 from collections.abc import Sequence
 
-from sync.egress import MERGED
+from sync.protocol.egress import MERGED
 
 __all__ = ["discrete_laplace", "merge_small", "noisy", "rounded"]
 

@@ -9,8 +9,8 @@ from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sync.egress import Ops
-from sync.types import Reason
+from sync.core.types import Reason
+from sync.protocol.egress import Ops
 
 __all__ = ["latency_buckets", "operations", "read_metrics"]
 

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from model_formats.profile import ReferenceProfile
+from model_formats.statistics.reference_profile import ReferenceProfile
+from spoke_agent.outbox.egress_log import EgressLog, LogEntry
 from spoke_agent.outbox.errors import PolicyInvalid
 from spoke_agent.outbox.floors import merge_small, noisy, rounded
-from spoke_agent.outbox.log import EgressLog, LogEntry
 from spoke_agent.outbox.policy import Asked, SitePolicy, Why, decide, load_policy, may_tell_counts
-from sync.bus import BusDown
-from sync.clock import Clock
-from sync.egress import (
+from sync.bus.bus import BusDown
+from sync.core.clock import Clock
+from sync.core.types import Regime, SpokeId
+from sync.protocol.egress import (
     MASKED,
     MERGED,
     Body,
@@ -26,8 +27,7 @@ from sync.egress import (
     coarse_end,
     coarse_start,
 )
-from sync.messages import EgressCeiling, UpdateEvidence
-from sync.types import Regime, SpokeId
+from sync.protocol.messages import EgressCeiling, UpdateEvidence
 
 __all__ = ["About", "Asking", "Outbox", "Send"]
 

@@ -13,13 +13,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from msgspec import Meta
 
-from model_formats.document import Document, DocumentRefused, Value
-from model_formats.types import Digest, Name
+from model_formats.core.document import Document, DocumentRefused, Value
+from model_formats.core.types import Digest, Name
 from spoke_agent.outbox.errors import PolicyInvalid
-from sync.egress import FLOORS, MAX_BYTES, MIN_CELL, MIN_ROWS, MIN_SITES, Kind
-from sync.files import atomic_write
-from sync.messages import EgressCeiling
-from sync.types import Regime
+from sync.core.files import atomic_write
+from sync.core.types import Regime
+from sync.protocol.egress import FLOORS, MAX_BYTES, MIN_CELL, MIN_ROWS, MIN_SITES, Kind
+from sync.protocol.messages import EgressCeiling
 
 __all__ = [
     "POLICY_FILE",

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from model_formats.types import hex_of
-from sync.egress import MASK_BITS
-from sync.types import SpokeId
+from model_formats.core.types import hex_of
+from sync.core.types import SpokeId
+from sync.protocol.egress import MASK_BITS
 
 __all__ = ["fresh_secret", "masked", "public_of", "total"]
 

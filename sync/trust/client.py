@@ -19,17 +19,17 @@ from typing import ClassVar, Literal
 
 from msgspec import field
 
-from model_formats.document import Document
-from model_formats.types import AwareDatetime, Digest, digest_of
-from sync.clock import Clock
-from sync.files import atomic_write
+from model_formats.core.document import Document
+from model_formats.core.types import AwareDatetime, Digest, digest_of
+from sync.core.clock import Clock
+from sync.core.files import atomic_write
+from sync.core.types import SpokeId
 from sync.store import disk_errors
 from sync.trust.documents import Lane
 from sync.trust.errors import MetadataIncomplete
 from sync.trust.freshness import EPOCH, correction, trusted_now
-from sync.trust.released import Released
+from sync.trust.trusted_release import Released
 from sync.trust.workflow import Fetch, advance, after_roots, expired, nothing, walk_roots
-from sync.types import SpokeId
 
 __all__ = ["Fetch", "TrustStore"]
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from msgspec import Meta
 from tuf.api.metadata import Timestamp
 
-from model_formats.document import Document, DocumentRefused, Value
-from model_formats.publisher import PublisherPolicy
-from model_formats.types import NAME_PATTERN, AwareDatetime, Digest, Name, matching
+from model_formats.core.document import Document, DocumentRefused, Value
+from model_formats.core.types import NAME_PATTERN, AwareDatetime, Digest, Name, matching
+from model_formats.signing.publisher_policy import PublisherPolicy
+from sync.core.types import Regime
 from sync.trust.keys import PublicKey
-from sync.types import Regime
 
 __all__ = [
     "DENY",

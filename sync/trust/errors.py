@@ -11,8 +11,8 @@ RefusedError
     └── BundleRefused       a sideload file (sync.bundle)
 """
 
-from model_formats.errors import HubError, OperatorError, RefusedError
-from sync.types import Reason
+from model_formats.core.errors import HubError, OperatorError, RefusedError
+from sync.core.types import Reason
 
 __all__ = [
     "ContentsRefused",

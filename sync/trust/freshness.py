@@ -10,13 +10,13 @@ old answer cannot be replayed; it is what brings back a spoke whose clock runs a
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, ClassVar, Literal
 
-from model_formats.document import Document
-from model_formats.types import AwareDatetime, matching
+from model_formats.core.document import Document
+from model_formats.core.types import AwareDatetime, matching
+from sync.core.types import Reason, SpokeId
 from sync.trust.documents import Lane
-from sync.trust.envelope import seal, unseal
+from sync.trust.dsse import seal, unseal
 from sync.trust.errors import MetadataRefused
 from sync.trust.keys import Key, Signer
-from sync.types import Reason, SpokeId
 
 __all__ = [
     "EPOCH",

@@ -36,10 +36,11 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from model_formats.errors import OperatorError
-from model_formats.publisher import PublisherPolicy
-from model_formats.types import ModelRef, hex_of
-from sync.clock import Clock, SystemClock
+from model_formats.core.errors import OperatorError
+from model_formats.core.types import ModelRef, hex_of
+from model_formats.signing.publisher_policy import PublisherPolicy
+from sync.core.clock import Clock, SystemClock
+from sync.core.types import Reason, Regime
 from sync.trust.documents import (
     DENY,
     DIRECTOR,
@@ -54,9 +55,8 @@ from sync.trust.documents import (
 from sync.trust.errors import KeyMissing, MetadataRefused
 from sync.trust.freshness import LIFETIME
 from sync.trust.keys import Key, PublicKey, Signer, pem_of
-from sync.trust.shelf import ONLINE, Shelf, read_metadata
+from sync.trust.repository_files import ONLINE, Shelf, read_metadata
 from sync.trust.workflow import check_distinct
-from sync.types import Reason, Regime
 
 __all__ = ["Proposal", "ReleaseInvalid", "Repository", "add_signature", "role_of_model"]
 

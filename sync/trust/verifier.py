@@ -19,7 +19,7 @@ The release (one model of a directive), `verify_release`:
 The contents, `verify_contents`:
 10. It is the released index, says that it is this model and version, and its residency label allows this zone and regime.
 11. The publisher's signature has the released digest and length, is by one of the released publishers at trusted time, and covers
-    exactly the files of the package (`model_formats.signature`, with a list of its own).
+    exactly the files of the package (`model_formats.signing.signature`, with a list of its own).
 12. No file of the package, nor its publisher's key, is denied.
 13. The bytes of the chosen variant and of all common files hash to their digests.
 
@@ -35,20 +35,20 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from model_formats.layout import PackageIncomplete, PackageTampered
-from model_formats.oci import PackageInvalid
-from model_formats.opening import Package
-from model_formats.publisher import Publisher, PublisherPolicy
-from model_formats.signature import verify_package
-from model_formats.statement import PublisherUntrusted
-from model_formats.types import ModelRef, digest_of
-from sync.messages import DesiredModel, Directive, Report
+from model_formats.core.types import ModelRef, digest_of
+from model_formats.package.image_layout import PackageIncomplete, PackageTampered
+from model_formats.package.oci import PackageInvalid
+from model_formats.package.read import Package
+from model_formats.signing.publisher_policy import Publisher, PublisherPolicy
+from model_formats.signing.signature import verify_package
+from model_formats.signing.statement import PublisherUntrusted
+from sync.core.types import Reason, Regime, SpokeId, State
+from sync.protocol.messages import DesiredModel, Directive, Report
 from sync.trust.documents import ReleaseTerms
-from sync.trust.envelope import unseal
+from sync.trust.dsse import unseal
 from sync.trust.errors import ContentsRefused, DirectiveRefused, MetadataRefused, ReleaseRefused, ReportRefused
 from sync.trust.keys import Key
-from sync.trust.released import Released, Target
-from sync.types import Reason, Regime, SpokeId, State
+from sync.trust.trusted_release import Released, Target
 
 __all__ = ["ReleaseTarget", "verify_contents", "verify_directive", "verify_index", "verify_release", "verify_report"]
 

@@ -14,14 +14,14 @@ from tuf.api.metadata import DelegatedRole, Metadata, Role, Root, Targets, Times
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
-from model_formats.document import DocumentRefused
-from model_formats.types import digest_of
+from model_formats.core.document import DocumentRefused
+from model_formats.core.types import digest_of
+from sync.core.types import Reason
 from sync.trust.documents import DENY, DIRECTOR, DenyList, DirectorKeys, Freshness, Lane, file_of_target
 from sync.trust.errors import MetadataIncomplete, MetadataRefused
 from sync.trust.freshness import EPOCH, lanes_allowed
 from sync.trust.keys import Key, KeyFileInvalid
-from sync.trust.released import Released, Target
-from sync.types import Reason
+from sync.trust.trusted_release import Released, Target
 
 __all__ = ["CAPS", "Checked", "Fetch", "advance", "after_roots", "check_distinct", "expired", "nothing", "walk_roots"]
 

@@ -13,23 +13,23 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Root, Timestamp
 
+from model_formats.core.types import digest_of
 from model_formats.package import open_package
-from model_formats.types import digest_of
-from spoke_agent import agent
-from spoke_agent.slots import read_slots
-from sync import topics
-from sync.blocks import BlobSender
-from sync.bus import Message
-from sync.clock import SystemClock
-from sync.messages import DeltaOffer, DesiredModel, Directive, ProbationTerms, Status
+from spoke_agent.daemon import agent
+from spoke_agent.site.slots import read_slots
+from sync.bus.bus import Message
+from sync.core.clock import SystemClock
+from sync.core.types import Reason, SpokeId
+from sync.protocol import topics
+from sync.protocol.messages import DeltaOffer, DesiredModel, Directive, ProbationTerms, Status
+from sync.protocol.topics import spoke_rights
 from sync.store import BLOCK_SIZE
-from sync.topics import spoke_rights
-from sync.trust.envelope import seal
+from sync.transfer import BlobSender
+from sync.trust.dsse import seal
 from sync.trust.keys import role_signer
-from sync.types import Reason, SpokeId
 from tests.attacks.forging import evil, forged, hang_together, stolen, up
 from tests.samples.model_folder import WEIGHTS
-from tests.spoke_agent.agent.conftest import ME, Field
+from tests.spoke_agent.daemon.conftest import ME, Field
 
 DUBAI = SpokeId("dubai")
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from hub.cli import group
-from model_formats.console import run
-from model_formats.types import ModelRef, digest_of
-from sync.clock import SystemClock
+from model_formats.core.console import run
+from model_formats.core.types import ModelRef, digest_of
+from sync.core.clock import SystemClock
 from sync.trust.client import TrustStore
 from sync.trust.errors import MetadataRefused, TrustRefused
 from sync.trust.keys import load_signer
 from sync.trust.metadata import Repository, add_signature
-from sync.trust.shelf import read_metadata
+from sync.trust.repository_files import read_metadata
 from sync.trust.verifier import verify_directive
 from tests.samples.trust_world import CLINIC, World
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from model_formats.profile import ReferenceProfile, build_profile, columns, count
+from model_formats.statistics.reference_profile import ReferenceProfile, build_profile, columns, count
 from spoke_agent.drift.verdict import judge
 from spoke_agent.outbox.floors import merge_small
-from sync.egress import DriftHist, FeatureCounts
+from sync.protocol.egress import DriftHist, FeatureCounts
 from tests.samples.tabular import CONTRACT, scores, table
 
 BENCH = Path("build/bench")
@@ -159,7 +159,7 @@ def plain(rows: int, number: int, drift: str) -> float:
 
 def fleet() -> dict[str, Any]:
     """A hundred sites, whole and with small cells merged: is the sum the pooled histogram?"""
-    from hub.fleet.drift import pool
+    from hub.rules.fleet_drift import pool
 
     rng = np.random.default_rng(7)
     profile = reference(rng)

@@ -22,7 +22,7 @@ ROWS, REPEATS = 200, 10
 
 
 def main() -> None:
-    from hub.train.run import build
+    from hub.train.runner import build
     from model_formats.package import Layout, open_package, pack
 
     BENCH.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def shifts() -> dict[str, Any]:
 def sites(package: Any) -> Iterator[tuple[str, Any, Any, Any]]:
     """(shift, trunk, features of all site rows, labels)."""
     from hub.train.datasets import digits
-    from spoke_agent.tune.features import open_trunk
+    from spoke_agent.tuning.features import open_trunk
 
     trunk, shares = open_trunk(package, "onnx-int8"), digits().sites.values()
     images = np.concatenate([s.inputs["image"] for s in shares])
@@ -66,9 +66,9 @@ def sites(package: Any) -> Iterator[tuple[str, Any, Any, Any]]:
 
 def accuracies(package: Any) -> Iterator[dict[str, Any]]:
     """Before and after at the site, and on the hub's clean rows that are no anchors."""
-    from spoke_agent.tune.fit import Rows
-    from spoke_agent.tune.gate import score
-    from spoke_agent.tune.recipe import tune_head
+    from spoke_agent.adapters.gate import score
+    from spoke_agent.adapters.head_fit import Rows
+    from spoke_agent.tuning.recipe import tune_head
 
     clean = None
     for name, trunk, features, labels in sites(package):
@@ -96,9 +96,9 @@ def accuracies(package: Any) -> Iterator[dict[str, Any]]:
 
 def gate(package: Any) -> Iterator[dict[str, Any]]:
     """150 harmful and the useful of 60 heads through the gate."""
-    from spoke_agent.tune.fit import Rows
-    from spoke_agent.tune.gate import score
-    from spoke_agent.tune.recipe import tune_head
+    from spoke_agent.adapters.gate import score
+    from spoke_agent.adapters.head_fit import Rows
+    from spoke_agent.tuning.recipe import tune_head
 
     harmful = harmful_in = useful = useful_in = 0
     for name, trunk, features, labels in sites(package):
@@ -121,10 +121,10 @@ def gate(package: Any) -> Iterator[dict[str, Any]]:
 def whole_models(package: Any) -> Iterator[dict[str, Any]]:
     """LoRA and full fine-tuning of the INT8 file through the gate, on turned digits and on shuffled labels."""
     from hub.train.datasets import digits
+    from spoke_agent.adapters.gate import GateTerms
     from spoke_agent.data.store import StoredBatch
-    from spoke_agent.tune.features import open_trunk
-    from spoke_agent.tune.gate import GateTerms
-    from spoke_agent.tune.whole import tune_model
+    from spoke_agent.tuning.features import open_trunk
+    from spoke_agent.tuning.full_model import tune_model
 
     trunk, shares = open_trunk(package, "onnx-int8"), digits().sites.values()
     source = package.path(package.variant("onnx-int8").main)
@@ -169,7 +169,7 @@ def prepare(folder: Path, index: str) -> None:
     from hub.train.corruptions import turn
     from hub.train.datasets import digits
     from spoke_agent.data.store import Batch, open_data
-    from spoke_agent.slots import ModelSlots, Slot, Slots, write_slots
+    from spoke_agent.site.slots import ModelSlots, Slot, Slots, write_slots
 
     share = digits().sites["frankfurt"].take(np.arange(ROWS))
     store, ids = open_data(folder), [str(i) for i in range(ROWS)]
@@ -183,11 +183,11 @@ def prepare(folder: Path, index: str) -> None:
 
 def tune(folder: Path) -> None:
     from model_formats.package import Layout
+    from spoke_agent.adapters.store import Shelf
     from spoke_agent.data.store import open_data
-    from spoke_agent.serve.slim import slim
-    from spoke_agent.tune.shelf import Shelf
-    from spoke_agent.tune.site import Tuner
-    from sync.clock import SystemClock
+    from spoke_agent.site.memory import slim
+    from spoke_agent.tuning.tuner import Tuner
+    from sync.core.clock import SystemClock
     from sync.trust.keys import device_signer
 
     signer = device_signer()
@@ -220,9 +220,9 @@ def tune(folder: Path) -> None:
 
 def second_dataset() -> Iterator[dict[str, Any]]:
     """Breast cancer, split by a covariate: the hub sees small nuclei, the site large ones from another microscope (scaled)."""
-    from spoke_agent.tune.fit import Rows
-    from spoke_agent.tune.gate import score
-    from spoke_agent.tune.recipe import tune_head
+    from spoke_agent.adapters.gate import score
+    from spoke_agent.adapters.head_fit import Rows
+    from spoke_agent.tuning.recipe import tune_head
 
     x, labels, small, anchors = microscopes()
     hub, before_shift = anchors.head, x.copy()
@@ -261,8 +261,8 @@ def second_dataset() -> Iterator[dict[str, Any]]:
 
 
 def found_before(hub: Any, x: np.ndarray, labels: np.ndarray, test: np.ndarray) -> float:
-    from spoke_agent.tune.fit import Rows
-    from spoke_agent.tune.gate import score
+    from spoke_agent.adapters.gate import score
+    from spoke_agent.adapters.head_fit import Rows
 
     return score(hub, Rows(x[test], labels[test]))
 
@@ -272,7 +272,7 @@ def microscopes() -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
     from sklearn.datasets import load_breast_cancer
     from sklearn.linear_model import LogisticRegression
 
-    from model_formats.adapter import Anchors, Head
+    from model_formats.package.adapter import Anchors, Head
 
     data = load_breast_cancer()
     small = data.data[:, 0] < np.quantile(data.data[:, 0], 0.6)

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 import pytest
 
-from sync import topics
-from sync.bus import Bus, BusDown, Message
-from sync.memory import MemoryBroker, MemoryBus
-from sync.mqtt import MAX_PACKET, MqttBus
-from sync.types import SpokeId
+from sync.bus.bus import Bus, BusDown, Message
+from sync.bus.memory import MemoryBroker, MemoryBus
+from sync.bus.mqtt import MAX_PACKET, MqttBus
+from sync.core.types import SpokeId
+from sync.protocol import topics
 
 DUBAI, FRANKFURT = SpokeId("dubai"), SpokeId("frankfurt")
 DIGEST = "sha256:" + "0" * 64

@@ -10,15 +10,15 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from model_formats.contract import FeatureContract
-from model_formats.data import Rows, read_rows
-from model_formats.errors import SpokeshaveError
-from model_formats.golden import Golden, check_golden, read_golden
-from model_formats.runtimes.base import Candidate, candidates
-from model_formats.runtimes.choose import open_session
-from model_formats.runtimes.cpu_class import this_class
-from model_formats.scoring import predict, score
-from model_formats.spec import CONTRACT, GOLDEN, SPEC, PackageSpec, VariantSpec
+from model_formats.build.dataset import Rows, read_rows
+from model_formats.build.scoring import predict, score
+from model_formats.core.cpu_class import this_class
+from model_formats.core.errors import SpokeshaveError
+from model_formats.core.runtime import Candidate, candidates
+from model_formats.documents.feature_contract import FeatureContract
+from model_formats.documents.package_spec import CONTRACT, GOLDEN, SPEC, PackageSpec, VariantSpec
+from model_formats.package.golden import Golden, check_golden, read_golden
+from model_formats.runtimes.select import open_session
 from tests.cpus.machines import Machine
 from tests.cpus.rig import Rig, RunEnded
 

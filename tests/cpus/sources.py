@@ -14,9 +14,9 @@ from pathlib import Path
 
 from hub.train.minilm import WeightsMissing, weights_folder
 from hub.train.recipe import Recipe
-from hub.train.run import recipe, train
-from model_formats.build import build_model_folder
-from model_formats.data import BuildData, read_rows, write_rows
+from hub.train.runner import recipe, train
+from model_formats.build.build import build_model_folder
+from model_formats.build.dataset import BuildData, read_rows, write_rows
 from model_formats.export.onnx_file import OnnxFile
 from tests.cpus.machines import Machine
 from tests.cpus.rig import ROOT, Rig

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from model_formats.core.types import digest_of
 from model_formats.package import open_package
-from model_formats.types import digest_of
-from spoke_agent.assemble import Parts
-from spoke_agent.home import SpokeHome
-from spoke_agent.slots import ModelSlots, read_slots
-from spoke_agent.update import Update
+from spoke_agent.daemon.wiring import Parts
+from spoke_agent.site.home import SpokeHome
+from spoke_agent.site.slots import ModelSlots, read_slots
+from spoke_agent.update.update import Update
+from sync.core.types import Reason, State
 from sync.store import BlobStore
-from sync.types import Reason, State
-from tests.crash.ground import HEAD, ME, DoesNotEnd, Ground, another_boot
 from tests.crash.points import Points
+from tests.crash.sweep_run import HEAD, ME, DoesNotEnd, Ground, another_boot
 
 Flow = Literal["blocks", "delta", "sideload", "variant"]
 FLOWS: tuple[Flow, ...] = ("blocks", "delta", "sideload", "variant")
@@ -140,7 +140,7 @@ class Cases:
 
     def _found(self, home: SpokeHome) -> tuple[int | None, State, Reason]:
         """What is served, and how the update ended: by the signed report that the hub verified, or on the spoke's own disk."""
-        from spoke_agent.journal import Journal
+        from spoke_agent.update.journal import Journal
 
         journal = Journal(home.journal)
         update = journal.update("digits")

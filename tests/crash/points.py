@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.crash.platter import Platter
+from tests.crash.simulated_disk import Platter
 from tests.crash.sqlite_files import SqliteFiles
 
 FAULTS = ("kill", "torn", "lost", "mixed", "eio", "enospc")

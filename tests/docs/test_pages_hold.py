@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
-from hub.rules.plan import RolloutPlan
+from hub.rules.rollout_plan import RolloutPlan
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from docs.generate import REASONS, ROOMS, pages
-from model_formats.errors import SpokeshaveError
-from sync.types import Reason
+from model_formats.core.errors import SpokeshaveError
+from sync.core.types import Reason
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 

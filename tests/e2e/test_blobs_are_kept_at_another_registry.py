@@ -7,21 +7,21 @@ from contextlib import closing
 
 import pytest
 
+from hub.app.hub_process import HubServer
 from hub.cli import group
-from hub.home import HubHome
-from hub.hub import found
-from hub.registry.client import pull
-from hub.registry.external import ExternalRegistry
-from hub.server import HubServer
-from hub.settings import HubSettings, load_settings
-from model_formats.console import run
-from model_formats.oci import SIGNATURE, Descriptor
+from hub.config.home import HubHome
+from hub.config.settings import HubSettings, load_settings
+from hub.context import found
+from hub.registry.push_pull import pull
+from hub.registry.remote_backend import ExternalRegistry
+from model_formats.core.console import run
 from model_formats.package import Layout, missing, open_package
-from provisioning.online import enrol_online, hub_client
-from spoke_agent.road import HttpsRoad, MqttRoad
-from sync.clock import SystemClock
-from sync.messages import DesiredModel
-from sync.mqtt import MqttBus
+from model_formats.package.oci import SIGNATURE, Descriptor
+from provisioning.identity.online import enrol_online, hub_client
+from spoke_agent.update.transport import HttpsRoad, MqttRoad
+from sync.bus.mqtt import MqttBus
+from sync.core.clock import SystemClock
+from sync.protocol.messages import DesiredModel
 from sync.store import BlobStore
 from tests.samples.model_folder import write_model_folder
 from tests.samples.registries import another_hub, distribution, needs_distribution
@@ -122,7 +122,7 @@ def test_deltas_go_there_too_and_doctor_collector_and_backup_know_of_it(world, p
     shelf, size = world.server.hub.registry, second["deltas"][0]["bytes"]
     world.empty_cache()
     from hub.store.versions import deltas_to
-    from model_formats.types import ModelRef
+    from model_formats.core.types import ModelRef
 
     with world.server.hub.database.read() as db:
         (offer,) = deltas_to(db, ModelRef("digits", 2))

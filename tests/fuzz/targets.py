@@ -6,12 +6,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from spoke_agent.serve.errors import RequestInvalid
-from spoke_agent.serve.forms import KnownForms
-from spoke_agent.serve.grpc import tensors as grpc_tensors
-from spoke_agent.serve.grpc.tensors import Asked, parse_infer
-from spoke_agent.serve.inference_protocol import InferRequest, parse_request
-from spoke_agent.serve.transport import HttpServer, Limits, _Connection
+from spoke_agent.server.grpc import codec as grpc_tensors
+from spoke_agent.server.grpc.codec import Asked, parse_infer
+from spoke_agent.server.http.transport import HttpServer, Limits, _Connection
+from spoke_agent.server.protocol.json_codec import InferRequest, parse_request
+from spoke_agent.server.protocol.request_templates import KnownForms
+from spoke_agent.server_api.errors import RequestInvalid
 
 __all__ = ["TARGETS", "grpc", "http", "request"]
 

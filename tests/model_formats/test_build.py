@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from examples.demo.damage import sabotage
-from hub.train.run import Trained
-from model_formats.build import BuildResult, FolderExists, build_model_folder
-from model_formats.contract import FeatureContract
-from model_formats.data import BuildData, Rows
-from model_formats.evidence import Evidence
+from hub.train.runner import Trained
+from model_formats.build.build import BuildResult, FolderExists, build_model_folder
+from model_formats.build.dataset import BuildData, Rows
+from model_formats.build.scoring import LabelsRefused
+from model_formats.core.types import digest_of_file
+from model_formats.documents.evidence import Evidence
+from model_formats.documents.feature_contract import FeatureContract
+from model_formats.documents.package_spec import PackageSpec
 from model_formats.export.onnx_file import OnnxFile
-from model_formats.golden import check_golden, read_golden
 from model_formats.package import Layout, open_package, pack
-from model_formats.quantize.gate import AccuracyDropRefused, judge
-from model_formats.runtimes.choose import open_session
-from model_formats.scoring import LabelsRefused
-from model_formats.spec import PackageSpec
-from model_formats.types import digest_of_file
+from model_formats.package.golden import check_golden, read_golden
+from model_formats.quantize.accuracy_gate import AccuracyDropRefused, judge
+from model_formats.runtimes.select import open_session
 
 
 def test_digits_reach_97_percent_in_both_variants_and_int8_is_a_third_of_the_size(digits: BuildResult) -> None:

@@ -12,22 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
-from hub.train.run import Trained
-from model_formats import emulated
-from model_formats.build import BuildResult, _warn_of_classes
-from model_formats.card import card
-from model_formats.class_evidence import Question, answers, trials_of
-from model_formats.data import write_rows
-from model_formats.emulated import emulated_classes, try_emulated
-from model_formats.evidence import ClassEvidence, Evidence, VariantEvidence
-from model_formats.golden import Golden, GoldenMismatch, read_golden, write_golden
-from model_formats.quantize.gate import AccuracyDropRefused, judge
-from model_formats.quantize.recipe import prepare
+from hub.train.runner import Trained
+from model_formats.build import emulated
+from model_formats.build.build import BuildResult, _warn_of_classes
+from model_formats.build.class_evidence import Question, answers, trials_of
+from model_formats.build.dataset import write_rows
+from model_formats.build.emulated import emulated_classes, try_emulated
+from model_formats.build.model_card import card
+from model_formats.build.reference_data import golden_vectors
+from model_formats.build.session import FP32, INT8, Workbench
+from model_formats.build.variants import gate_on_every_class, settle
+from model_formats.core.cpu_class import this_class
+from model_formats.documents.evidence import ClassEvidence, Evidence, VariantEvidence
+from model_formats.package.golden import Golden, GoldenMismatch, read_golden, write_golden
+from model_formats.quantize.accuracy_gate import AccuracyDropRefused, judge
+from model_formats.quantize.layers import prepare
 from model_formats.quantize.static import StaticQdq
-from model_formats.reference import golden_vectors
-from model_formats.runtimes.cpu_class import this_class
-from model_formats.variants import gate_on_every_class, settle
-from model_formats.workbench import FP32, INT8, Workbench
 
 qemu = pytest.mark.skipif("avx2" not in emulated_classes(), reason="needs qemu-user-static, and a CPU of another class than avx2")
 
@@ -201,10 +201,10 @@ def test_the_gate_judges_the_worst_right_way_on_any_class(bench: Workbench, row:
 _MAKE = """
 import sys
 from pathlib import Path
-from model_formats.data import read_rows
-from model_formats.golden import write_golden
+from model_formats.build.dataset import read_rows
+from model_formats.package.golden import write_golden
 from model_formats.quantize.static import StaticQdq
-from model_formats.reference import golden_vectors
+from model_formats.build.reference_data import golden_vectors
 prepared, rows, out = map(Path, sys.argv[1:])
 rows = read_rows(rows).inputs
 StaticQdq(rows).quantize(prepared, out / "int8.onnx")

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from hub.train.corruptions import image_corruptions, turn
-from hub.train.run import Trained
-from model_formats.build import BuildResult
-from model_formats.calibration import calibrate, confidence
-from model_formats.estimate import AccuracyEstimate, Window, estimate_accuracy, fit_estimate
-from model_formats.runtimes.choose import open_session
+from hub.train.runner import Trained
+from model_formats.build.build import BuildResult
+from model_formats.runtimes.select import open_session
+from model_formats.statistics.accuracy_estimate import AccuracyEstimate, Window, estimate_accuracy, fit_estimate
+from model_formats.statistics.calibration import calibrate, confidence
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from hub.fleet.releases import ReleaseRequest, propose_release
-from model_formats.keyless import SigstoreRefused, SigstoreSigner
+from hub.services.releases import ReleaseRequest, propose_release
+from model_formats.core.types import ModelRef
 from model_formats.package import Layout
-from model_formats.publisher import PublisherPolicy, SigstoreRule
-from model_formats.signature import KeySigner, PublisherUntrusted, sign_package, verify_package
-from model_formats.types import ModelRef
+from model_formats.signing.publisher_policy import PublisherPolicy, SigstoreRule
+from model_formats.signing.signature import KeySigner, PublisherUntrusted, sign_package, verify_package
+from model_formats.signing.sigstore import SigstoreRefused, SigstoreSigner
 from tests.samples.model_folder import packed
 from tests.sigstore.instance import Instance, Oidc
 

@@ -24,11 +24,11 @@ import httpx
 import numpy as np
 import onnx
 
-from model_formats.console import table
-from model_formats.contract import FeatureContract, TensorContract
-from model_formats.runtimes.choose import open_session
-from spoke_agent.serve.client import ControlClient
-from spoke_agent.slots import Slot, read_slots
+from model_formats.core.console import table
+from model_formats.documents.feature_contract import FeatureContract, TensorContract
+from model_formats.runtimes.select import open_session
+from spoke_agent.server_api.client import ControlClient
+from spoke_agent.site.slots import Slot, read_slots
 from tests.bench.house import WORK_US, Pace, at_pace
 from tests.bench.serving.servers import (
     EVERY_CORE,
@@ -44,7 +44,7 @@ from tests.bench.serving.servers import (
     stranger,
     wrk,
 )
-from tests.spoke_agent.serve.sites import Site, cnn, image
+from tests.spoke_agent.server.sites import Site, cnn, image
 
 ROUNDS = 9
 STARTS = 4

@@ -12,13 +12,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from hub.cli import group
-from hub.train.bring import ContractUnclear, bring
 from hub.train.datasets import breast_cancer
-from model_formats.arrays import ArraysRefused
-from model_formats.console import run
-from model_formats.contract import FeatureContract
-from model_formats.data import write_rows
-from model_formats.document import DocumentRefused
+from hub.train.import_model import ContractUnclear, bring
+from model_formats.build.dataset import write_rows
+from model_formats.core.array_file import ArraysRefused
+from model_formats.core.console import run
+from model_formats.core.document import DocumentRefused
+from model_formats.documents.feature_contract import FeatureContract
 
 SHARES = breast_cancer()
 TERMS = ("--version", "3", "--zone", "eu", "--regime", "gdpr", "--quantize", "none")

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from hub.registry.places import LONGEST_WAIT_S, NoPlace, Places
-from sync.blocks import TransferCancelled, TransferStalled
-from sync.clock import ManualClock
-from sync.fetch import fetch_blob
+from hub.registry.admission_queue import LONGEST_WAIT_S, NoPlace, Places
+from sync.core.clock import ManualClock
 from sync.store import BLOCK_SIZE, MemoryStore
+from sync.transfer import TransferCancelled, TransferStalled
+from sync.transfer.fetch import fetch_blob
 
 
 class Counted(Places):

@@ -8,17 +8,17 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext
 import httpx
 import pytest
 
-from hub.registry.client import RegistryDown, pull, push
-from hub.registry.collect import collect
+from hub.config.settings import HubSettings, SettingsInvalid
 from hub.registry.errors import NotAuthorized, Unknown
-from hub.registry.external import ExternalContents, ExternalRegistry, ExternalRegistryRefused, open_registry
-from hub.registry.remote import RemoteRepository
+from hub.registry.garbage_collect import collect
+from hub.registry.push_pull import RegistryDown, pull, push
+from hub.registry.remote_backend import ExternalContents, ExternalRegistry, ExternalRegistryRefused, open_registry
+from hub.registry.remote_client import RemoteRepository
 from hub.registry.store import RegistryStore
-from hub.settings import HubSettings, SettingsInvalid
-from model_formats.layout import PackageTampered
-from model_formats.oci import OCTETS, SIGNATURE, Descriptor
+from model_formats.core.types import digest_of
 from model_formats.package import Layout, attach, open_package
-from model_formats.types import digest_of
+from model_formats.package.image_layout import PackageTampered
+from model_formats.package.oci import OCTETS, SIGNATURE, Descriptor
 from tests.samples.model_folder import packed
 from tests.samples.registries import distribution, needs_distribution
 

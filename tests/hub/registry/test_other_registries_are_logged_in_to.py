@@ -4,8 +4,8 @@ import httpx
 import pytest
 
 from hub.registry.auth import RegistryAuth
-from hub.registry.client import pull, push
 from hub.registry.errors import NotAuthorized, RegistryRefused
+from hub.registry.push_pull import pull, push
 from model_formats.package import Layout
 from tests.samples.model_folder import packed
 

@@ -4,10 +4,10 @@ import subprocess
 import httpx
 import pytest
 
-from hub.registry.client import RegistryDown, pull, push
+from hub.registry.push_pull import RegistryDown, pull, push
+from model_formats.core.types import digest_of
 from model_formats.package import SIGNATURE, Layout, attach, open_package
-from model_formats.signature import KeySigner, sign_package
-from model_formats.types import digest_of
+from model_formats.signing.signature import KeySigner, sign_package
 from tests.samples.model_folder import packed
 
 needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")

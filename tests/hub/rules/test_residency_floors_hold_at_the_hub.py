@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from hub.rules.residency import Breach, Known, breach_of, judge, may_deploy
-from sync.egress import DriftHist, DriftVerdict, EgressRecord, FeatureCounts, FeatureVerdict, Ops, PerfEstimate, RffMean
-from sync.messages import EgressCeiling
+from hub.rules.egress_residency import Breach, Known, breach_of, judge, may_deploy
+from sync.protocol.egress import DriftHist, DriftVerdict, EgressRecord, FeatureCounts, FeatureVerdict, Ops, PerfEstimate, RffMean
+from sync.protocol.messages import EgressCeiling
 from tests.samples.tabular import INDEX, MODEL, VERSION, profile
 
 AT = datetime(2026, 3, 1, 12, 15, tzinfo=UTC)

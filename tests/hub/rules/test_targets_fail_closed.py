@@ -1,6 +1,6 @@
-from hub.rules.plan import Ring
+from hub.rules.rollout_plan import Ring
 from hub.rules.targeting import Forbidden, Member, resolve
-from sync.types import Reason, SpokeId
+from sync.core.types import Reason, SpokeId
 
 DUBAI, CLINIC, FRANKFURT = SpokeId("dubai"), SpokeId("clinic"), SpokeId("frankfurt")
 TILL = SpokeId("dubai", "till")

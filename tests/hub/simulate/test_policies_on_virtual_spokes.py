@@ -1,7 +1,7 @@
-from hub.rules.plan import GateTerms, Ring, RolloutSpec
+from hub.rules.rollout_plan import GateTerms, Ring, RolloutSpec
 from hub.simulate.run import share_rings, simulate
 from hub.simulate.spokes import Truth
-from sync.messages import ProbationTerms
+from sync.protocol.messages import ProbationTerms
 
 RINGS = (Ring(name="canary", sites=("a",)), Ring(name="early", sites=("b",)), Ring(name="rest", sites=("*",)))
 SIZES = [20, 180, 1800]

@@ -6,18 +6,18 @@ from datetime import timedelta
 
 import pytest
 
-from hub.backup import LIFT, BackupInvalid, back_up, restore
-from hub.fleet.directives import refresh_directive
-from hub.fleet.enrolments import invite_spoke
-from hub.hub import Hub, HubMissing
-from hub.settings import HubSettings
+from hub.app.backup import LIFT, BackupInvalid, back_up, restore
+from hub.config.settings import HubSettings
+from hub.context import Hub, HubMissing
+from hub.services.directives import refresh_directive
+from hub.services.enrolments import invite_spoke
 from hub.store.audit import read_audit
 from hub.store.spokes import find_spoke
-from model_formats.types import ModelRef
+from model_formats.core.types import ModelRef
+from sync.core.types import Reason, SpokeId
 from sync.trust.client import TrustStore
 from sync.trust.errors import MetadataRefused
 from sync.trust.verifier import verify_directive
-from sync.types import Reason, SpokeId
 
 ME, WEEK = SpokeId("dubai"), 7 * 86400
 

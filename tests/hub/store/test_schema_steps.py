@@ -2,7 +2,7 @@ import pytest
 from sqlalchemy import create_engine, insert, inspect, text
 
 from hub.store.database import Database, DatabaseDown, DatabaseUnusable
-from hub.store.facts import get_fact
+from hub.store.key_values import get_fact
 from hub.store.migrations import SCHEMA, STEPS
 from hub.store.tables import facts, metadata
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from hub.rules.access import Role
-from hub.rules.plan import RolloutPlan
 from hub.rules.rollout import RingState, RolloutState
+from hub.rules.rollout_plan import RolloutPlan
 from hub.store.audit import append_audit, read_audit, verify_audit
 from hub.store.directives import (
     Assignment,
@@ -21,7 +21,7 @@ from hub.store.directives import (
     rollout_assignments,
     unassign,
 )
-from hub.store.facts import get_fact, set_fact
+from hub.store.key_values import get_fact, set_fact
 from hub.store.leases import release_leases, take_lease
 from hub.store.reports import add_report, kept_envelope, latest_about, list_reports, received_after
 from hub.store.rollouts import (
@@ -38,9 +38,9 @@ from hub.store.spokes import add_spoke, find_spoke, list_spokes, revoke_spoke, s
 from hub.store.tables import audit
 from hub.store.tokens import find_token, list_tokens, make_token, revoke_token
 from hub.store.versions import Version, add_delta, add_version, deltas_to, find_version, list_versions
-from model_formats.types import ModelRef, digest_of
-from sync.messages import DeltaOffer, DesiredModel, Report, Serving, UpdateEvidence
-from sync.types import Reason, SpokeId, State
+from model_formats.core.types import ModelRef, digest_of
+from sync.core.types import Reason, SpokeId, State
+from sync.protocol.messages import DeltaOffer, DesiredModel, Report, Serving, UpdateEvidence
 
 DUBAI = SpokeId("dubai")
 ONE = ModelRef("digits", 1)

@@ -7,8 +7,8 @@ from hub.train.corruptions import blur, image_corruptions, shift, turn
 from hub.train.datasets import SITE_ROWS, digits
 from hub.train.digits import RECIPE
 from hub.train.recipe import Schedule, fit
-from hub.train.run import RecipeUnknown, RunRecord, recipe, train
-from hub.train.track import Track
+from hub.train.runner import RecipeUnknown, RunRecord, recipe, train
+from hub.train.tracking import Track
 
 
 def test_shares_are_disjoint_and_cover_all_digits() -> None:

@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from model_formats.core.types import digest_of
 from model_formats.package import (
     BLOCK_BYTES,
     Layout,
@@ -15,8 +16,7 @@ from model_formats.package import (
     pack,
     unpack,
 )
-from model_formats.packing import TargetExists
-from model_formats.types import digest_of
+from model_formats.package.write import TargetExists
 from tests.samples.model_folder import WEIGHTS, packed, write_model_folder
 
 

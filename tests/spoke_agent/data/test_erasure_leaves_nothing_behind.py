@@ -4,11 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spoke_agent.daemon.erasure import ErasureRecord, Retired, Scope, erase
 from spoke_agent.data.crypto import load_site_key
-from spoke_agent.data.erase import ErasureRecord, Retired, Scope, erase
 from spoke_agent.data.store import Batch, DataStore, Limits
-from sync.clock import ManualClock
-from sync.trust.envelope import unseal
+from sync.core.clock import ManualClock
+from sync.trust.dsse import unseal
 from sync.trust.keys import device_signer
 
 INDEX = "sha256:" + "1" * 64

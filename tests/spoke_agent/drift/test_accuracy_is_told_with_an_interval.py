@@ -4,14 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_formats.estimate import Window as EstimateWindow
-from model_formats.estimate import fit_estimate
-from model_formats.profile import build_profile
+from model_formats.statistics.accuracy_estimate import Window as EstimateWindow
+from model_formats.statistics.accuracy_estimate import fit_estimate
+from model_formats.statistics.reference_profile import build_profile
 from spoke_agent.data.crypto import load_site_key
 from spoke_agent.data.store import Batch, DataStore
 from spoke_agent.drift.estimate import AccuracyEstimator, from_labels, from_rows
 from spoke_agent.drift.monitor import Watched
-from sync.clock import ManualClock
+from sync.core.clock import ManualClock
 from tests.samples.tabular import CONTRACT, INDEX, MODEL, VERSION, profile, scores, table
 
 WATCHED = Watched(MODEL, VERSION, INDEX)

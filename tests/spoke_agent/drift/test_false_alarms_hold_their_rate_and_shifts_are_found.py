@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from model_formats.profile import columns, count, rff
+from model_formats.statistics.reference_profile import columns, count, rff
 from spoke_agent.drift.verdict import Window, judge, judge_counts
 from tests.samples.tabular import profile, scores, table
 

@@ -1,6 +1,6 @@
 import pytest
 
-from model_formats.pvalues import binomial_tail, chi2_tail, f_tail, kolmogorov_tail
+from model_formats.statistics.distributions import binomial_tail, chi2_tail, f_tail, kolmogorov_tail
 
 scipy_stats = pytest.importorskip("scipy.stats")  # comes with the training extra; a spoke has none
 

@@ -9,9 +9,9 @@ from spoke_agent.data.rows import Purpose
 from spoke_agent.data.store import Batch, DataStore
 from spoke_agent.drift.monitor import DriftMonitor, Watched
 from spoke_agent.outbox.outbox import Outbox
-from sync.clock import ManualClock
-from sync.egress import DriftHist, DriftVerdict, EgressRecord
-from sync.types import SpokeId
+from sync.core.clock import ManualClock
+from sync.core.types import SpokeId
+from sync.protocol.egress import DriftHist, DriftVerdict, EgressRecord
 from tests.samples.tabular import INDEX, MODEL, VERSION, profile, scores, table
 
 POLICY = "allow: [{kind: drift_verdict}, {kind: drift_hist}, {kind: rff_mean}]\n"

@@ -6,19 +6,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from provisioning.ca import DeviceCA
+from provisioning.identity.ca import DeviceCA
 from spoke_agent.data.crypto import SITE_KEY, load_site_key
 from spoke_agent.data.store import Batch, DataStore
 from spoke_agent.federated.respondent import Respondent
+from spoke_agent.outbox.explain import line
 from spoke_agent.outbox.outbox import Outbox
 from spoke_agent.outbox.policy import Why
-from spoke_agent.outbox.words import line
-from sync import topics
-from sync.clock import ManualClock
-from sync.egress import EgressRecord, MaskedKey, MaskedSum
+from sync.core.clock import ManualClock
 from sync.federated.masks import masked, public_of, total
-from sync.messages import EgressCeiling
-from sync.trust.envelope import seal
+from sync.protocol import topics
+from sync.protocol.egress import EgressRecord, MaskedKey, MaskedSum
+from sync.protocol.messages import EgressCeiling
+from sync.trust.dsse import seal
 from sync.trust.keys import fingerprint, role_signer
 from tests.samples.cohort import DIRECTOR, NOW, QUESTION, released, sealed_cohort, site
 from tests.samples.tabular import CONTRACT, INDEX, MODEL, VERSION, profile, scores, table

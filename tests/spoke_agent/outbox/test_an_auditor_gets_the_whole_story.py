@@ -1,9 +1,9 @@
 from datetime import timedelta
 from pathlib import Path
 
-from spoke_agent.outbox.evidence import EvidencePack, make_pack, write_pack
-from sync.types import SpokeId
-from tests.spoke_agent.outbox.test_the_door_opens_only_by_the_rules import ABOUT, OPS, START, VERDICT, Road, outbox
+from spoke_agent.outbox.audit_pack import EvidencePack, make_pack, write_pack
+from sync.core.types import SpokeId
+from tests.spoke_agent.outbox.test_the_outbox_opens_only_by_the_rules import ABOUT, OPS, START, VERDICT, Road, outbox
 
 ME = SpokeId("dubai")
 

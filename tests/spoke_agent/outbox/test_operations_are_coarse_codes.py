@@ -2,9 +2,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from spoke_agent.outbox.operations import latency_buckets, operations, read_metrics
-from spoke_agent.serve.metrics import Histogram, Page
-from sync.egress import EgressRecord
-from tests.spoke_agent.outbox.test_the_door_opens_only_by_the_rules import Road, outbox
+from spoke_agent.server.metrics import Histogram, Page
+from sync.protocol.egress import EgressRecord
+from tests.spoke_agent.outbox.test_the_outbox_opens_only_by_the_rules import Road, outbox
 
 
 def page(*microseconds: int) -> str:

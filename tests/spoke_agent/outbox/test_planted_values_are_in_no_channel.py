@@ -22,13 +22,13 @@ import numpy as np
 import pytest
 
 from model_formats.package import Layout
-from provisioning.enrol import HubAddress
+from provisioning.identity.enrol import HubAddress
 from spoke_agent.data.store import open_data
-from spoke_agent.home import SpokeHome
-from sync.egress import EgressRecord
-from sync.types import SpokeId
+from spoke_agent.site.home import SpokeHome
+from sync.core.types import SpokeId
+from sync.protocol.egress import EgressRecord
 from tests.samples.adaptable import packed_adaptable
-from tests.spoke_agent.agent.smallhub import SmallHub
+from tests.spoke_agent.daemon.smallhub import SmallHub
 
 pytestmark = [pytest.mark.mosquitto]
 ME = SpokeId("frankfurt")

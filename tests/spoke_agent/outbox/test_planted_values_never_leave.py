@@ -11,10 +11,10 @@ from spoke_agent.data.crypto import load_site_key
 from spoke_agent.data.store import Batch, DataStore
 from spoke_agent.drift.monitor import DriftMonitor, Watched
 from spoke_agent.outbox.outbox import Outbox
-from sync.clock import ManualClock
-from sync.trust.envelope import seal
+from sync.core.clock import ManualClock
+from sync.core.types import SpokeId
+from sync.trust.dsse import seal
 from sync.trust.keys import device_signer
-from sync.types import SpokeId
 from tests.samples.tabular import INDEX, MODEL, VERSION, profile, scores, table
 
 CANARY = np.float32(13.579135)

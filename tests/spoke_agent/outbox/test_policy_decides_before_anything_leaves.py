@@ -15,7 +15,7 @@ from spoke_agent.outbox.policy import (
     may_tell_counts,
     turn_switch,
 )
-from sync.messages import EgressCeiling
+from sync.protocol.messages import EgressCeiling
 
 OPEN = SitePolicy(
     site="dubai",

@@ -1,0 +1,97 @@
+"""How many blobs travel over HTTPS at once, so that a fleet that comes back together does not flatten its hub.
+
+Each zone has so many places. Who finds none is told when to come again: by its turn among those who wait, at the pace at which
+places became free of late, spread by chance. So ten thousand spokes ask about once each, and who came first comes first.
+
+A place is a lease: it ends with the answer, with the connection, or when nothing could be sent for `stall_s`. Who waits holds
+none, and is forgotten when it does not come back. Bounded: `MAX_WAITING` callers are remembered in a zone.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from starlette.types import Message, Send
+
+from hub.registry.errors import RegistryRefused
+from sync.core.clock import Clock, SystemClock
+
+__all__ = ["MAX_WAITING", "NoPlace", "Places"]
+
+MAX_WAITING = 20_000
+LONGEST_WAIT_S = 300.0
+_LATE_S = 60.0
+"""So long after its time a caller that waits is forgotten."""
+_NEWEST = 0.2
+"""Weight of the last transfer in the mean of how long one takes."""
+_random = secrets.SystemRandom()
+
+
+class NoPlace(RegistryRefused):
+    """All places of the zone are taken. `retry_after`: seconds."""
+
+    code = "registry_busy"
+    http = 429
+    oci_default = "TOOMANYREQUESTS"
+    hint = "Spokes come again by themselves, when they are told to. `blob_places` in hub.toml allows more at once."
+
+    def __init__(self, zone: str, limit: int, retry_after: int) -> None:
+        super().__init__(f"{limit} blobs travel to zone {zone or '(none)'} already; come again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+@dataclass(slots=True)
+class _Zone:
+    taken: int = 0
+    mean_s: float = 1.0
+    turns: Iterator[int] = field(default_factory=itertools.count)
+    waiting: OrderedDict[str, tuple[int, float]] = field(default_factory=OrderedDict)
+    """Caller: its turn, and when it was told to come."""
+
+
+class Places:
+    """`limit` places in each zone. For one event loop."""
+
+    def __init__(self, limit: int, *, stall_s: float = 300.0, clock: Clock | None = None) -> None:
+        self._limit, self._stall_s, self._clock = limit, stall_s, clock or SystemClock()
+        self._zones: dict[str, _Zone] = {}
+
+    @contextlib.contextmanager
+    def place(self, zone: str, caller: str) -> Iterator[None]:
+        """A place while the block runs. Raises NoPlace."""
+        held, begin = self._zones.setdefault(zone, _Zone()), self._clock.monotonic()
+        if held.taken >= self._limit:
+            raise NoPlace(zone, self._limit, self._come_again(held, caller, begin))
+        held.waiting.pop(caller, None)
+        held.taken += 1
+        try:
+            yield
+        finally:
+            held.taken -= 1
+            held.mean_s += _NEWEST * (self._clock.monotonic() - begin - held.mean_s)
+
+    def lively(self, send: Send) -> Send:
+        """`send`, which raises TimeoutError when the other end took nothing for too long."""
+
+        async def sending(message: Message) -> None:
+            async with asyncio.timeout(self._stall_s):
+                await send(message)
+
+        return sending
+
+    def _come_again(self, zone: _Zone, caller: str, now: float) -> int:
+        """Seconds, 1 at least."""
+        while zone.waiting and next(iter(zone.waiting.values()))[1] + _LATE_S < now:
+            zone.waiting.popitem(last=False)
+        turn = zone.waiting[caller][0] if caller in zone.waiting else next(zone.turns)
+        first = next(iter(zone.waiting.values()), (turn, now))[0]
+        before = min(turn - first, len(zone.waiting))
+        wait = min(LONGEST_WAIT_S, zone.mean_s * (before / self._limit + 1)) * _random.uniform(0.75, 1.25)
+        seconds = max(1, round(wait))
+        if caller in zone.waiting or len(zone.waiting) < MAX_WAITING:
+            zone.waiting[caller] = turn, now + seconds
+        return seconds

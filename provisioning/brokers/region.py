@@ -1,0 +1,52 @@
+"""What a region's machine needs for its relay: one folder with Mosquitto's configuration, access list, keys and certificates."""
+
+import shlex
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from provisioning.brokers.access_list import render_acl
+from provisioning.brokers.mosquitto import render_config
+from provisioning.brokers.relay import Bridge, relay_user
+from provisioning.identity.ca import DeviceCA
+from sync.core.files import atomic_write
+from sync.core.tls import TlsFiles
+from sync.core.types import SpokeId
+
+__all__ = ["write_region"]
+
+
+def write_region(
+    out: Path,
+    name: str,
+    ca: DeviceCA,
+    spokes: Sequence[tuple[SpokeId, str]],
+    *,
+    hub: tuple[str, int],
+    names: Sequence[str],
+    port: int,
+    place: str,
+    now: datetime,
+) -> list[Path]:
+    """Write `out` for the relay `name` of these spokes (with zones); returns its files.
+
+    `hub`: host and port of the hub's broker. `names`: host names under which the region's spokes reach the relay. `place`: where
+    the folder will lie on that machine. Called again it writes the access list anew, with fresh keys and certificates.
+    """
+    (out / "data").mkdir(parents=True, exist_ok=True, mode=0o700)
+    ca.issue_server(out / "tls", list(names), now=now)
+    ca.issue_client(out / "tls", relay_user(name), now=now)
+    there = Path(place)
+    link = _there(there, relay_user(name))
+    bridge = Bridge(name, *hub, link, tuple(spokes))
+    config = render_config(there, _there(there, "server"), host="0.0.0.0", port=port, crl=there / "crl.pem", bridge=bridge)  # noqa: S104
+    lines = [line for line in config.splitlines() if not line.startswith(("user ", "# Written"))]
+    head = [f"# Relay {name}, written by `hub relay`. Start: mosquitto -c {shlex.quote(str(there / 'mosquitto.conf'))}"]
+    atomic_write(out / "mosquitto.conf", "\n".join([*head, *lines, ""]).encode())
+    atomic_write(out / "acl", render_acl(spokes, hub_users=()).encode(), mode=0o600)
+    atomic_write(out / "crl.pem", ca.crl_path.read_bytes())
+    return sorted(path for path in out.rglob("*") if path.is_file())
+
+
+def _there(folder: Path, name: str) -> TlsFiles:
+    return TlsFiles(folder / "tls/ca.crt", folder / f"tls/{name}.crt", folder / f"tls/{name}.key")

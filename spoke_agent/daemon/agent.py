@@ -1,0 +1,312 @@
+"""The agent's loop: start reading here.
+
+Messages and finished jobs wake it; whatever woke it, it does the same round: take what arrived, move the updates one step, send
+what is to be said. Bus handlers only put into the queue. Nothing in this process answers inference requests, so whatever happens
+here, last-good is served on.
+"""
+
+import contextlib
+import fcntl
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from model_formats.core.errors import DeviceError, OperatorError, RefusedError
+from spoke_agent.daemon.maintenance import Upkeep
+from spoke_agent.daemon.reporter import Post
+from spoke_agent.site.settings import SpokeSettings
+from spoke_agent.update.background import Job
+from spoke_agent.update.controller import Updater
+from spoke_agent.update.journal import Journal
+from spoke_agent.update.trust import Belief, Mirror
+from sync.bus.bus import Bus, Message
+from sync.core.clock import Clock
+from sync.core.types import Reason, SpokeId
+from sync.protocol import topics
+from sync.protocol.messages import Directive
+from sync.trust.errors import MetadataIncomplete, MetadataRefused
+from sync.trust.trusted_release import Released
+from sync.trust.verifier import verify_directive
+
+__all__ = ["Agent", "AgentRunning", "hold_home"]
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+QUEUE = 10_000
+DOUBT_S = 3.0
+"""Metadata files arrive one by one, and half a set looks like a wrong one: a refusal counts when nothing better came."""
+
+
+class AgentRunning(OperatorError):
+    """Another agent works on this home."""
+
+    code = "agent_running"
+    hint = "Stop it first, or use another home (`--home`)."
+
+
+@contextlib.contextmanager
+def hold_home(lock: Path) -> Iterator[None]:
+    """Keep a home to oneself. Raises AgentRunning."""
+    lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with lock.open("ab") as file:
+        _lock(file, lock)
+        yield
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        raise AgentRunning(f"another agent holds {path}") from e
+
+
+class Agent:
+    """One spoke's agent. `run` is the process; `turn` is one round of it."""
+
+    def __init__(
+        self,
+        me: SpokeId,
+        zone: str,
+        *,
+        settings: SpokeSettings,
+        journal: Journal,
+        belief: Belief,
+        mirror: Mirror,
+        make_updater: Callable[[Callable[[], None]], Updater],
+        clock: Clock,
+        bus: Bus | None = None,
+        post: Post | None = None,
+        upkeep: Upkeep | None = None,
+    ) -> None:
+        """`make_updater` gets the function that wakes the loop (for jobs). Without `bus` the spoke lives on sideloads."""
+        self._me, self._zone, self._settings, self._journal = me, zone, settings, journal
+        self._belief, self._mirror, self._clock = belief, mirror, clock
+        self._bus, self._post, self._upkeep = bus, post, upkeep
+        self._queue: queue.Queue[Message | Job[Any] | None] = queue.Queue(QUEUE)
+        self.updater = make_updater(self.wake)
+        self._stop = threading.Event()
+        self._reconnected = threading.Event()
+        self._desired: bytes | None = None
+        self._refused: set[bytes] = set()
+        self._bad_families: set[str] = set()
+        self._dirty = True
+        self._doubt: tuple[float, MetadataRefused] | None = None
+        self._upkeep_at = 0.0
+        self.last_refusal = ""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the hub can be reached over the bus."""
+        return self._bus is not None and self._bus.connected
+
+    @property
+    def offline(self) -> bool:
+        """Whether it was started without a bus, to live on sideloaded bundles."""
+        return self._bus is None
+
+    # ---- from other threads
+
+    def wake(self) -> None:
+        """Have the loop look again now."""
+        with contextlib.suppress(queue.Full):  # then it is awake enough
+            self._queue.put_nowait(None)
+
+    def stop(self) -> None:
+        """End `run` soon."""
+        self._stop.set()
+        self.wake()
+
+    def ask(self, call: Callable[[], T]) -> T:
+        """Run something on the loop's thread and wait for its answer (for the local door). Raises what it raised."""
+        errand = Job(lambda _cancel: call(), lambda: None)
+        self._queue.put(errand)
+        errand.wait()
+        return errand.result()
+
+    # ---- the loop
+
+    def run(self) -> None:
+        """Until `stop`. Takes up what the last process left, connects, and goes round."""
+        self.begin()
+        try:
+            while not self._stop.is_set():
+                self.turn()
+        finally:
+            self.end()
+
+    def begin(self) -> None:
+        """Take up unfinished updates and begin to listen."""
+        clean = self._journal.mark_running()
+        self._update_trust()
+        self.updater.recover(clean=clean)
+        self.updater.tidy()
+        if self._bus is not None and self._post is not None:
+            self._bus.on_connect(self._on_connect)
+            self._bus.connect(will=self._post.will(), timeout=None)
+            self._bus.subscribe(topics.tuf(self._zone, "+"), self._on_message)
+            self._bus.subscribe(topics.desired(self._me), self._on_message)
+            self._bus.subscribe(topics.time(self._me), self._on_message)
+            self._bus.subscribe(topics.receipt(self._me), self._on_message)
+            self._bus.subscribe(topics.question(self._zone, "+"), self._on_message)
+            self._bus.subscribe(topics.cohort(self._zone, "+"), self._on_message)
+
+    def end(self) -> None:
+        """Stop in good order; running transfers keep what they have."""
+        self.updater.stop()
+        self._journal.mark_stopped()
+        if self._bus is not None and self._post is not None:
+            self._post.goodbye(2.0)
+            self._bus.close()
+
+    def turn(self) -> None:
+        """Wait for something (or a tick), take what there is, and act on it."""
+        self._take(self._settings.tick_s)
+        self.round()
+
+    def round(self) -> None:
+        """Believe, follow, move, say. A device that refuses (full disk, broken journal) is tried again next turn."""
+        try:
+            if self._dirty:
+                self._update_trust()
+            if self._doubt and self._clock.monotonic() >= self._doubt[0]:
+                self.refuse(self._doubt[1], b"metadata:" + (self._mirror.get("timestamp.json") or b""))
+                self._doubt = None
+            if self._desired is not None:
+                self._follow(self._desired)
+            self.updater.tick()
+            self._say()
+        except DeviceError as e:
+            log.error("agent.device", extra={"code": e.code, "error": e.message})
+            self.last_refusal = e.message
+
+    # ---- taking
+
+    def _take(self, timeout: float) -> None:
+        """Wait for something, then take all there is."""
+        with contextlib.suppress(queue.Empty):
+            self._handle(self._queue.get(timeout=timeout))
+            while True:
+                self._handle(self._queue.get_nowait())
+
+    def _handle(self, item: "Message | Job[Any] | None") -> None:
+        if isinstance(item, Message):
+            self.receive(item)
+        elif isinstance(item, Job):
+            item.run()
+
+    def receive(self, message: Message) -> None:
+        """Sort one message of the bus."""
+        if message.topic == topics.desired(self._me):
+            self._desired = message.payload or None
+        elif message.topic == topics.time(self._me):
+            self._set_clock(message.payload)
+        elif message.topic == topics.receipt(self._me):
+            if self._upkeep is not None:
+                self._upkeep.take_receipt(message.payload)
+        elif topics.is_federated(message.topic):
+            if self._upkeep is not None:
+                self._upkeep.hear(message.topic, message.payload)
+        else:
+            name = message.topic.rpartition("/")[2]
+            self._dirty = self._mirror.put(name, message.payload) or self._dirty
+
+    def _on_message(self, message: Message) -> None:
+        with contextlib.suppress(queue.Full):  # all that is subscribed is retained, and comes again at the next connection
+            self._queue.put_nowait(message)
+
+    def _on_connect(self) -> None:
+        self._reconnected.set()
+        self.wake()
+
+    def _set_clock(self, answer: bytes) -> None:
+        """Take the hub's signed answer to our own question, once; trust may look different at the right time."""
+        if self._post is None or self._post.nonce is None:
+            return
+        try:
+            self._belief.store.correct_clock(answer, self._me, self._post.nonce)
+        except (RefusedError, MetadataIncomplete) as e:
+            log.warning("agent.time", extra={"error": e.message})
+            return
+        self._post.nonce, self._dirty = None, True
+
+    # ---- believing and following
+
+    def _update_trust(self) -> None:
+        """Move the trusted set forward, if the mirror holds a whole new one. What the disk would not take is tried again."""
+        try:
+            released = self._belief.update(self._mirror)
+        except MetadataIncomplete:
+            self._dirty = False
+            return
+        except MetadataRefused as e:
+            self._dirty, self._doubt = False, (self._clock.monotonic() + DOUBT_S, e)
+            return
+        self._dirty, self._doubt = False, None
+        self._refused.clear()
+        self._tell_refused_families(released)
+        self.updater.deny(released.denied)
+
+    def _tell_refused_families(self, released: Released) -> None:
+        """A family whose own signatures are wrong is left out of the set; the others go on."""
+        for role in released.refused.keys() - self._bad_families:
+            self.refuse(released.refused[role], role.encode())
+        self._bad_families = set(released.refused)
+
+    def _follow(self, data: bytes) -> None:
+        """Follow a directive if it is the hub's, for us, and not old. One that is refused, or that the disk would not take, is
+        looked at again next turn."""
+        accepted = self._journal.directive()
+        try:
+            directive = verify_directive(
+                data,
+                self._belief.released(),
+                self._me,
+                self._zone,
+                accepted.generation if accepted else 0,
+                self._belief.store.now(),
+                last_digest=accepted.digest if accepted else None,
+            )
+        except MetadataIncomplete:
+            return
+        except RefusedError as e:
+            self.refuse(e, data)
+            return
+        self.follow(directive)
+        self._desired = None
+
+    def follow(self, directive: Directive) -> None:
+        """Follow a directive that was verified."""
+        if directive != self.updater.directive:
+            self._belief.store.witness(directive.issued)
+            self.updater.follow(directive)
+
+    def refuse(self, error: RefusedError, data: bytes) -> None:
+        """Tell of a refusal once (`data`: of what); last-good is served on."""
+        if data in self._refused:
+            return
+        self._refused.add(data)
+        reason = getattr(error, "reason", Reason.DIRECTIVE_UNTRUSTED)
+        log.warning("agent.refused", extra={"reason": str(reason), "error": error.message})
+        self.last_refusal = f"{reason}: {error.message}"
+        self.updater.remark(reason)
+
+    # ---- saying
+
+    def _say(self) -> None:
+        if self._post is not None:
+            if self._reconnected.is_set():
+                self._reconnected.clear()
+                try:
+                    self._post.reconnected()
+                except DeviceError:
+                    self._reconnected.set()
+                    raise
+                self._upkeep_at = 0.0
+            self._post.tick(heartbeat_s=self._settings.heartbeat_s)
+        if self._upkeep is not None and self._clock.monotonic() >= self._upkeep_at:
+            self._upkeep_at = self._clock.monotonic() + self._settings.upkeep_s
+            self._upkeep.tick(connected=self.connected)

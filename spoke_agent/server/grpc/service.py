@@ -1,0 +1,278 @@
+"""The methods of the service, from bytes to bytes, over the same models and lanes as HTTP.
+
+gRPC calls them on threads of its own. A method reads its request and writes its answer there; in between the server's loop queues
+it, unless the model is quick and nothing waits: then it runs on that thread too, and the loop only counts it. Nothing here knows
+of the gRPC library: errors are ours.
+"""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from math import inf
+from typing import Any, Final, TypeVar
+
+from model_formats.core.errors import SpokeshaveError
+from model_formats.core.runtime import Array
+from spoke_agent.server.grpc.codec import Asked, decode, parse_infer, render_infer
+from spoke_agent.server.grpc.messages import MESSAGES, fill
+from spoke_agent.server.handlers import metadata
+from spoke_agent.server.handlers.infer import choose_adapter, choose_version, deadline_of, key_of
+from spoke_agent.server.handlers.peers import Siblings
+from spoke_agent.server.metrics import ModelCounts
+from spoke_agent.server.models.model_set import Models
+from spoke_agent.server.models.version import Lone, Version
+from spoke_agent.server_api.errors import DeadlinePassed, NotAllowed, NotServing, Overloaded
+
+__all__ = ["OPEN", "Method", "Service"]
+
+Method = Callable[[bytes, float | None], bytes]
+"""Takes a request's bytes and the seconds its caller waits (None: for ever). Raises SpokeshaveError, or the model's fault."""
+
+OPEN: Final = frozenset({"ServerLive", "ServerReady"})
+"""Methods that need no token."""
+_COUNT_S: Final = 0.02
+"""Calls that ran on their own threads are counted and captured together, this much later: waking the loop for each costs more
+than the call itself."""
+_T = TypeVar("_T")
+_now = time.monotonic
+
+
+class GrpcJob:
+    """A gRPC request: run on its own thread, or in a lane while its thread waits."""
+
+    __slots__ = (
+        "_done",
+        "adapter",
+        "adapter_name",
+        "asked",
+        "counts",
+        "deadline",
+        "error",
+        "inputs",
+        "key",
+        "lone",
+        "outputs",
+        "rows",
+        "started",
+        "version",
+    )
+
+    mirrored = False
+
+    def __init__(self, asked: Asked, wait_s: float | None) -> None:
+        self.started = _now()
+        self.asked = asked
+        self.deadline = inf if wait_s is None else self.started + wait_s
+        if asked.request.parameters:
+            self.deadline = min(self.deadline, deadline_of(asked.request, self.started))
+        self.inputs: Mapping[str, Array] = asked.request.inputs
+        self.outputs: Sequence[Array] = ()
+        self.error: Exception | None = None
+        self.counts: ModelCounts | None = None
+        self.version: Version
+        self.lone: Lone
+        """How it is counted, when it ran on its own thread."""
+        self._done: threading.Lock
+
+    @property
+    def request_id(self) -> str:
+        """For capture and labels; empty when the caller gave none."""
+        return self.asked.request.id or ""
+
+    def run_here(self, models: Models) -> bool:
+        """On the caller's thread: run at once when that is quick; else False, and the loop queues or refuses it.
+
+        Two hand-overs between threads cost more than a short run does.
+        """
+        places = models.live.get(self.asked.model)
+        if places is None or places.challenger is not None or _now() >= self.deadline:
+            return False  # who is late is refused on the loop; the lot between champion and challenger is drawn once, there
+        try:
+            self._choose(models)
+        except SpokeshaveError:
+            return False
+        version = self.version
+        if not version.lane.quick or self.rows > version.lane.rows_a_batch:
+            return False
+        found = version.run_alone(self.inputs, self.rows, self.adapter)
+        if found is None:
+            return False
+        self.outputs, ran, run_s = found
+        self.lone = Lone(
+            inputs=self.inputs,
+            outputs=self.outputs,
+            rows=self.rows,
+            request_id=self.request_id,
+            adapter_name=self.adapter_name,
+            started=self.started,
+            ran=ran,
+            run_s=run_s,
+            request_s=_now() - self.started,
+        )
+        return True
+
+    def wait_for_loop(self) -> None:
+        """On the caller's thread, before the job is handed to the loop."""
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def submit(self, models: Models) -> None:
+        """On the loop: choose the version that answers now, check, queue."""
+        self.counts = models.counts.get(self.asked.model)
+        try:
+            self._choose(models)
+            self.counts = self.version.model_counts
+            self.version.taken(self)
+            self.version.lane.submit(self)
+        except Exception as e:  # noqa: BLE001 - whatever it is, the thread that waits must be told
+            self.fail(e)
+
+    def finish(self, outputs: Sequence[Array]) -> None:
+        """On the loop: the answer is there."""
+        self.outputs = outputs
+
+    def send(self) -> None:
+        """On the loop: wake the caller's thread."""
+        self._done.release()
+
+    def fail(self, error: Exception) -> None:
+        """On the loop: there is none, and why; counted as over HTTP."""
+        self.error = error
+        if self.counts is not None and isinstance(error, Overloaded):
+            self.counts.shed += 1
+        elif self.counts is not None and isinstance(error, SpokeshaveError) and error.http < 500:
+            self.counts.bad_requests += 1
+        self._done.release()
+
+    def waited(self) -> bytes:
+        """On the caller's thread: the answer, once the loop is done. Raises what went wrong."""
+        left = -1 if self.deadline == inf else max(0.0, self.deadline - _now())
+        if not self._done.acquire(timeout=left):
+            raise DeadlinePassed("the deadline passed before the answer was there")
+        return self.answer()
+
+    def answer(self) -> bytes:
+        """On the caller's thread, after the run: write the answer. Raises what went wrong."""
+        if self.error is not None:
+            raise self.error
+        version = self.version
+        return render_infer(self.asked, version.model, str(version.number), version.names, self.outputs)
+
+    def _choose(self, models: Models) -> None:
+        request = self.asked.request
+        places, self.version = models.version(self.asked.model, self.asked.version)
+        if places.challenger is not None and self.asked.version is None:
+            self.version = choose_version(places, self.version, request)
+        self.rows = self.version.signature.rows(request)
+        self.adapter_name, self.adapter = choose_adapter(places, self.version, request)
+        self.key: object = key_of(self.version, request, self.adapter_name)
+
+
+class Service:
+    """`methods` are called on any thread; the loop is the one that `models` lives on."""
+
+    def __init__(self, models: Models, siblings: Siblings | None = None) -> None:
+        """`siblings`: the other workers, whose counts are told with ours."""
+        self._models = models
+        self._siblings = siblings
+        self._loop: asyncio.AbstractEventLoop = models.loop
+        self._handed: deque[GrpcJob] = deque()
+        self._woken = False
+        self._ran: deque[GrpcJob] = deque()
+        self._counting = False
+        self.methods: Mapping[str, Method] = {
+            "ServerLive": lambda _, __: fill("ServerLiveResponse", {"live": True}),
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": lambda _, __: fill("ServerMetadataResponse", metadata.server()),
+            "ModelMetadata": self._asking("ModelMetadata", lambda r: metadata.metadata(models, r.name, r.version or None)),
+            "ModelConfig": self._asking("ModelConfig", lambda r: {"config": metadata.config(models, r.name, r.version or None)}),
+            "ModelStatistics": self._statistics,
+            "RepositoryIndex": self._asking("RepositoryIndex", self._index),
+            "RepositoryModelLoad": _refuse_loading,
+            "RepositoryModelUnload": _refuse_loading,
+            "ModelInfer": self.infer,
+        }
+
+    def infer(self, data: bytes, wait_s: float | None) -> bytes:
+        """One infer request. Requests that arrive together wake the loop once."""
+        job = GrpcJob(parse_infer(data), wait_s)
+        if job.run_here(self._models):
+            self._ran.append(job)
+            if not self._counting:
+                self._counting = True
+                self._loop.call_soon_threadsafe(self._loop.call_later, _COUNT_S, self._count)
+            return job.answer()
+        job.wait_for_loop()
+        self._handed.append(job)
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._submit)
+        return job.waited()
+
+    def _submit(self) -> None:
+        handed, models = self._handed, self._models
+        self._woken = False  # before looking: who comes later wakes the loop again
+        while handed:
+            handed.popleft().submit(models)
+
+    def _count(self) -> None:
+        """What a lane does for those it runs, for all that ran on their own threads since the last time."""
+        ran = self._ran
+        self._counting = False  # before looking, as above
+        groups: dict[tuple[Version, str, object], list[Lone]] = {}
+        while ran:
+            job = ran.popleft()
+            groups.setdefault((job.version, job.adapter_name, job.key), []).append(job.lone)
+        for (version, _, _), lones in groups.items():
+            version.ran_alone(lones)
+
+    def _server_ready(self, _: bytes, wait_s: float | None) -> bytes:
+        return fill("ServerReadyResponse", {"ready": self._on_loop(lambda: self._models.ready, wait_s)})
+
+    def _model_ready(self, data: bytes, wait_s: float | None) -> bytes:
+        request = decode(MESSAGES["ModelReadyRequest"], data)
+        try:
+            self._on_loop(lambda: self._models.version(request.name, request.version or None), wait_s)
+        except NotServing:
+            return fill("ModelReadyResponse", {"ready": False})
+        return fill("ModelReadyResponse", {"ready": True})
+
+    def _index(self, request: Any) -> dict[str, Any]:
+        rows = metadata.index(self._models)
+        return {"models": [row for row in rows if row["state"] == "READY" or not request.ready]}
+
+    def _statistics(self, data: bytes, wait_s: float | None) -> bytes:
+        request = decode(MESSAGES["ModelStatisticsRequest"], data)
+
+        async def asked() -> dict[str, Any]:
+            self._count()
+            own = metadata.statistics(self._models, request.name or None, request.version or None)
+            return own if self._siblings is None else await self._siblings.statistics(own)
+
+        return fill("ModelStatisticsResponse", self._awaited(asked(), wait_s))
+
+    def _asking(self, name: str, ask: Callable[[Any], dict[str, Any]]) -> Method:
+        def method(data: bytes, wait_s: float | None) -> bytes:
+            request = decode(MESSAGES[f"{name}Request"], data)
+            return fill(f"{name}Response", self._on_loop(lambda: ask(request), wait_s))
+
+        return method
+
+    def _on_loop(self, ask: Callable[[], _T], wait_s: float | None) -> _T:
+        async def asked() -> _T:
+            return ask()
+
+        return self._awaited(asked(), wait_s)
+
+    def _awaited(self, answer: Coroutine[Any, Any, _T], wait_s: float | None) -> _T:
+        try:
+            return asyncio.run_coroutine_threadsafe(answer, self._loop).result(wait_s)
+        except TimeoutError as e:
+            raise DeadlinePassed("the deadline passed before the answer was there") from e
+
+
+def _refuse_loading(_: bytes, __: float | None) -> bytes:
+    raise NotAllowed("models are not loaded or unloaded by request")

@@ -1,0 +1,295 @@
+"""A loaded version at work: its session, its lane, its counts, and who else sees its batches (capture, mirror)."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import inf
+from typing import Final, Protocol, Self, cast
+
+import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
+
+from model_formats.core.errors import SpokeshaveError
+from model_formats.core.runtime import Array, HeadAdapter, InPlace, InputRefused
+from spoke_agent.server.metrics import ModelCounts, VersionCounts
+from spoke_agent.server.models.batcher import Batch, Job, Lane
+from spoke_agent.server.models.contract_check import all_between
+from spoke_agent.server.models.loader import Engined
+from spoke_agent.server.protocol.bounded_cache import Remembered
+from spoke_agent.server.protocol.json_codec import Words
+from spoke_agent.server.settings import ServeSettings
+from spoke_agent.server_api.messages import GoldenState, LoadedState, RoleStats
+from sync.protocol.serving import Serving
+
+__all__ = ["Answered", "Known", "Lone", "Version", "Watcher"]
+
+_LENT_FORMS: Final = 16
+_LENT_BYTES: Final = 1 << 16
+"""Of one form, inputs and outputs. Beside more than that, what is saved is nothing."""
+_SHOWN_ROWS: Final = 32
+"""Rows that are shown to the watchers at once, as when some callers share a run: capture keeps all of them or none."""
+_now = time.monotonic
+
+
+class Known(Job, Protocol):
+    """A job whose caller is known to capture and to the counts: a request, and no mirrored one."""
+
+    @property
+    def request_id(self) -> str:
+        """Empty when the caller gave none."""
+
+    adapter_name: str
+    """Empty for the hub's own head."""
+
+
+class Lone(Struct):
+    """A request that ran past the lane and has its answer. Times are monotonic."""
+
+    inputs: Mapping[str, Array]
+    outputs: Sequence[Array]
+    rows: int
+    request_id: str
+    adapter_name: str
+    started: float
+    """When it arrived."""
+    ran: float
+    """When its run began."""
+    run_s: float
+    request_s: float
+    """From its arrival to its answer."""
+
+
+class Answered(Struct):
+    """Rows that ran well and whose callers have their answers, as watchers see them: of one adapter and shape.
+
+    Their memory may be lent, to be used again for the next request: a watcher keeps `kept`.
+    """
+
+    inputs: Mapping[str, Array]
+    outputs: Sequence[Array]
+    rows: int
+    request_ids: Sequence[str]
+    """Of each request; empty for one that has none."""
+    counts: Sequence[int]
+    """Rows of each request."""
+    adapter_name: str
+    """Empty for the hub's own head."""
+
+    def kept(self) -> Self:
+        """It, with memory of its own."""
+        inputs = {name: array.copy() for name, array in self.inputs.items()}
+        return replace(self, inputs=inputs, outputs=[array.copy() for array in self.outputs])
+
+
+Watcher = Callable[["Version", Answered], None]
+"""On the loop. Must be quick."""
+
+
+class Version:
+    """Made on the loop from what the loading thread prepared."""
+
+    def __init__(
+        self, engined: Engined, settings: ServeSettings, loop: asyncio.AbstractEventLoop, counts: ModelCounts | None = None
+    ) -> None:
+        self.engined = engined
+        self.model = engined.model
+        self.number = engined.slot.version
+        self.index = engined.slot.index
+        self.file = engined.file
+        self.signature = engined.signature
+        self.names = engined.signature.output_names
+        self.words = Words(self.model, str(self.number), [(t.name, t.datatype) for t in engined.signature.outputs])
+        self.counts = VersionCounts()
+        self.model_counts = counts or ModelCounts()
+        self.watchers: tuple[Watcher, ...] = ()
+        self.last_caller = 0
+        """The connection that asked last; 0 where several did at once."""
+        self.lends: Remembered[object, InPlace | None] = Remembered(_LENT_FORMS)
+        """Memory of the engine's, by the form of the requests that are read into it, one at a time and on the loop."""
+        self.lane = Lane(
+            engined.session.run,
+            engined.cost,
+            engined.placement,
+            loop=loop,
+            name=f"infer-{engined.model}-{engined.slot.version}",
+            outputs=self.names,
+            batched=engined.signature.batched,
+            max_rows=settings.max_batch,
+            slice_s=settings.slice_ms / 1e3,
+            max_wait_s=settings.max_wait_s,
+            within=engined.signature.within,
+            enforce=self._enforce,
+            done=self.done,
+        )
+
+    def serving(self, *, adapted: bool) -> Serving:
+        """How it is told to the hub."""
+        return Serving(
+            model=self.model,
+            version=self.number,
+            index=self.index,
+            file=self.file,
+            variant=self.engined.slot.variant,
+            engine=self.engined.engine,
+            mode=self.engined.session.mode,
+            cpu_class=self.engined.cpu_class,
+            adapted=adapted,
+            latency_us=round(self.engined.latency_ms * 1e3),
+            row_us=round(self.engined.row_ms_batch * 1e3),
+        )
+
+    def state(self) -> LoadedState:
+        """How it is told to the agent."""
+        e = self.engined
+        return LoadedState(
+            loaded=True,
+            version=self.number,
+            index=self.index,
+            variant=e.slot.variant,
+            file=e.file,
+            engine=e.engine,
+            mode=e.session.mode,
+            placement=e.placement,
+            golden=GoldenState(ok=e.golden.ok, worst=e.golden.worst, detail=e.golden.detail),
+            latency_ms=e.latency_ms,
+            row_ms_batch=e.row_ms_batch,
+            load_ms=e.load_ms,
+            rss_mb=e.rss_mb,
+        )
+
+    def stats(self) -> RoleStats:
+        """Counts so far."""
+        c = self.counts
+        return RoleStats(
+            version=self.number,
+            index=self.index,
+            variant=self.engined.slot.variant,
+            engine=self.engined.engine,
+            mode=self.engined.session.mode,
+            requests=c.requests,
+            rows=c.rows,
+            errors=c.errors,
+            latency_ms_p50=_ms(c.run_us.quantile(0.5)),
+            request_ms_p50=_ms(c.request_us.quantile(0.5)),
+            latency_ms=self.engined.latency_ms,
+        )
+
+    def close(self) -> None:
+        """Answer what is queued, then let go."""
+        self.lane.close()
+
+    def taken(self, job: Job) -> None:
+        """On the loop: count a request that is taken."""
+        self.model_counts.requests += 1
+        self.model_counts.last_request = job.started
+
+    def lend(self, form: object, inputs: Mapping[str, Array], outputs: Sequence[Array]) -> None:
+        """From now on lend memory to requests of this form, which have such inputs and outputs, where the engine has it."""
+        small = sum(array.nbytes for array in (*inputs.values(), *outputs)) <= _LENT_BYTES
+        made = self.engined.session.in_place(inputs, dict(zip(self.names, outputs, strict=True))) if small else None
+        self.lends.remember(form, made)
+
+    def run_alone(
+        self, inputs: Mapping[str, Array], rows: int, adapter: HeadAdapter | None, lent: InPlace | None = None
+    ) -> tuple[Sequence[Array], float, float] | None:
+        """On any thread, while the lane is `quick`: run what nobody shares, past the lane. `ran_alone` counts it afterwards.
+
+        Returns the outputs, the monotonic time at which the run began, and its seconds; None for what the lane must judge and
+        tell: values out of contract, or a run that failed.
+        """
+        if not self.signature.within(inputs):
+            return None
+        ran = _now()
+        try:
+            outputs = self.lane.run(inputs, rows, adapter) if lent is None else lent.run(adapter)
+        except Exception:  # noqa: BLE001 - engines raise many kinds
+            return None
+        return outputs, ran, _now() - ran
+
+    def ran_alone(self, lones: Sequence[Lone]) -> None:
+        """On the loop, after their callers have the answers: count requests of one adapter and shape that ran each for itself,
+        and show them to the watchers together.
+        """
+        counts, rows = self.counts, 0
+        for lone in lones:
+            counts.queue_us.add(max(0, int((lone.ran - lone.started) * 1e6)))
+            counts.run_us.add(int(lone.run_s * 1e6))
+            counts.request_us.add(int(lone.request_s * 1e6))
+            counts.batch_rows.add(lone.rows)
+            rows += lone.rows
+        counts.requests += len(lones)
+        counts.rows += rows
+        self.model_counts.requests += len(lones)
+        self.model_counts.last_request = lones[-1].started
+        for answered in _together(lones):
+            self._show(answered)
+
+    def _enforce(self, job: Job) -> bool:
+        self.model_counts.out_of_contract += 1
+        try:
+            job.inputs = self.signature.enforce(job.inputs)
+        except SpokeshaveError as e:
+            job.fail(e)
+            return False
+        return True
+
+    def done(self, batch: Batch) -> None:
+        """On the loop, after a batch's callers have their answers: count, and show it to the watchers."""
+        counts = self.counts
+        counts.errors += sum(not isinstance(error, InputRefused) for job, error in batch.refused if not job.mirrored)
+        if not batch.jobs or batch.jobs[0].mirrored:
+            return
+        requests = len(batch.jobs)
+        counts.requests += requests
+        counts.rows += batch.rows
+        counts.queue_us.add(max(0, int((batch.started - batch.jobs[0].started) * 1e6)))
+        counts.run_us.add(int(batch.seconds * 1e6))
+        counts.batch_rows.add(batch.rows)
+        if batch.error is not None:
+            counts.errors += 0 if isinstance(batch.error, InputRefused) else requests
+            return
+        now = _now()
+        for job in batch.jobs:
+            counts.request_us.add(int((now - job.started) * 1e6))
+        jobs = cast("Sequence[Known]", batch.jobs)
+        ids, rows = [job.request_id for job in jobs], [job.rows for job in jobs]
+        self._show(Answered(batch.inputs, batch.outputs, batch.rows, ids, rows, jobs[0].adapter_name))
+
+    def _show(self, answered: Answered) -> None:
+        if not _finite(answered.outputs):
+            self.counts.errors += len(answered.request_ids)
+        for watcher in self.watchers:
+            watcher(self, answered)
+
+
+def _together(lones: Sequence[Lone]) -> Iterator[Answered]:
+    """As few as may be, of at most `_SHOWN_ROWS` rows (a request of more stays alone)."""
+    start = rows = 0
+    for place, lone in enumerate(lones):
+        if rows and rows + lone.rows > _SHOWN_ROWS:
+            yield _joined(lones[start:place], rows)
+            start, rows = place, 0
+        rows += lone.rows
+    if rows:
+        yield _joined(lones[start:], rows)
+
+
+def _joined(lones: Sequence[Lone], rows: int) -> Answered:
+    first = lones[0]
+    inputs, outputs = first.inputs, first.outputs
+    if len(lones) > 1:
+        inputs = {name: np.concatenate([lone.inputs[name] for lone in lones]) for name in inputs}
+        outputs = [np.concatenate(parts) for parts in zip(*(lone.outputs for lone in lones), strict=True)]
+    return Answered(inputs, outputs, rows, [lone.request_id for lone in lones], [lone.rows for lone in lones], first.adapter_name)
+
+
+def _finite(outputs: Sequence[Array]) -> bool:
+    for output in outputs:  # noqa: SIM110 - of every request, and a generator costs as much as the look
+        if output.dtype.kind == "f" and not all_between(output, -inf, inf):
+            return False
+    return True
+
+
+def _ms(microseconds: float | None) -> float | None:
+    return None if microseconds is None else microseconds / 1e3

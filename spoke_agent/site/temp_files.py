@@ -1,0 +1,28 @@
+"""What an interrupted `atomic_write` leaves behind: temporary files that nobody will rename. Removed at the start."""
+
+import fcntl
+import re
+from pathlib import Path
+
+from spoke_agent.site.home import SpokeHome
+
+__all__ = ["clear_leftovers"]
+
+_LEFT = re.compile(r"^\..+\.[0-9a-f]{8}\.tmp$")
+
+
+def clear_leftovers(home: SpokeHome) -> int:
+    """Remove them where only the agent writes (and `slots.json`, under its lock); returns how many. The store tidies itself."""
+    removed = sum(_clear(folder) for folder in (home.trust, home.mirror))
+    if not home.root.is_dir():
+        return removed
+    with home.slots.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return removed + _clear(home.root, "slots.json") + _clear(home.root, "budget.json")
+
+
+def _clear(folder: Path, name: str = "") -> int:
+    found = [p for p in folder.glob(f".{name}*.tmp") if _LEFT.match(p.name)]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)

@@ -1,0 +1,451 @@
+"""What each state of an update does. One method a state; the outcome is the event that leaves it, or None to be asked again.
+
+Every step is safe to begin again: it looks at what is there before it acts. `enter` is a state's first act where its report must
+not be sent before it is done (the switch, the way back, tidying); `work` is what the state is for.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from model_formats.core.errors import HubError, SpokeshaveError
+from model_formats.package import Package, block_hashes, closure, missing, open_package
+from model_formats.package.image_layout import PackageIncomplete, PackageTampered
+from model_formats.package.oci import Descriptor, PackageInvalid
+from spoke_agent.server_api.errors import ServerUnreachable
+from spoke_agent.server_api.messages import LoadedState, ModelState, ModelStats, RoleStats
+from spoke_agent.site.settings import SpokeSettings
+from spoke_agent.site.slots import ModelSlots, Slot, edit_slots, read_slots
+from spoke_agent.site.time_window import within
+from spoke_agent.update import admission
+from spoke_agent.update.acceptance import ProbationSeen, ShadowSeen, Verdict, judge_probation, judge_shadow
+from spoke_agent.update.admission import OFF, Capacity, Choice
+from spoke_agent.update.delta import by_delta, offer_for
+from spoke_agent.update.interfaces import Labels, Release, Server, Transport, Trust
+from spoke_agent.update.state_machine import Event
+from spoke_agent.update.update import Timer, Update
+from sync.core.clock import Clock
+from sync.core.types import Reason, Regime, State
+from sync.protocol.messages import DesiredModel
+from sync.store import DiskFailed, DiskFull, Store, disk_errors
+from sync.transfer.limits import BudgetExhausted
+
+__all__ = ["RESUMABLE", "Outcome", "Steps", "Try"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a step ended."""
+
+    event: Event
+    reason: Reason = Reason.NONE
+    detail: str = ""
+    variant: str | None = None
+    counts: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """The step could not be done now, through nobody's fault here; it is tried again after a pause."""
+
+    why: str
+    counts: Mapping[str, object] = field(default_factory=dict)
+    reason: Reason = Reason.NONE
+    """What to say when the time for the step runs out meanwhile; BUDGET_EXHAUSTED is no failed try."""
+
+
+_Seen = Outcome | Try | None
+RESUMABLE = frozenset({Reason.TRANSFER_FAILED, Reason.TIMEOUT, Reason.BUDGET_EXHAUSTED})
+"""What has arrived stays for the next try; the next update that ends well tidies up."""
+_START_SLACK_S = 2.0
+"""The two processes' clocks are read a moment apart."""
+
+
+class Steps:
+    """The steps, over their ports. Runs on job threads, at most one for a model at a time."""
+
+    def __init__(
+        self,
+        *,
+        zone: str,
+        regime: Regime,
+        settings: SpokeSettings,
+        slots: Path,
+        store: Store,
+        trust: Trust,
+        transport: Transport,
+        server: Server,
+        labels: Labels,
+        clock: Clock,
+        capacity: Callable[[], Capacity],
+        timer: Callable[[], Timer],
+    ) -> None:
+        self._zone, self._regime, self._settings, self._slots = zone, regime, settings, slots
+        self._store, self._trust, self._transport, self._server = store, trust, transport, server
+        self._labels, self._clock, self._capacity, self._timer = labels, clock, capacity, timer
+        self._fetching: list[str] = []
+        self.others_arrive: Callable[[str | None], bool] = lambda _model: False
+        """Whether blobs of another model than this are on their way: the updater says so, who has the journal."""
+        self.arriving: dict[str, tuple[int, int]] = {}
+        """Of the file that is on its way for a model: bytes here, and bytes in all."""
+        self._shortcuts: set[str] = set()
+        self._entries: dict[State, Callable[[Update], dict[str, object]]] = {
+            State.PROBATION: self._switch,
+            State.COMMITTED: self._commit,
+            State.ROLLED_BACK: self._go_back,
+            State.FAILED: self._drop,
+            State.REJECTED: self._drop,
+            State.IDLE: self._retire,
+        }
+        self._works: dict[State, Callable[[Update, threading.Event], _Seen]] = {
+            State.ADMITTED: self._admit,
+            State.STAGING: self._stage,
+            State.VERIFIED: self._verify,
+            State.SHADOW: self._shadow,
+            State.ARMED: self._arm,
+            State.PROBATION: self._soak,
+        }
+
+    def enters(self, state: State) -> bool:
+        """Whether the state has a first act that its report waits for."""
+        return state in self._entries
+
+    def enter(self, update: Update) -> dict[str, object]:
+        """Do the first act; returns evidence seen. Raises ServerUnreachable when the server is away (what is on disk is done)."""
+        return self._entries[update.state](update)
+
+    def work(self, update: Update, cancel: threading.Event) -> _Seen:
+        """Do, or look at, the work of an active state. Refusals and faults come as outcomes, not as exceptions."""
+        try:
+            return self._works[update.state](update, cancel)
+        except SpokeshaveError as e:
+            return _outcome_of(e)
+
+    def look(self, update: Update) -> _Seen:
+        """Whether the committed version still runs here: None when it does, OTHER_VARIANT when it is off on this machine now."""
+        try:
+            role = self._stats(update.model).champion
+            if role is not None and role.index == update.desired.index:
+                return None
+            loaded = _of(self._server.reconcile().models, update.model).champion
+        except ServerUnreachable as e:
+            return Try(e.message)
+        reason, detail = _fault_of(loaded) if loaded is not None else (Reason.NONE, "")
+        return Outcome(Event.OTHER_VARIANT, reason, detail) if reason in OFF else None
+
+    # ---- before the switch
+
+    def _admit(self, update: Update, cancel: threading.Event) -> _Seen:
+        release = self._release(update)
+        with self.fetching(update.desired.index):
+            fetched = self._complete(update, release, None, cancel)
+            return None if cancel.is_set() else self._admitted(update, fetched)
+
+    def _admitted(self, update: Update, fetched: int) -> Outcome:
+        package = open_package(self._store, update.desired.index)
+        if (package.spec.model, package.spec.version) != (update.model, update.desired.version):
+            return Outcome(Event.REFUSED, Reason.PACKAGE_INVALID, f"the package says {package.spec.model}@{package.spec.version}")
+        forbidden = admission.residency(package.spec, self._zone, self._regime)
+        if forbidden is not Reason.NONE:
+            return Outcome(Event.REFUSED, forbidden, "package.json: residency")
+        choice, capacity = self._choice(package, _tried(update))
+        counts: dict[str, object] = {"cpu_class": capacity.cpu_class, "passed_over": choice.passed_over}
+        if choice.variant is None:
+            return Outcome(Event.REFUSED, choice.reason, "no variant fits this machine", counts=counts)
+        total = self._total(package, choice.variant)
+        counts |= {"variant": choice.variant, "bytes_received": update.evidence.bytes_received + fetched, "bytes_total": total}
+        return Outcome(Event.PASSED, variant=choice.variant, counts=counts)
+
+    def _choice(self, package: Package, off: Mapping[str, Reason]) -> tuple[Choice, Capacity]:
+        here, capacity = frozenset(self._store.digests()), self._capacity()
+        sizes = {v.name: admission.download_size(package.files, v, here) for v in package.spec.variants}
+        return admission.choose(package.spec, package.evidence, sizes, capacity, off), capacity
+
+    def _another(self, update: Update, reason: Reason, detail: str) -> Outcome:
+        """The chosen variant is off here: go on with the next one that fits, or end when none is left."""
+        package = open_package(self._store, update.desired.index)
+        choice, _ = self._choice(package, {**_tried(update), _variant_of(update): reason})
+        counts: dict[str, object] = {"passed_over": choice.passed_over, "variant": choice.variant, "engine": None, "mode": None}
+        if choice.variant is None:
+            return Outcome(Event.FAULT, choice.reason, detail, counts=counts)
+        mine = package.variant(choice.variant).files
+        counts["bytes_total"] = update.evidence.bytes_total + sum(package.files[name].size for name in mine)
+        return Outcome(Event.OTHER_VARIANT, reason, detail, variant=choice.variant, counts=counts)
+
+    def _total(self, package: Package, variant: str) -> int:
+        """Bytes of a variant with all that belongs to every variant."""
+        mine = set(package.variant(variant).files)
+        blobs = closure(self._store, package.index)
+        return sum(d.size for d in blobs if d.path is None or d.path in mine or not d.path.startswith("variants/"))
+
+    def _stage(self, update: Update, cancel: threading.Event) -> _Seen:
+        if not within(self._settings.download_hours, self._settings.timezone, self._clock.now()):
+            return None
+        self._edit(update.model, lambda m: _without_other_variant(m, update))
+        with self.fetching(update.desired.index):
+            fetched = self._complete(update, self._release(update), _variant_of(update), cancel)
+        if cancel.is_set():
+            return None
+        received = update.evidence.bytes_received + fetched
+        used = update.desired.index in self._shortcuts
+        return Outcome(Event.PASSED, counts={"bytes_received": received, "used_delta": used})
+
+    def _verify(self, update: Update, _cancel: threading.Event) -> _Seen:
+        self._trust.contents(self._store, update.desired, _current(update), _variant_of(update))
+        package = open_package(self._store, update.desired.index)
+        return Outcome(Event.PASSED, counts={"claimed_accuracy": _share(package.evidence.claim(_variant_of(update)))})
+
+    def _shadow(self, update: Update, _cancel: threading.Event) -> _Seen:
+        self._edit(update.model, lambda m: m.replace(candidate=_slot(update)))
+        stats = self._stats(update.model)
+        if stats.candidate is None or stats.candidate.index != update.desired.index:
+            return self._load(update, "candidate")
+        seen = ShadowSeen(
+            rows=stats.shadow.rows,
+            disagreements=stats.shadow.disagreements,
+            errors=stats.shadow.errors,
+            latency_ratio=_ratio(stats.candidate, stats.champion),
+            waited_s=update.entered.elapsed(self._timer()),
+            compared=stats.champion is not None,
+        )
+        counts = {
+            "shadow_rows": seen.rows,
+            "shadow_disagreements": seen.disagreements,
+            "latency_ratio": seen.latency_ratio,
+            "engine": stats.candidate.engine,
+            "mode": stats.candidate.mode,
+        }
+        return _judged(judge_shadow(update.desired.shadow, seen), counts)
+
+    def _arm(self, _update: Update, _cancel: threading.Event) -> _Seen:
+        if within(self._settings.switch_hours, self._settings.timezone, self._clock.now()):
+            return Outcome(Event.PASSED)
+        return None
+
+    # ---- the switch, and after
+
+    def _switch(self, update: Update) -> dict[str, object]:
+        def switched(m: ModelSlots) -> ModelSlots:
+            return m.replace(champion=_slot(update), last_good=update.base, candidate=None, probation=True)
+
+        self._edit(update.model, switched)
+        self._server.reconcile()
+        return {}
+
+    def _soak(self, update: Update, _cancel: threading.Event) -> _Seen:
+        answer, waited = self._server.stats(), update.entered.elapsed(self._timer())
+        if answer.uptime_s + _START_SLACK_S < waited:
+            return Outcome(Event.CRASHED, Reason.CRASHED_IN_PROBATION, "the server started anew during probation")
+        role = answer.models.get(update.model, ModelStats()).champion
+        index, base = update.desired.index, update.base
+        if role is None or role.index != index:
+            return self._load(update, "champion")
+        labelled, correct = self._labels.labelled_accuracy(update.model, index, update.entered.wall)
+        before = self._labels.labelled_accuracy(update.model, base.index) if base else (0, 0)
+        seen = ProbationSeen(
+            requests=role.requests,
+            errors=role.errors,
+            labelled=labelled,
+            correct=correct,
+            champion_labelled=before[0],
+            champion_correct=before[1],
+            claim=update.evidence.claimed_accuracy,
+            waited_s=waited,
+        )
+        counts = {
+            "probation_requests": seen.requests,
+            "probation_errors": seen.errors,
+            "labelled": labelled,
+            "labelled_correct": correct,
+            "champion_labelled": before[0],
+            "champion_labelled_correct": before[1],
+        }
+        return _judged(judge_probation(update.desired.probation, seen), counts)
+
+    def _commit(self, update: Update) -> dict[str, object]:
+        def committed(m: ModelSlots) -> ModelSlots:
+            return m.replace(probation=False, candidate=None, challenger=m.challenging)
+
+        self._edit(update.model, committed)
+        self.collect(update.model)
+        self._server.reconcile()
+        return {}
+
+    def _go_back(self, update: Update) -> dict[str, object]:
+        def back(m: ModelSlots) -> ModelSlots:
+            return m.replace(champion=update.base, last_good=update.base, candidate=None, probation=False)
+
+        self._edit(update.model, back)
+        self._server.reconcile()
+        took = update.fault_at.elapsed(self._timer()) if update.fault_at else 0.0
+        self.collect(update.model)
+        return {} if update.evidence.rollback_ms is not None else {"rollback_ms": round(took * 1000)}
+
+    def _drop(self, update: Update) -> dict[str, object]:
+        self._edit(update.model, lambda m: m.replace(candidate=None))
+        if update.reason not in RESUMABLE:
+            self.collect(update.model)
+        self._server.reconcile()
+        return {}
+
+    def _retire(self, update: Update) -> dict[str, object]:
+        if update.reason is Reason.STATE_UNKNOWN:
+            self._server.reconcile()
+            return {}
+        self._edit(update.model, lambda _m: ModelSlots())
+        self.collect(update.model)
+        self._server.reconcile()
+        return {}
+
+    def _load(self, update: Update, role: Literal["candidate", "champion"]) -> _Seen:
+        """Have the server load a slot, checked by it with the golden vectors; a fault when it cannot."""
+        loaded = getattr(_of(self._server.reconcile().models, update.model), role)
+        if loaded is None or loaded.index != update.desired.index:
+            return Try("the server does not follow slots.json")
+        reason, detail = _fault_of(loaded)
+        if reason is Reason.NONE:
+            return None
+        if role == "candidate" and reason in OFF:
+            return self._another(update, reason, detail)
+        return Outcome(Event.FAULT, reason, detail)
+
+    # ---- the store
+
+    @contextlib.contextmanager
+    def fetching(self, what: str) -> Iterator[None]:
+        """While this lasts nothing is collected: blobs that no slot names yet are arriving."""
+        self._fetching.append(what)
+        try:
+            yield
+        finally:
+            self._fetching.remove(what)
+
+    def collect(self, model: str | None = None) -> int:
+        """Remove every blob that no slot needs; returns the bytes freed. Does nothing while another model's update is on its way:
+        no slot names what has arrived of it."""
+        if self._fetching or self.others_arrive(model):
+            return 0
+        slots, keep = read_slots(self._slots), set[str]()
+        for index in slots.pinned():
+            keep.add(index)
+            with contextlib.suppress(PackageIncomplete, PackageInvalid, PackageTampered):  # the server says what is wrong with it
+                keep.update(d.digest for d in closure(self._store, index))
+        with disk_errors(self._slots):
+            return self._store.gc(keep)
+
+    # ---- inside
+
+    def _release(self, update: Update) -> Release:
+        return self._trust.release(update.desired, _current(update))
+
+    def _complete(self, update: Update, release: Release, variant: str | None, cancel: threading.Event) -> int:
+        """Fetch until nothing is missing (metadata only without `variant`), or until cancelled; returns the bytes received."""
+        desired, received = update.desired, 0
+        while not cancel.is_set():
+            wanted = missing(self._store, desired.index, release.index_size, variant)
+            if not wanted and not self._store.has(release.signature.digest):
+                wanted = [release.signature]
+            if not wanted:
+                break
+            for blob in wanted:
+                received += self._fetch(desired, blob, cancel)
+                if cancel.is_set():
+                    break
+        return received
+
+    def _fetch(self, desired: DesiredModel, blob: Descriptor, cancel: threading.Event) -> int:
+        offer = offer_for(desired, blob, self._store)
+        if offer is not None:
+            received = by_delta(desired, offer, blob, self._store, self._transport, cancel)
+            if received is not None:
+                self._shortcuts.add(desired.index)
+                return received
+        hashes = block_hashes(self._store, desired.index, blob.digest)
+        try:
+            return self._transport.fetch(desired, blob, hashes, self._store, cancel=cancel, progress=self._teller(desired.model))
+        finally:
+            self.arriving.pop(desired.model, None)
+
+    def _teller(self, model: str) -> Callable[[int, int], None]:
+        def tell(held: int, size: int) -> None:
+            self.arriving[model] = (held, size)
+
+        return tell
+
+    def _edit(self, model: str, change: Callable[[ModelSlots], ModelSlots]) -> None:
+        with disk_errors(self._slots):
+            edit_slots(self._slots, model, change)
+
+    def _stats(self, model: str) -> ModelStats:
+        return self._server.stats().models.get(model, ModelStats())
+
+
+def _outcome_of(error: SpokeshaveError) -> Outcome | Try:
+    if error.retryable or isinstance(error, PackageIncomplete | DiskFailed | ServerUnreachable):
+        return Try(error.message, reason=Reason.BUDGET_EXHAUSTED if isinstance(error, BudgetExhausted) else Reason.NONE)
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, Reason):
+        return Outcome(Event.FAULT if isinstance(error, HubError) else Event.REFUSED, reason, error.message)
+    if isinstance(error, PackageInvalid):
+        return Outcome(Event.REFUSED, Reason.PACKAGE_INVALID, error.message)
+    if isinstance(error, PackageTampered):
+        return Outcome(Event.FAULT, Reason.PACKAGE_TAMPERED, error.message)
+    if isinstance(error, DiskFull):
+        return Outcome(Event.FAULT, Reason.DISK_FULL, error.message)
+    raise error
+
+
+def _judged(verdict: Verdict, counts: dict[str, Any]) -> _Seen:
+    if verdict.wait:
+        return None
+    return Outcome(Event.PASSED if verdict.passed else Event.FAULT, verdict.reason, counts=counts)
+
+
+def _slot(update: Update) -> Slot:
+    return Slot(version=update.desired.version, index=update.desired.index, variant=_variant_of(update))
+
+
+def _without_other_variant(m: ModelSlots, update: Update) -> ModelSlots:
+    """The place of the candidate is free again while another variant of its version is on its way."""
+    ours = m.candidate is not None and m.candidate.index == update.desired.index
+    return m.replace(candidate=None) if ours and m.candidate != _slot(update) else m
+
+
+def _tried(update: Update) -> dict[str, Reason]:
+    """Variants that were tried here and were off. What the machine lacked is looked at anew."""
+    return {p.variant: p.reason for p in update.evidence.passed_over if p.reason in OFF}
+
+
+def _variant_of(update: Update) -> str:
+    if update.variant is None:
+        raise PackageInvalid(f"{update.model}: no variant was chosen", hint="Send the directive again.")
+    return update.variant
+
+
+def _current(update: Update) -> int | None:
+    return update.base.version if update.base else None
+
+
+def _of(models: Mapping[str, ModelState], model: str) -> ModelState:
+    return models.get(model, ModelState())
+
+
+def _ratio(candidate: RoleStats, champion: RoleStats | None) -> float | None:
+    if champion is None or not champion.latency_ms or candidate.latency_ms is None:
+        return None
+    return candidate.latency_ms / champion.latency_ms
+
+
+def _fault_of(loaded: LoadedState) -> tuple[Reason, str]:
+    if loaded.golden is not None and not loaded.golden.ok:
+        return Reason.GOLDEN_MISMATCH, loaded.golden.detail
+    if loaded.loaded:
+        return Reason.NONE, ""
+    return (Reason.LOAD_FAILED if loaded.reason is Reason.NONE else loaded.reason), loaded.detail
+
+
+def _share(claim: float | None) -> float | None:
+    return claim if claim is not None and 0 <= claim <= 1 else None

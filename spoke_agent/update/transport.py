@@ -1,0 +1,125 @@
+"""The roads a blob may take: MQTT blocks, HTTPS ranges, whichever works, or none at all. All end in the same store."""
+
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import httpx
+
+from model_formats.core.errors import HubError
+from model_formats.package.oci import INDEX, MANIFEST, Descriptor
+from spoke_agent.update.interfaces import NoRoad, Transport
+from sync.bus.bus import Bus
+from sync.core.types import SpokeId
+from sync.protocol.messages import DesiredModel
+from sync.store import Store
+from sync.transfer.fetch import fetch_blob
+from sync.transfer.limits import BudgetExhausted
+from sync.transfer.rate_limit import Pace
+from sync.transfer.receiver import BlockReceiver
+
+__all__ = ["ClosedRoad", "HttpsRoad", "MqttRoad", "Roads"]
+
+Progress = Callable[[int, int], None] | None
+Choice = Literal["auto", "mqtt", "https"]
+_random = secrets.SystemRandom()
+
+
+class ClosedRoad:
+    """A spoke without a network: what is not in the store will not come by itself."""
+
+    def fetch(
+        self,
+        desired: DesiredModel,
+        blob: Descriptor,
+        hashes: Sequence[bytes] | None,
+        store: Store,
+        *,
+        cancel: threading.Event,
+        progress: Progress = None,
+    ) -> int:
+        """Raises NoRoad."""
+        raise NoRoad(f"{blob.path or blob.digest} of {desired.model}@{desired.version} is not here, and there is no network")
+
+
+class MqttRoad:
+    """Blocks over the bus."""
+
+    def __init__(self, bus: Bus, zone: str, me: SpokeId, pace: Pace | None = None) -> None:
+        self._bus, self._zone, self._me, self._pace = bus, zone, me, pace
+
+    def fetch(
+        self,
+        desired: DesiredModel,
+        blob: Descriptor,
+        hashes: Sequence[bytes] | None,
+        store: Store,
+        *,
+        cancel: threading.Event,
+        progress: Progress = None,
+    ) -> int:
+        """See `ports.Transport`."""
+        receiver = BlockReceiver(self._bus, self._zone, self._me, store, pace=self._pace)
+        return receiver.receive(blob.digest, blob.size, hashes, cancel=cancel, progress=progress)
+
+
+class HttpsRoad:
+    """Ranges from the hub's registry."""
+
+    def __init__(self, client: Callable[[], httpx.Client], pace: Pace | None = None) -> None:
+        """`client` is made at first use: it already knows the hub's address, its CA and this device's token."""
+        self._make, self._client, self._pace = client, None, pace
+
+    _client: httpx.Client | None
+
+    def fetch(
+        self,
+        desired: DesiredModel,
+        blob: Descriptor,
+        hashes: Sequence[bytes] | None,
+        store: Store,
+        *,
+        cancel: threading.Event,
+        progress: Progress = None,
+    ) -> int:
+        """See `ports.Transport`."""
+        self._client = self._client or self._make()
+        kind = "manifests" if blob.media_type in (INDEX, MANIFEST) else "blobs"
+        url = f"/v2/{desired.model}/{kind}/{blob.digest}"
+        return fetch_blob(
+            self._client, url, blob.digest, blob.size, store, hashes=hashes, cancel=cancel, progress=progress, pace=self._pace
+        )
+
+
+class Roads:
+    """The road that site and directive agree on. `auto` takes MQTT, and HTTPS where MQTT fails.
+
+    When a broker falls, it falls for all: each spoke waits a random part of `spread_s` seconds before it turns to HTTPS, where
+    every spoke costs the hub a copy. On MQTT they may all come at once, since one copy serves them.
+    """
+
+    def __init__(self, mqtt: Transport, https: Transport, choice: Choice = "auto", *, spread_s: float = 0.0) -> None:
+        self._mqtt, self._https, self._choice, self._spread_s = mqtt, https, choice, spread_s
+
+    def fetch(
+        self,
+        desired: DesiredModel,
+        blob: Descriptor,
+        hashes: Sequence[bytes] | None,
+        store: Store,
+        *,
+        cancel: threading.Event,
+        progress: Progress = None,
+    ) -> int:
+        """See `ports.Transport`."""
+        choice = self._choice if self._choice != "auto" else desired.transport
+        first = self._https if choice == "https" else self._mqtt
+        try:
+            return first.fetch(desired, blob, hashes, store, cancel=cancel, progress=progress)
+        except BudgetExhausted:
+            raise
+        except HubError:
+            if choice != "auto" or cancel.wait(_random.uniform(0, self._spread_s)):
+                raise
+            return self._https.fetch(desired, blob, hashes, store, cancel=cancel, progress=progress)

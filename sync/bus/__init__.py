@@ -1,0 +1,1 @@
+"""The message bus: the interface, an in-memory broker, MQTT 5."""
