@@ -27,7 +27,7 @@ from sync.protocol.messages import EgressCeiling
 from sync.transfer.sender import SenderStats
 from sync.trust.metadata import Repository
 
-__all__ = ["Hub", "HubMissing", "found"]
+__all__ = ["HubContext", "HubMissing", "found"]
 
 
 class HubMissing(OperatorError):
@@ -38,7 +38,7 @@ class HubMissing(OperatorError):
 
 
 @dataclass(slots=True)
-class Hub:
+class HubContext:
     """An open hub: database, trust, registry, CA. No thread runs in here; `wake` tells the loops of server.py to look now."""
 
     home: HubHome

@@ -31,7 +31,7 @@ def session_ca(tmp_path_factory: pytest.TempPathFactory) -> DeviceCA:
     return DeviceCA.create(tmp_path_factory.mktemp("ca"), now=datetime.now(UTC))
 
 
-class MosquittoHouse:
+class BrokerFixture:
     """A broker of the real kind and the certificates to talk to it."""
 
     def __init__(self, folder: Path, ca: DeviceCA) -> None:
@@ -89,17 +89,17 @@ class MosquittoHouse:
 
 
 @pytest.fixture
-def mosquitto(tmp_path: Path, session_ca: DeviceCA) -> Iterator[MosquittoHouse]:
+def mosquitto(tmp_path: Path, session_ca: DeviceCA) -> Iterator[BrokerFixture]:
     """A Mosquitto for this test alone."""
-    house = MosquittoHouse(tmp_path, session_ca)
+    house = BrokerFixture(tmp_path, session_ca)
     yield house
     house.close()
 
 
 @pytest.fixture(scope="module")
-def shared_mosquitto(tmp_path_factory: pytest.TempPathFactory, session_ca: DeviceCA) -> Iterator[MosquittoHouse]:
+def shared_mosquitto(tmp_path_factory: pytest.TempPathFactory, session_ca: DeviceCA) -> Iterator[BrokerFixture]:
     """A Mosquitto for a whole file, for tests that do not disturb it."""
-    house = MosquittoHouse(tmp_path_factory.mktemp("mosquitto"), session_ca)
+    house = BrokerFixture(tmp_path_factory.mktemp("mosquitto"), session_ca)
     yield house
     house.close()
 

@@ -12,7 +12,7 @@ from model_formats.core.document import Document, Value
 from model_formats.core.types import AwareDatetime, Digest, Name
 from sync.protocol.egress import PerfEstimate
 
-__all__ = ["Alert", "Hurt", "RetrainTrigger", "drift_alerts", "retrain_trigger", "rollout_alerts"]
+__all__ = ["Alert", "DegradedSite", "RetrainTrigger", "drift_alerts", "retrain_trigger", "rollout_alerts"]
 
 AlertType = Literal["drift.alarm", "drift.retrain", "rollout.aborted"]
 
@@ -28,7 +28,7 @@ class Alert(Value):
     labels: dict[str, str]
 
 
-class Hurt(Value):
+class DegradedSite(Value):
     """A site where drift and a loss of accuracy agree."""
 
     site: Name
@@ -51,7 +51,7 @@ class RetrainTrigger(Document):
     since: AwareDatetime
     claim_percent: int
     """Accuracy that the package claims, in whole percent."""
-    sites: tuple[Hurt, ...]
+    sites: tuple[DegradedSite, ...]
     moved: tuple[str, ...]
     """Features that moved at those sites."""
     words: tuple[str, ...]
@@ -87,7 +87,9 @@ def retrain_trigger(view: FleetDrift, claim: float | None) -> RetrainTrigger | N
         pattern=view.pattern,
         since=min(s.since for s in hurt),
         claim_percent=round(100 * claim),
-        sites=tuple(Hurt(site=s.site, spoke=s.spoke, evidence=s.evidence, estimate=s.estimate) for s in hurt if s.estimate),
+        sites=tuple(
+            DegradedSite(site=s.site, spoke=s.spoke, evidence=s.evidence, estimate=s.estimate) for s in hurt if s.estimate
+        ),
         moved=tuple(sorted({m.feature for s in hurt for m in s.moved})),
         words=view.words,
     )

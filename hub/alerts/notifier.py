@@ -8,28 +8,28 @@ from datetime import timedelta
 
 from hub.alerts.alert import Alert, drift_alerts, retrain_trigger, rollout_alerts
 from hub.alerts.channels import Alertmanager, AlertNotSent, Channel, open_channels
-from hub.context import Hub
+from hub.context import HubContext
 from hub.rules.fleet_drift import FleetDrift
 from hub.services.drift import claim_of, drift_view
 from hub.store.audit import append_audit
-from hub.store.key_values import get_fact, set_fact
+from hub.store.key_values import get_value, set_value
 from hub.store.leases import take_lease
 from hub.store.rollouts import list_rollouts
 from model_formats.core.errors import SpokeshaveError
 from sync.core.files import atomic_write
 
-__all__ = ["AlertDesk", "open_desk"]
+__all__ = ["Notifier", "open_notifier"]
 
 log = logging.getLogger(__name__)
 _RECENT = timedelta(days=7)
 """What began earlier is old news: a channel that is set up today is not told of last year."""
 
 
-class AlertDesk:
+class Notifier:
     """Call `turn()` now and then, or `start()` a thread that does. One hub process does it at a time (a lease)."""
 
     def __init__(
-        self, hub: Hub, channels: Sequence[Channel], manager: Alertmanager | None = None, *, owner: str = "alerts"
+        self, hub: HubContext, channels: Sequence[Channel], manager: Alertmanager | None = None, *, owner: str = "alerts"
     ) -> None:
         self._hub, self._channels, self._manager, self._owner = hub, channels, manager, owner
         self._stopping = threading.Event()
@@ -69,7 +69,7 @@ class AlertDesk:
         for alert in alerts:
             key = f"alert.{channel.name}.{alert.id}"
             with self._hub.database.read() as db:
-                if get_fact(db, key) is not None:
+                if get_value(db, key) is not None:
                     continue
             try:
                 channel.send(alert, self._hub.clock.now())
@@ -77,7 +77,7 @@ class AlertDesk:
                 log.warning("alert.not_sent", extra={"channel": channel.name, "error": e.message})
                 return
             with self._hub.database.begin() as db:
-                set_fact(db, key, str(self._hub.now))
+                set_value(db, key, str(self._hub.now))
                 append_audit(
                     db, "hub", "alert.sent", alert.id, now=self._hub.now, details={"channel": channel.name, "what": alert.title}
                 )
@@ -104,7 +104,7 @@ class AlertDesk:
                 log.exception("alerts.failed")  # the next turn tries again
 
 
-def open_desk(hub: Hub, owner: str) -> AlertDesk | None:
+def open_notifier(hub: HubContext, owner: str) -> Notifier | None:
     """The desk with the receivers that the settings name; None where they name none. Raises SettingsInvalid."""
     channels, manager = open_channels(hub.settings, hub.clock)
-    return AlertDesk(hub, channels, manager, owner=owner) if channels or manager else None
+    return Notifier(hub, channels, manager, owner=owner) if channels or manager else None

@@ -41,7 +41,7 @@ class QuestionBody(BaseModel):
     name: str | None = None
 
 
-class MemberView(BaseModel):
+class CohortMemberView(BaseModel):
     """One site of a cohort. `device_key` is what another site may list among its `peers`."""
 
     spoke: str
@@ -65,7 +65,7 @@ class QuestionView(BaseModel):
     created: datetime | None
     closes: datetime
     expires: datetime
-    members: list[MemberView]
+    members: list[CohortMemberView]
     result: Annotated[FederatedResult, AS_IT_IS] | None
 
 
@@ -122,6 +122,6 @@ def _view(kept: KeptQuestion) -> QuestionView:
         created=when(kept.created),
         closes=asked.closes,
         expires=asked.expires,
-        members=[MemberView(**member) for member in members_of(kept)],
+        members=[CohortMemberView(**member) for member in members_of(kept)],
         result=FederatedResult.parse(kept.result) if kept.result else None,
     )

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hub.api.access import HubPart, needs
 from hub.api.spokes import ReportView, report_view, when
-from hub.client.http import NotFound, RequestInvalid
+from hub.client.http import ApiRequestInvalid, NotFound
 from hub.rules.access import Permission, Principal, parse_roles
 from hub.store.audit import append_audit, audit_head, read_audit, verify_audit
 from hub.store.egress import list_egress
@@ -143,7 +143,7 @@ def new_token(order: TokenOrder, hub: HubPart, who: Operator) -> dict[str, str]:
     try:
         roles = parse_roles(order.roles)
     except ValueError as e:
-        raise RequestInvalid(f"roles: {e}") from e
+        raise ApiRequestInvalid(f"roles: {e}") from e
     with hub.database.begin() as db:
         number, token = make_token(db, order.name, roles, now=hub.now, life_s=order.life_s)
         append_audit(db, who.name, "token.create", order.name, now=hub.now, details={"id": number, "roles": order.roles})

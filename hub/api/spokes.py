@@ -37,7 +37,7 @@ class SpokeSummary(BaseModel):
     revoked: bool
 
 
-class Wanted(BaseModel):
+class DesiredVersionView(BaseModel):
     """What a spoke should serve."""
 
     model: str
@@ -64,7 +64,7 @@ class SpokeDetail(SpokeSummary):
 
     enrolled: datetime
     generation: int
-    wanted: list[Wanted]
+    wanted: list[DesiredVersionView]
     reports: list[ReportView]
 
 
@@ -88,7 +88,9 @@ def spoke(site: str, name: str, hub: HubPart, _who: Reader) -> SpokeDetail:
             **summary(hub.now, held, hub.settings.silent_after_s).model_dump(),
             enrolled=_time(held.enrolled),
             generation=directive.generation if directive else 0,
-            wanted=[Wanted(model=a.ref.name, version=a.ref.version, rollout=a.rollout) for a in assignments_of(db, me)],
+            wanted=[
+                DesiredVersionView(model=a.ref.name, version=a.ref.version, rollout=a.rollout) for a in assignments_of(db, me)
+            ],
             reports=[report_view(report) for report in list_reports(db, me, limit=20)],
         )
 

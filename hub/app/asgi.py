@@ -7,9 +7,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from hub.api import bundles, drift, enrolments, federated, health, models, records, rollouts, spokes
 from hub.api.access import may_pull_or_push
 from hub.api.problems import install_problems, problem
-from hub.client.http import API, RequestInvalid
-from hub.context import Hub
-from hub.registry.admission_queue import Places
+from hub.client.http import API, ApiRequestInvalid
+from hub.context import HubContext
+from hub.registry.admission_queue import AdmissionQueue
 from hub.registry.routes import router as registry_router
 from hub.web import page
 
@@ -27,7 +27,7 @@ ROUTERS = (
 )
 
 
-def create_app(hub: Hub) -> FastAPI:
+def create_app(hub: HubContext) -> FastAPI:
     """Build it. Starts nothing: the loops are server.py's."""
     app = FastAPI(title="Spokeshave hub", version="1", docs_url=None, redoc_url=None, openapi_url=f"{API}/openapi.json")
     app.state.hub = hub
@@ -36,8 +36,8 @@ def create_app(hub: Hub) -> FastAPI:
         app.include_router(router, prefix=API)
     app.include_router(health.router)
     app.include_router(page.router)
-    places = Places(hub.settings.blob_places, stall_s=hub.settings.blob_place_s)
-    app.include_router(registry_router(hub.registry, may_pull_or_push, places))
+    admission = AdmissionQueue(hub.settings.blob_places, stall_s=hub.settings.blob_place_s)
+    app.include_router(registry_router(hub.registry, may_pull_or_push, admission))
     app.add_middleware(_BodyLimit, limit=hub.settings.max_body_bytes)
     return app
 
@@ -50,7 +50,7 @@ class _BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(API) and self._excessive(Headers(scope=scope)):
-            refusal = RequestInvalid(f"the body must declare a length of at most {self._limit} bytes")
+            refusal = ApiRequestInvalid(f"the body must declare a length of at most {self._limit} bytes")
             await problem(refusal, status=413)(scope, receive, send)
             return
         await self._app(scope, receive, send)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from hub.config.home import HubHome
 from hub.config.settings import load_settings
-from hub.context import Hub, HubMissing
+from hub.context import HubContext, HubMissing
 from hub.services.directives import refresh_directive
 from hub.store.audit import append_audit
 from hub.store.directives import lift_generations
@@ -60,7 +60,7 @@ class Restored:
     lifted: int
 
 
-def back_up(hub: Hub, out: Path, *, offline_keys: bool = False, database: bool = True) -> int:
+def back_up(hub: HubContext, out: Path, *, offline_keys: bool = False, database: bool = True) -> int:
     """Write `out` (0600); returns its size in bytes. `database` False leaves out a database that is backed up otherwise.
 
     Raises BackupInvalid for another database than SQLite.
@@ -88,14 +88,14 @@ def restore(home: Path, file: Path, clock: Clock | None = None) -> Restored:
         raise HubMissing(f"{home} is not empty")
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     _unpack(file, home)
-    hub = Hub.open(home, load_settings(home), clock)
+    hub = HubContext.open(home, load_settings(home), clock)
     try:
         return _lift(hub)
     finally:
         hub.close()
 
 
-def _lift(hub: Hub) -> Restored:
+def _lift(hub: HubContext) -> Restored:
     with hub.trust() as repository:
         repository.lift_online(LIFT)
     with hub.database.begin() as db:
@@ -133,7 +133,7 @@ def _private() -> Iterator[None]:
         os.umask(before)
 
 
-def _unless_copy(hub: Hub, member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+def _unless_copy(hub: HubContext, member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     """Blobs that are kept at another registry are fetched from there again."""
     return None if hub.registry.contents.is_copy(hub.home.root / member.name) else member
 

@@ -17,11 +17,11 @@ from hub.store.database import Database
 from model_formats.core.errors import SpokeshaveError
 from provisioning.identity.ca import DeviceCA
 
-__all__ = ["CHECKS", "Finding", "examine"]
+__all__ = ["CHECKS", "CheckResult", "examine"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """The outcome of one check. `advice` is empty where all is well."""
 
     check: str
@@ -30,17 +30,17 @@ class Finding:
     advice: str = ""
 
 
-def examine(home: HubHome) -> list[Finding]:
+def examine(home: HubHome) -> list[CheckResult]:
     """Run all checks; one that fails to run is a finding itself."""
     return [_run(name, check, home) for name, check in CHECKS.items()]
 
 
-def _run(name: str, check: Callable[[HubHome], tuple[bool, str, str]], home: HubHome) -> Finding:
+def _run(name: str, check: Callable[[HubHome], tuple[bool, str, str]], home: HubHome) -> CheckResult:
     try:
         ok, found, advice = check(home)
     except (SpokeshaveError, OSError, ValueError, KeyError) as e:
-        return Finding(name, ok=False, found=str(e), advice=getattr(e, "hint", "See the message."))
-    return Finding(name, ok, found, "" if ok else advice)
+        return CheckResult(name, ok=False, found=str(e), advice=getattr(e, "hint", "See the message."))
+    return CheckResult(name, ok, found, "" if ok else advice)
 
 
 def _settings(home: HubHome) -> tuple[bool, str, str]:

@@ -19,17 +19,17 @@ from typing import Self
 
 import uvicorn
 
-from hub.alerts.notifier import open_desk
+from hub.alerts.notifier import open_notifier
 from hub.app.asgi import create_app
 from hub.app.lock import locked
 from hub.app.worker_process import owner_name, serve_bus, take_turn, turning
 from hub.config.home import HubHome
 from hub.config.settings import HubSettings
-from hub.context import Hub, HubMissing
-from hub.services.broker_publisher import Publisher
+from hub.context import HubContext, HubMissing
+from hub.services.broker_publisher import BrokerPublisher
 from hub.services.enrolments import allowed_spokes
 from hub.services.relays import allowed_relays
-from hub.store.key_values import get_fact, set_fact
+from hub.store.key_values import get_value, set_value
 from hub.store.leases import release_leases
 from model_formats.core.errors import OperatorError
 from provisioning.brokers.mosquitto import Broker
@@ -95,7 +95,7 @@ class HubServer:
         if not self.home.metadata.exists():
             raise HubMissing(f"no hub in {self.home.root}")
         self._stack.enter_context(locked(self.home))
-        self.hub = Hub.open(self.home.root, self.settings, self._clock)
+        self.hub = HubContext.open(self.home.root, self.settings, self._clock)
         self._stack.callback(self.hub.close)
         self._stack.callback(self._release)
         tls = self._certificates()
@@ -134,14 +134,14 @@ class HubServer:
     def _listen(self) -> socket.socket:
         """The port of last time, or a free one that is then kept: enrolled spokes know it."""
         with self.hub.database.begin() as db:
-            port = self.settings.https_port or int(get_fact(db, "https_port") or 0)
+            port = self.settings.https_port or int(get_value(db, "https_port") or 0)
             try:
                 listening = socket.create_server((self.settings.bind, port), backlog=512)
             except OSError as e:
                 raise PortTaken(f"cannot listen on {self.settings.bind}:{port}: {e.strerror}") from e
             self._stack.callback(listening.close)
             port = int(listening.getsockname()[1])
-            set_fact(db, "https_port", str(port))
+            set_value(db, "https_port", str(port))
         host = self.settings.host
         self.hub.address = HubAddress(url=f"https://{host}:{port}", broker_host=host, broker_port=self.broker.port)
         return listening
@@ -153,7 +153,7 @@ class HubServer:
         )
         self._stack.callback(bus.close)
         self.hub.bus = bus
-        self.publisher = Publisher(self.hub, bus)
+        self.publisher = BrokerPublisher(self.hub, bus)
         self.ingest = serve_bus(self.hub, bus, self._stack)
         bus.connect(timeout=15)
 
@@ -178,9 +178,9 @@ class HubServer:
 
     def _tell_people(self) -> None:
         """Alerts, where a receiver is named."""
-        if desk := open_desk(self.hub, self._owner):
-            desk.start()
-            self._stack.callback(desk.stop)
+        if notifier := open_notifier(self.hub, self._owner):
+            notifier.start()
+            self._stack.callback(notifier.stop)
 
     def _announce(self) -> None:
         here = {

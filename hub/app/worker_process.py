@@ -22,13 +22,13 @@ from typing import Self
 
 from hub.config.home import HubHome
 from hub.config.settings import HubSettings
-from hub.context import Hub
+from hub.context import HubContext
 from hub.rules.egress_residency import judge
 from hub.services import federated, rollout_runner
-from hub.services.broker_publisher import Publisher
+from hub.services.broker_publisher import BrokerPublisher
 from hub.services.ingest import Ingest
 from hub.services.package_index import known_package
-from hub.services.zone_blobs import Shelf
+from hub.services.zone_blobs import ZoneBlobs
 from hub.store.leases import release_leases, take_lease
 from model_formats.core.errors import OperatorError, SpokeshaveError
 from provisioning.brokers.access_list import HUB_USERS
@@ -68,11 +68,13 @@ def local_broker(home: HubHome, given: str | None = None) -> tuple[str, int]:
     return told["broker_host"], int(told["broker_port"])
 
 
-def serve_bus(hub: Hub, bus: Bus, stack: contextlib.ExitStack) -> Ingest:
+def serve_bus(hub: HubContext, bus: Bus, stack: contextlib.ExitStack) -> Ingest:
     """Subscribe to what spokes send, and answer their wants, until the stack is closed."""
-    shelf, settings = Shelf(hub), hub.settings
+    zone_blobs, settings = ZoneBlobs(hub), hub.settings
     pace = float(settings.block_bytes_per_s) or None
-    sender = BlobSender(bus, shelf, may=shelf.may, bytes_per_second=pace, gather_s=settings.block_gather_s, clock=hub.clock)
+    sender = BlobSender(
+        bus, zone_blobs, may=zone_blobs.may, bytes_per_second=pace, gather_s=settings.block_gather_s, clock=hub.clock
+    )
     ingest = Ingest(hub, bus, judge(lambda index: known_package(hub, index), hub.ceiling))
     hub.sent = sender.stats
     for part in (ingest, sender):
@@ -81,7 +83,7 @@ def serve_bus(hub: Hub, bus: Bus, stack: contextlib.ExitStack) -> Ingest:
     return ingest
 
 
-def take_turn(hub: Hub, owner: str, publisher: Publisher, refreshed: float) -> tuple[bool, float]:
+def take_turn(hub: HubContext, owner: str, publisher: BrokerPublisher, refreshed: float) -> tuple[bool, float]:
     """Do what one worker alone may do, if it is our turn; returns whether it was, and when metadata was last looked at."""
     with hub.database.begin() as db:
         mine = take_lease(db, "turn", owner, now=hub.now, life_s=hub.settings.lease_s)
@@ -95,7 +97,7 @@ def take_turn(hub: Hub, owner: str, publisher: Publisher, refreshed: float) -> t
 
 
 @contextlib.contextmanager
-def turning(hub: Hub, turn: Callable[[], None]) -> Iterator[None]:
+def turning(hub: HubContext, turn: Callable[[], None]) -> Iterator[None]:
     """Take a turn every `tick_s`, or at once when the hub is woken, in a thread that ends with this context.
 
     One that fails is told and left to the next: nothing is half done. It is not tried again before `tick_s`, woken or not.
@@ -156,14 +158,14 @@ class HubWorker:
 
     def _start(self) -> None:
         host, port = local_broker(self.home, self._broker)
-        self.hub = Hub.open(self.home.root, self.settings, self._clock)
+        self.hub = HubContext.open(self.home.root, self.settings, self._clock)
         self._stack.callback(self.hub.close)
         self._stack.callback(self._release)
         self.name = self._take_name()
         tls = self.hub.ca.issue_client(self.home.root / "workers" / self.name, self.name, now=self.hub.clock.now())
         bus = MqttBus(host, port, self.name, tls, session_s=0)  # the broker deals to absent sessions too: ours ends with us
         self._stack.callback(bus.close)
-        self.hub.bus, self.publisher = bus, Publisher(self.hub, bus)
+        self.hub.bus, self.publisher = bus, BrokerPublisher(self.hub, bus)
         self.ingest = serve_bus(self.hub, bus, self._stack)
         bus.connect(timeout=15)
         self.turn()

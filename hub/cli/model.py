@@ -123,12 +123,12 @@ def import_(
     hub model import fraud.onnx --model fraud --version 1 --train train.csv --held-out test.csv \\
         --classes good,fraud --zone eu --regime gdpr
     """
-    from hub.train.import_model import bring
+    from hub.train.import_model import import_model
     from model_formats.build.build import build_model_folder
 
     ModelRef.parse(f"{words['name']}@{words['version']}")  # before anything is opened
     listed = tuple(c.strip() for c in classes.split(",")) if classes else ()
-    brought = bring(source, train, held_out, contract=contract, task=task, classes=listed, label=label)
+    brought = import_model(source, train, held_out, contract=contract, task=task, classes=listed, label=label)
     options = _options(brought.contract, brought.lineage, **words)
     folder = out or HubHome(ctx.home).build(options.model, options.version)
     folder.parent.mkdir(parents=True, exist_ok=True)

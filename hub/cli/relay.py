@@ -7,7 +7,7 @@ import click
 from hub.app.worker_process import local_broker
 from hub.config.home import HubHome
 from hub.config.settings import load_settings
-from hub.context import Hub
+from hub.context import HubContext
 from hub.services.relays import make_relay
 from model_formats.core.console import Context, emit, out, pass_context
 
@@ -38,7 +38,7 @@ def relay(
     Carry it to the region's machine and start Mosquitto there. Run it again after enrolling or revoking spokes of its sites.
     """
     home = HubHome(ctx.home)
-    hub = Hub.open(ctx.home, load_settings(ctx.home))
+    hub = HubContext.open(ctx.home, load_settings(ctx.home))
     try:
         broker = local_broker(home, hub_broker)
         files = make_relay(hub, name, sites, folder, broker=broker, names=hosts, port=port, place=place, who="operator")

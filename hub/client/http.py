@@ -17,12 +17,12 @@ from hub.config.home import HubHome
 from model_formats.core.errors import AuthorError, DeviceError, HubError, OperatorError, RefusedError, SpokeshaveError, catalog
 from sync.core.files import atomic_file
 
-__all__ = ["HubAway", "HubClient", "NotAuthenticated", "NotAuthorised", "NotFound", "RequestInvalid"]
+__all__ = ["HubUnavailable", "HubClient", "NotAuthenticated", "NotAuthorised", "NotFound", "ApiRequestInvalid"]
 
 API = "/api/v1"
 
 
-class HubAway(HubError):
+class HubUnavailable(HubError):
     """Nothing answers at the hub's address."""
 
     code = "hub_away"
@@ -53,7 +53,7 @@ class NotFound(OperatorError):
     hint = "List what there is with the `list` command of the same group."
 
 
-class RequestInvalid(OperatorError):
+class ApiRequestInvalid(OperatorError):
     """A request that the API cannot read."""
 
     code = "api_request_invalid"
@@ -78,7 +78,7 @@ class HubClient:
     def local(cls, home: Path) -> Self:
         """The hub whose home this is, or the one that HUB_URL and HUB_CA name; as HUB_TOKEN, or, at home, as its operator.
 
-        Raises HubAway when it does not run.
+        Raises HubUnavailable when it does not run.
         """
         if url := os.environ.get("HUB_URL"):
             ca = os.environ.get("HUB_CA")
@@ -88,11 +88,11 @@ class HubClient:
             address = json.loads(place.address.read_text())
             token = os.environ.get("HUB_TOKEN") or place.token.read_text().strip()
         except FileNotFoundError as e:
-            raise HubAway(f"no hub runs in {home}") from e
+            raise HubUnavailable(f"no hub runs in {home}") from e
         return cls.at(address["url"], token, Path(address["ca"]))
 
     def get(self, path: str, **params: Any) -> Any:
-        """GET `/api/v1<path>` and return the JSON. Raises the error of the problem's code, or HubAway."""
+        """GET `/api/v1<path>` and return the JSON. Raises the error of the problem's code, or HubUnavailable."""
         return self.send("GET", path, params={k: v for k, v in params.items() if v is not None}).json()
 
     def post(self, path: str, body: Any = None) -> Any:
@@ -113,14 +113,14 @@ class HubClient:
                 with atomic_file(file, mode=0o600) as out:
                     return sum(out.write(chunk) for chunk in answer.iter_bytes(1 << 20))
         except httpx.TransportError as e:
-            raise HubAway(f"the hub at {self.http.base_url} does not answer: {e}") from e
+            raise HubUnavailable(f"the hub at {self.http.base_url} does not answer: {e}") from e
 
     def ready(self) -> Any:
-        """What the hub says of itself at `/readyz`, ready or not. Raises HubAway."""
+        """What the hub says of itself at `/readyz`, ready or not. Raises HubUnavailable."""
         try:
             return self.http.get("/readyz").json()
         except httpx.TransportError as e:
-            raise HubAway(f"the hub at {self.http.base_url} does not answer: {e}") from e
+            raise HubUnavailable(f"the hub at {self.http.base_url} does not answer: {e}") from e
 
     def close(self) -> None:
         """Close the connection."""
@@ -131,7 +131,7 @@ class HubClient:
         try:
             answer = self.http.request(method, API + path, content=content, **kwargs)
         except httpx.TransportError as e:
-            raise HubAway(f"the hub at {self.http.base_url} does not answer: {e}") from e
+            raise HubUnavailable(f"the hub at {self.http.base_url} does not answer: {e}") from e
         if answer.is_error:
             raise _error_of(answer)
         return answer

@@ -19,7 +19,7 @@ from hub.registry.push_pull import pull, push
 from model_formats.core.errors import OperatorError
 from model_formats.core.types import ModelRef, digest_of
 from model_formats.delta.plan import PlannedDelta, plan_deltas
-from model_formats.package import Layout, attach, open_package, pack
+from model_formats.package import ImageLayout, attach, open_package, pack
 from model_formats.package.oci import SIGNATURE, parse_manifest
 from model_formats.signing.signature import KeySigner, PublisherPolicy, PublisherUntrusted, Signer, sign_package, verify_package
 from sync.trust.documents import ReleaseTerms
@@ -74,7 +74,7 @@ def publish(
         own = publisher_key(keys)
         signer, policy = own, own.policy
     index = pack(folder, layout)
-    blobs = Layout(layout)
+    blobs = ImageLayout(layout)
     spec = open_package(blobs, index).spec
     ref = ModelRef(spec.model, spec.version)
     say(f"packed {ref} as {index[:19]}")
@@ -132,7 +132,7 @@ def _may_sign(name: str, role: str) -> bool:
     return name == role or name.startswith((f"{role}-", f"{role}."))
 
 
-def _signature(blobs: Layout, index: str, signer: Signer, policy: PublisherPolicy) -> bytes:
+def _signature(blobs: ImageLayout, index: str, signer: Signer, policy: PublisherPolicy) -> bytes:
     """The signature that is there already and holds under the policy, or a new one: what is proposed twice keeps its first."""
     for held in blobs.referrers(index, SIGNATURE):
         bundle = blobs.path(parse_manifest(blobs.path(held.digest).read_bytes()).layers[0].digest).read_bytes()
@@ -144,7 +144,7 @@ def _signature(blobs: Layout, index: str, signer: Signer, policy: PublisherPolic
     return bundle
 
 
-def _make_deltas(blobs: Layout, index: str, bases: Sequence[str]) -> list[PlannedDelta]:
+def _make_deltas(blobs: ImageLayout, index: str, bases: Sequence[str]) -> list[PlannedDelta]:
     here = [base for base in bases if blobs.has(base)]
     planned = plan_deltas(blobs, index, here, blobs) if here else []
     for delta in planned:
@@ -171,7 +171,7 @@ def verify(hub: HubClient, ref: ModelRef, layout: Path) -> dict[str, Any]:
 
     Raises PublisherUntrusted, PackageTampered, PackageInvalid.
     """
-    blobs = Layout(layout)
+    blobs = ImageLayout(layout)
     index = pull(blobs, str(hub.http.base_url), hub.http, ref.name, str(ref.version))
     package = open_package(blobs, index)
     for variant in package.spec.variants:

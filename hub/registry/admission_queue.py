@@ -20,7 +20,7 @@ from starlette.types import Message, Send
 from hub.registry.errors import RegistryRefused
 from sync.core.clock import Clock, SystemClock
 
-__all__ = ["MAX_WAITING", "NoPlace", "Places"]
+__all__ = ["MAX_WAITING", "TooManyDownloads", "AdmissionQueue"]
 
 MAX_WAITING = 20_000
 LONGEST_WAIT_S = 300.0
@@ -31,7 +31,7 @@ _NEWEST = 0.2
 _random = secrets.SystemRandom()
 
 
-class NoPlace(RegistryRefused):
+class TooManyDownloads(RegistryRefused):
     """All places of the zone are taken. `retry_after`: seconds."""
 
     code = "registry_busy"
@@ -53,7 +53,7 @@ class _Zone:
     """Caller: its turn, and when it was told to come."""
 
 
-class Places:
+class AdmissionQueue:
     """`limit` places in each zone. For one event loop."""
 
     def __init__(self, limit: int, *, stall_s: float = 300.0, clock: Clock | None = None) -> None:
@@ -62,10 +62,10 @@ class Places:
 
     @contextlib.contextmanager
     def place(self, zone: str, caller: str) -> Iterator[None]:
-        """A place while the block runs. Raises NoPlace."""
+        """A place while the block runs. Raises TooManyDownloads."""
         held, begin = self._zones.setdefault(zone, _Zone()), self._clock.monotonic()
         if held.taken >= self._limit:
-            raise NoPlace(zone, self._limit, self._come_again(held, caller, begin))
+            raise TooManyDownloads(zone, self._limit, self._come_again(held, caller, begin))
         held.waiting.pop(caller, None)
         held.taken += 1
         try:

@@ -6,7 +6,7 @@ import httpx
 
 from hub.registry.remote_client import RegistryDown, RemoteRepository
 from model_formats.core.files import settle
-from model_formats.package.image_layout import Layout
+from model_formats.package.image_layout import ImageLayout
 from model_formats.package.oci import INDEX, MANIFEST, Descriptor, parse_index, parse_manifest
 from model_formats.package.read import closure, missing, open_package
 
@@ -16,7 +16,7 @@ Progress = Callable[[Descriptor], None]
 
 
 def push(
-    layout: Layout,
+    layout: ImageLayout,
     index: str,
     url: str,
     client: httpx.Client,
@@ -45,7 +45,7 @@ def push(
     return index
 
 
-def _push_referrers(layout: Layout, index: str, remote: RemoteRepository) -> None:
+def _push_referrers(layout: ImageLayout, index: str, remote: RemoteRepository) -> None:
     """Send what hangs on a version: signature, evidence, card, provenance."""
     for referrer in layout.referrers(index):
         manifest = parse_manifest(layout.path(referrer.digest).read_bytes())
@@ -54,12 +54,18 @@ def _push_referrers(layout: Layout, index: str, remote: RemoteRepository) -> Non
         _put_manifest(layout, remote, referrer, referrer.digest)
 
 
-def _put_manifest(layout: Layout, remote: RemoteRepository, blob: Descriptor, reference: str) -> None:
+def _put_manifest(layout: ImageLayout, remote: RemoteRepository, blob: Descriptor, reference: str) -> None:
     remote.put_manifest(layout.path(blob.digest).read_bytes(), blob.media_type, reference)
 
 
 def pull(
-    layout: Layout, url: str, client: httpx.Client, repository: str, reference: str, *, progress: Progress = lambda _blob: None
+    layout: ImageLayout,
+    url: str,
+    client: httpx.Client,
+    repository: str,
+    reference: str,
+    *,
+    progress: Progress = lambda _blob: None,
 ) -> str:
     """Fetch a whole version (all variants) with its referrers into a layout; returns its index digest.
 
@@ -86,7 +92,7 @@ def pull(
     return index
 
 
-def _pull_referrers(layout: Layout, index: str, remote: RemoteRepository) -> None:
+def _pull_referrers(layout: ImageLayout, index: str, remote: RemoteRepository) -> None:
     for entry in remote.referrers(index):
         data = remote.get_manifest(entry.digest)
         manifest = parse_manifest(data)
@@ -95,7 +101,7 @@ def _pull_referrers(layout: Layout, index: str, remote: RemoteRepository) -> Non
         layout.add(Descriptor(layout.put(data), len(data), MANIFEST), artifact_type=manifest.artifact_type)
 
 
-def _fetch(layout: Layout, remote: RemoteRepository, blob: Descriptor) -> None:
+def _fetch(layout: ImageLayout, remote: RemoteRepository, blob: Descriptor) -> None:
     if layout.has(blob.digest):
         return
     if blob.media_type in (INDEX, MANIFEST):

@@ -148,13 +148,13 @@ class ExternalContents:
 
     def confirm(self, repository: str, digest: str) -> bool:
         """See Contents. What the registry has lost, and what only this folder holds from before, must be pushed again."""
-        with _told():
+        with _as_external_refusal():
             return self._origin(digest) is not None and self._registry.repository(repository).holds(digest)
 
     def take(self, repository: str, digest: str, file: Path) -> None:
         """See Contents."""
         blob = Descriptor(digest, file.stat().st_size, OCTETS)
-        with _told():
+        with _as_external_refusal():
             self._registry.repository(repository).put_blob(file, blob)
         self._remember(digest, _Origin(repository, blob.size))
         settle(file, self._near.path(digest))
@@ -165,14 +165,14 @@ class ExternalContents:
         blob, origin = Descriptor(digest, self.size(digest), OCTETS), self._origin(digest)
         if origin is not None and origin.repository != repository:
             source = self._registry.repository(origin.repository).name
-            with _told():
+            with _as_external_refusal():
                 self._registry.repository(repository).put_blob(self.path(digest), blob, mount_from=source)
         elif self._near.has(digest):
             os.utime(self._near.path(digest))
 
     def take_manifest(self, repository: str, reference: str, media_type: str, digest: str, data: bytes) -> None:
         """See Contents."""
-        with _told():
+        with _as_external_refusal():
             self._registry.repository(repository).put_manifest(data, media_type, reference)
         self._remember(digest, _Origin(repository, len(data), media_type))
         atomic_write(self._near.path(digest), data)
@@ -181,7 +181,7 @@ class ExternalContents:
     def drop_manifest(self, repository: str, digest: str, subject: str | None) -> None:
         """See Contents. A registry that deletes nothing keeps it; the hub does not serve it any more either way."""
         if self._origin(digest) is not None:
-            with _told():
+            with _as_external_refusal():
                 self._registry.repository(repository).delete_manifest(digest, subject)
 
     def forget(self, digest: str) -> None:
@@ -229,7 +229,7 @@ class ExternalContents:
     def _bring(self, digest: str, origin: _Origin) -> None:
         try:
             remote, file = self._registry.repository(origin.repository), self._near.path(digest)
-            with _told():
+            with _as_external_refusal():
                 if origin.media_type:
                     atomic_write(file, remote.get_manifest(digest))
                 else:
@@ -262,7 +262,7 @@ def open_registry(folder: Path, settings: HubSettings) -> RegistryStore:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _as_external_refusal() -> Iterator[None]:
     """A refusal by that registry is not one by the hub: whoever asks the hub can only wait for its operator."""
     try:
         yield

@@ -37,7 +37,7 @@ from model_formats.package.oci import (
     parse_manifest,
 )
 
-__all__ = ["Held", "RegistryStore"]
+__all__ = ["StoredManifest", "RegistryStore"]
 
 _NAME = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
@@ -45,7 +45,7 @@ _DIGEST = re.compile(DIGEST_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredManifest:
     """A manifest or index as pushed."""
 
     digest: str
@@ -140,13 +140,13 @@ class RegistryStore:
                 atomic_write(self._tags(repository) / reference, digest.encode())
         return digest, parsed.subject.digest if parsed.subject else None
 
-    def manifest(self, repository: str, reference: str) -> Held:
+    def manifest(self, repository: str, reference: str) -> StoredManifest:
         """A manifest by tag or digest. Raises Unknown."""
         digest = reference if _DIGEST.match(reference) else self._tagged(repository, reference)
         marker = self._manifest_file(repository, digest)
         if not marker.is_file():
             raise Unknown(f"{repository}: no manifest {reference}", oci="MANIFEST_UNKNOWN")
-        return Held(digest, marker.read_text(), read_blob(self, digest))
+        return StoredManifest(digest, marker.read_text(), read_blob(self, digest))
 
     def delete_manifest(self, repository: str, reference: str) -> None:
         """Delete a tag, or a manifest by digest with all its tags. Referrers of it become orphans; the collector takes them."""
@@ -163,7 +163,7 @@ class RegistryStore:
         folder = self._tags(repository)
         return sorted((p.name for p in folder.iterdir() if _TAG.fullmatch(p.name)), key=str.lower) if folder.is_dir() else []
 
-    def referrers(self, repository: str, subject: str) -> list[Held]:
+    def referrers(self, repository: str, subject: str) -> list[StoredManifest]:
         """Manifests that refer to a digest, whether that digest is here or not."""
         folder = self.repository(repository) / "_referrers" / _hex(subject)
         names = sorted(p.name for p in folder.iterdir() if len(p.name) == 64) if folder.is_dir() else []

@@ -13,7 +13,7 @@ from sync.core.types import Regime
 from sync.protocol.egress import FLOORS, MAX_BYTES, MIN_ROWS, DriftHist, DriftVerdict, EgressRecord, RffMean
 from sync.protocol.messages import EgressCeiling
 
-__all__ = ["Breach", "Known", "breach_of", "judge", "may_deploy"]
+__all__ = ["Breach", "KnownPackage", "breach_of", "judge", "may_deploy"]
 
 
 class Breach(StrEnum):
@@ -30,7 +30,7 @@ class Breach(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownPackage:
     """What the hub knows of the package a record speaks of."""
 
     model: str
@@ -39,7 +39,7 @@ class Known:
 
 
 def judge(
-    profile_of: Callable[[str], Known | None], ceiling: EgressCeiling | None = None
+    profile_of: Callable[[str], KnownPackage | None], ceiling: EgressCeiling | None = None
 ) -> Callable[[EgressRecord, Regime, EgressRecord | None], str | None]:
     """The check as ingest takes it: (record, regime, record before) -> why not, or None."""
     limit = ceiling or EgressCeiling()
@@ -53,7 +53,7 @@ def judge(
 
 
 def breach_of(
-    record: EgressRecord, regime: Regime, previous: EgressRecord | None, ceiling: EgressCeiling, known: Known | None
+    record: EgressRecord, regime: Regime, previous: EgressRecord | None, ceiling: EgressCeiling, known: KnownPackage | None
 ) -> Breach | None:
     """The first rule that a record breaks, None when it may be believed. `known` is None for a package the hub does not have."""
     kind = record.body.kind
@@ -84,16 +84,16 @@ def _too_few(record: EgressRecord) -> bool:
     return rows is not None and rows < MIN_ROWS[body.kind]
 
 
-def _names(record: EgressRecord, known: Known | None) -> bool:
+def _names(record: EgressRecord, known: KnownPackage | None) -> bool:
     return known is not None and (known.model, known.version) == (record.model, record.version)
 
 
-def _other_edges(record: EgressRecord, known: Known) -> bool:
+def _other_edges(record: EgressRecord, known: KnownPackage) -> bool:
     body = record.body
     return isinstance(body, DriftVerdict | DriftHist | RffMean) and body.edges != known.profile.edges_digest
 
 
-def _beyond(record: EgressRecord, known: Known) -> bool:
+def _beyond(record: EgressRecord, known: KnownPackage) -> bool:
     """A feature that the profile does not have, or with another number of cells."""
     body, features = record.body, known.profile.features
     if isinstance(body, DriftVerdict):

@@ -19,14 +19,14 @@ from model_formats.statistics.reference_profile import ReferenceProfile
 from model_formats.statistics.univariate import ColumnTest, best_p, compare, strange_cells
 from sync.protocol.egress import MERGED, DriftHist, DriftVerdict, EgressRecord, Level, PerfEstimate, RffMean, p_bucket
 
-__all__ = ["FleetDrift", "Moved", "Pooled", "PooledColumn", "SiteDrift", "fleet_drift", "pool"]
+__all__ = ["FleetDrift", "ShiftedFeature", "Pooled", "PooledColumn", "SiteDrift", "fleet_drift", "pool"]
 
 Pattern = Literal["quiet", "one_site", "some_sites", "common"]
 _COMMON = 0.5
 """A shift is common when at least this share of the sites that were heard (and more than one) has it."""
 
 
-class Moved(Value):
+class ShiftedFeature(Value):
     """One feature of the profile, by its id, and which way it went."""
 
     feature: str
@@ -47,7 +47,7 @@ class SiteDrift(Value):
     since: AwareDatetime
     """Start of the window in which the present level was first told."""
     until: AwareDatetime
-    moved: tuple[Moved, ...]
+    moved: tuple[ShiftedFeature, ...]
     joint: int
     confidence_fell: bool
     estimate: PerfEstimate | None = None
@@ -181,7 +181,7 @@ def _site(records: list[EgressRecord], profile: ReferenceProfile | None) -> Site
         rows=verdict.rows,
         since=_since(verdicts),
         until=last.end,
-        moved=tuple(Moved(feature=_id(profile, f.feature), direction=f.direction, p=f.p) for f in verdict.features),
+        moved=tuple(ShiftedFeature(feature=_id(profile, f.feature), direction=f.direction, p=f.p) for f in verdict.features),
         joint=verdict.joint,
         confidence_fell=verdict.confidence_fell,
         estimate=estimates[-1] if estimates else None,

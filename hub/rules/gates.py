@@ -1,6 +1,6 @@
 """Gates: small conditions over what a ring has shown, joined with `&` and `|`.
 
-A gate answers with a `Finding`: whether it holds, and why, in words for an operator. Advance gates are joined with `&` (all must
+A gate answers with a `GateFinding`: whether it holds, and why, in words for an operator. Advance gates are joined with `&` (all must
 hold), abort gates with `|` (one is enough). Statistics: Wilson score bounds (Wilson 1927) and exact binomial tails, one-sided.
 """
 
@@ -17,7 +17,7 @@ __all__ = [
     "AccuracyBelowClaim",
     "Disagreement",
     "FailedShare",
-    "Finding",
+    "GateFinding",
     "Gate",
     "HardReasons",
     "MaxMissing",
@@ -84,7 +84,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class GateFinding:
     """A gate's answer. `code` is for machines; `why` is one line for people."""
 
     holds: bool
@@ -92,29 +92,29 @@ class Finding:
     code: str = ""
 
 
-def _no(why: str, code: str = "") -> Finding:
-    return Finding(holds=False, why=why, code=code)
+def _no(why: str, code: str = "") -> GateFinding:
+    return GateFinding(holds=False, why=why, code=code)
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
     """A condition, called with a tally; `a & b` holds when both do, `a | b` when either does. The first telling reason stays."""
 
-    judge: Callable[[Tally], Finding] = field(repr=False)
+    judge: Callable[[Tally], GateFinding] = field(repr=False)
 
-    def __call__(self, tally: Tally) -> Finding:
+    def __call__(self, tally: Tally) -> GateFinding:
         """Judge."""
         return self.judge(tally)
 
     def __and__(self, other: "Gate") -> "Gate":
-        def both(tally: Tally) -> Finding:
+        def both(tally: Tally) -> GateFinding:
             first = self(tally)
             return other(tally) if first.holds else first
 
         return Gate(both)
 
     def __or__(self, other: "Gate") -> "Gate":
-        def either(tally: Tally) -> Finding:
+        def either(tally: Tally) -> GateFinding:
             first = self(tally)
             return first if first.holds else other(tally)
 
@@ -126,16 +126,16 @@ class Gate:
 
 def MinCommitted(n: int) -> Gate:  # noqa: N802 (a policy object, as in tenacity)
     """At least `n` spokes have committed."""
-    return Gate(lambda t: Finding(t.committed >= n, f"{t.committed} of at least {n} committed", "min_committed"))
+    return Gate(lambda t: GateFinding(t.committed >= n, f"{t.committed} of at least {n} committed", "min_committed"))
 
 
 def WilsonLower(share: float) -> Gate:  # noqa: N802
     """The lower bound on committed / ended is at least `share`."""
 
-    def judge(t: Tally) -> Finding:
+    def judge(t: Tally) -> GateFinding:
         low = wilson(t.committed, t.ended)[0]
         why = f"{t.committed} of {t.ended} that ended committed: at least {low:.2f} with 95 % confidence, {share:.2f} asked"
-        return Finding(low >= share, why, "wilson_lower")
+        return GateFinding(low >= share, why, "wilson_lower")
 
     return Gate(judge)
 
@@ -143,10 +143,10 @@ def WilsonLower(share: float) -> Gate:  # noqa: N802
 def MaxMissing(share: float) -> Gate:  # noqa: N802
     """At most `share` of the members are without an outcome: silent, or still at work."""
 
-    def judge(t: Tally) -> Finding:
+    def judge(t: Tally) -> GateFinding:
         allowed = math.floor(share * t.members + 1e-9)
         why = f"{t.active} still at work and {t.missing} missing of {t.members}, {allowed} allowed"
-        return Finding(t.active + t.missing <= allowed, why, "max_missing")
+        return GateFinding(t.active + t.missing <= allowed, why, "max_missing")
 
     return Gate(judge)
 
@@ -157,11 +157,11 @@ def MaxMissing(share: float) -> Gate:  # noqa: N802
 def HardReasons(n: int) -> Gate:  # noqa: N802
     """`n` or more reports with a hard reason."""
 
-    def judge(t: Tally) -> Finding:
+    def judge(t: Tally) -> GateFinding:
         if len(t.hard) < n:
             return _no(f"{len(t.hard)} hard reasons, {n} would abort")
         spoke, reason = t.hard[0]
-        return Finding(holds=True, why=f"{spoke} reports {reason.value}", code=reason.value)
+        return GateFinding(holds=True, why=f"{spoke} reports {reason.value}", code=reason.value)
 
     return Gate(judge)
 
@@ -172,11 +172,11 @@ def FailedShare(share: float) -> Gate:  # noqa: N802
     (Failures are quicker than successes, which must soak: counting only the ended ones would condemn every large ring.)
     """
 
-    def judge(t: Tally) -> Finding:
+    def judge(t: Tally) -> GateFinding:
         reached = t.ended + t.active
         low = wilson(t.failed, reached)[0]
         why = f"{t.failed} of {reached} failed: at least {low:.2f} with 95 % confidence, {share:.2f} allowed"
-        return Finding(t.failed > 0 and low > share, why, "failed_share")
+        return GateFinding(t.failed > 0 and low > share, why, "failed_share")
 
     return Gate(judge)
 
@@ -188,14 +188,14 @@ def AccuracyBelowClaim(slack: float, alpha: float = ALPHA) -> Gate:  # noqa: N80
     probability `alpha` over the whole rollout (`contradiction`).
     """
 
-    def judge(t: Tally) -> Finding:
+    def judge(t: Tally) -> GateFinding:
         if t.claim is None or t.expected is None or not t.labelled:
             return _no("no labelled rows, or no claim")
         odds = contradiction(t.labelled_correct, t.labelled, max(0.0, t.expected - slack))
         there = f", {t.expected:.3f} expected there" if t.expected < t.claim else ""
         rows = f"{t.labelled_correct} of {t.labelled} labelled rows right, {t.claim:.3f} claimed{there}"
         why = f"{rows} (evidence 10^{odds:.1f} to 1)"
-        return Finding(odds > -math.log10(alpha), why, Reason.ACCURACY_BELOW_CLAIM.value)
+        return GateFinding(odds > -math.log10(alpha), why, Reason.ACCURACY_BELOW_CLAIM.value)
 
     return Gate(judge)
 
@@ -203,13 +203,13 @@ def AccuracyBelowClaim(slack: float, alpha: float = ALPHA) -> Gate:  # noqa: N80
 def AccuracyBelowChampion(slack: float) -> Gate:  # noqa: N802
     """The candidate is worse than the champion on labelled rows by more than `slack` (normal test of the difference, 99.9 %)."""
 
-    def judge(t: Tally) -> Finding:
+    def judge(t: Tally) -> GateFinding:
         if min(t.labelled, t.champion_labelled) < 20:
             return _no("fewer than 20 labelled rows on a side")
         ours, theirs = t.labelled_correct / t.labelled, t.champion_labelled_correct / t.champion_labelled
         spread = math.sqrt(ours * (1 - ours) / t.labelled + theirs * (1 - theirs) / t.champion_labelled) or 1e-9
         worse = (theirs - ours - slack) / spread > 3.090232306167813
-        return Finding(worse, f"{ours:.3f} on labelled rows, the champion {theirs:.3f}", "accuracy_below_champion")
+        return GateFinding(worse, f"{ours:.3f} on labelled rows, the champion {theirs:.3f}", "accuracy_below_champion")
 
     return Gate(judge)
 
@@ -217,11 +217,11 @@ def AccuracyBelowChampion(slack: float) -> Gate:  # noqa: N802
 def Disagreement(share: float, min_rows: int = 20) -> Gate:  # noqa: N802
     """Candidate and champion differ on more than `share` of the mirrored rows."""
 
-    def judge(t: Tally) -> Finding:
+    def judge(t: Tally) -> GateFinding:
         if t.shadow_rows < min_rows:
             return _no(f"{t.shadow_rows} mirrored rows, {min_rows} needed")
         found = t.shadow_disagreements / t.shadow_rows
-        return Finding(
+        return GateFinding(
             found > share, f"differs on {found:.2f} of {t.shadow_rows} mirrored rows", Reason.SHADOW_DISAGREEMENT.value
         )
 

@@ -15,8 +15,8 @@ from hub.rules.gates import (
     AccuracyBelowClaim,
     Disagreement,
     FailedShare,
-    Finding,
     Gate,
+    GateFinding,
     HardReasons,
     MaxMissing,
     MinCommitted,
@@ -322,5 +322,5 @@ def _unready(number: int, ring: RingView) -> tuple[Step, ...]:
     return () if ring.ready is None else (ClearReady(number),)
 
 
-def _waiting(finding: Finding) -> Wait:
+def _waiting(finding: GateFinding) -> Wait:
     return Wait(finding.why)

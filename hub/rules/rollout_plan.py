@@ -121,7 +121,7 @@ class RolloutPlan(Value, rename={"api_version": "apiVersion"}):
         try:
             return cls.of_plain(yaml.load(text, Loader=_Strict))  # noqa: S506 (a safe loader's subclass)
         except DocumentRefused as e:
-            raise PlanInvalid(e.misfit) from e
+            raise PlanInvalid(e.problem) from e
         except (yaml.YAMLError, TypeError, ValueError, RecursionError) as e:
             raise PlanInvalid(f"not YAML: {e}") from e
 

@@ -6,7 +6,7 @@ that a broker that lost its memory is made whole.
 
 import threading
 
-from hub.context import Hub
+from hub.context import HubContext
 from hub.services.directives import refresh_directive
 from hub.store.directives import due_directives, retained_directives
 from hub.store.federated_questions import QuestionState, list_questions
@@ -16,13 +16,13 @@ from sync.bus.bus import Bus, Message
 from sync.federated.documents import LONGEST
 from sync.protocol import topics
 
-__all__ = ["Publisher"]
+__all__ = ["BrokerPublisher"]
 
 
-class Publisher:
+class BrokerPublisher:
     """One hub's voice on the bus."""
 
-    def __init__(self, hub: Hub, bus: Bus) -> None:
+    def __init__(self, hub: HubContext, bus: Bus) -> None:
         self._hub, self._bus = hub, bus
         self._said: dict[str, str] = {}
         self._lock = threading.Lock()

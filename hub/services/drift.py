@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from hub.context import Hub
+from hub.context import HubContext
 from hub.rules.fleet_drift import FleetDrift, fleet_drift
 from hub.services.package_index import profile_of
 from hub.store.egress import list_egress
@@ -14,7 +14,7 @@ __all__ = ["claim_of", "drift_view"]
 _KINDS = ("drift_verdict", "drift_hist", "rff_mean", "perf_estimate")
 
 
-def drift_view(hub: Hub, *, model: str | None = None, days: float = 30.0) -> tuple[FleetDrift, ...]:
+def drift_view(hub: HubContext, *, model: str | None = None, days: float = 30.0) -> tuple[FleetDrift, ...]:
     """Believed records of the last days, summed and put into words."""
     since = hub.now - timedelta(days=days).total_seconds()
     with hub.database.read() as db:
@@ -22,7 +22,7 @@ def drift_view(hub: Hub, *, model: str | None = None, days: float = 30.0) -> tup
     return fleet_drift((k.record for k in kept), lambda i: profile_of(hub, i), claim_of=lambda i: claim_of(hub, i))
 
 
-def claim_of(hub: Hub, index: str) -> float | None:
+def claim_of(hub: HubContext, index: str) -> float | None:
     """The lowest accuracy that the package claims for any of its variants."""
     try:
         evidence = open_package(hub.registry, index).evidence

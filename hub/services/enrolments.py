@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from cryptography import x509
 
-from hub.context import Hub
+from hub.context import HubContext
 from hub.services.directives import SpokeUnknown, refresh_directive
 from hub.store.audit import append_audit
 from hub.store.invites import add_invite, find_invite, spend_invite
@@ -33,7 +33,7 @@ class ZoneUnknown(OperatorError):
     hint = "Add it to `zones` in hub.toml, or use one that is there."
 
 
-def invite_spoke(hub: Hub, spoke: SpokeId, zone: str, regime: Regime, who: str, *, life_s: float | None = None) -> str:
+def invite_spoke(hub: HubContext, spoke: SpokeId, zone: str, regime: Regime, who: str, *, life_s: float | None = None) -> str:
     """A one-time code for one spoke. Raises ZoneUnknown."""
     if zone not in hub.settings.zones:
         raise ZoneUnknown(f"zone {zone!r} is not among {', '.join(hub.settings.zones)}")
@@ -45,7 +45,7 @@ def invite_spoke(hub: Hub, spoke: SpokeId, zone: str, regime: Regime, who: str, 
     return code
 
 
-def admit_spoke(hub: Hub, request: EnrolmentRequest, who: str = "enrolment") -> EnrolmentGrant:
+def admit_spoke(hub: HubContext, request: EnrolmentRequest, who: str = "enrolment") -> EnrolmentGrant:
     """Answer a request: check the code, sign the key, write the first directive. The code is spent in the same transaction.
 
     The very same request again gets another answer, for the first may have been lost on the way. Raises CodeRefused.
@@ -69,7 +69,7 @@ def admit_spoke(hub: Hub, request: EnrolmentRequest, who: str = "enrolment") -> 
     return answer
 
 
-def renew_spoke(hub: Hub, spoke: SpokeId, request: RenewalRequest) -> RenewalGrant:
+def renew_spoke(hub: HubContext, spoke: SpokeId, request: RenewalRequest) -> RenewalGrant:
     """A new certificate for the key that the spoke has. Raises SpokeUnknown, CodeRefused, CsrRefused."""
     with hub.database.begin() as db:
         held = find_spoke(db, spoke)
@@ -81,7 +81,7 @@ def renew_spoke(hub: Hub, spoke: SpokeId, request: RenewalRequest) -> RenewalGra
     return answer
 
 
-def revoke(hub: Hub, spoke: SpokeId, who: str) -> None:
+def revoke(hub: HubContext, spoke: SpokeId, who: str) -> None:
     """End a spoke's access: no topic, no token, and its certificate on the revocation list. Raises SpokeUnknown."""
     with hub.database.begin() as db:
         held = find_spoke(db, spoke)
@@ -93,13 +93,13 @@ def revoke(hub: Hub, spoke: SpokeId, who: str) -> None:
     hub.wake.set()
 
 
-def allowed_spokes(hub: Hub) -> list[tuple[SpokeId, str]]:
+def allowed_spokes(hub: HubContext) -> list[tuple[SpokeId, str]]:
     """All that may use the broker, with their zones."""
     with hub.database.read() as db:
         return enrolled_zones(db)
 
 
-def certificate_of(hub: Hub, spoke: SpokeId) -> bytes | None:
+def certificate_of(hub: HubContext, spoke: SpokeId) -> bytes | None:
     """The current certificate of a spoke, None when unknown or revoked."""
     with hub.database.read() as db:
         held = find_spoke(db, spoke)
@@ -110,7 +110,7 @@ def _serial(certificate: str) -> str:
     return f"{x509.load_pem_x509_certificate(certificate.encode()).serial_number:x}"
 
 
-def _address(hub: Hub) -> HubAddress:
+def _address(hub: HubContext) -> HubAddress:
     if hub.address is None:
         raise OperatorError("the hub does not listen yet, so it cannot tell a spoke where it is", hint="Start it with `hub up`.")
     return hub.address

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 from sqlalchemy import Connection
 
-from hub.context import Hub
+from hub.context import HubContext
 from hub.services.directives import refresh_directive
 from hub.services.package_index import profile_of
 from hub.store.audit import append_audit
@@ -28,7 +28,7 @@ from model_formats.core.document import Document, DocumentRefused
 from model_formats.core.errors import OperatorError
 from model_formats.core.types import ModelRef
 from model_formats.package.read import open_package
-from model_formats.statistics.federated_sums import Layout, PartTotals, Statistic, lay_out, read_totals
+from model_formats.statistics.federated_sums import PartTotals, Statistic, SumLayout, lay_out, read_totals
 from sync.core.types import SpokeId
 from sync.federated.documents import Cohort, Member, Question
 from sync.federated.masks import total
@@ -76,7 +76,7 @@ class FederatedResult(Document):
     parts: tuple[PartTotals, ...]
 
 
-def ask(hub: Hub, terms: Terms, who: str) -> KeptQuestion:
+def ask(hub: HubContext, terms: Terms, who: str) -> KeptQuestion:
     """Put a question to a zone. Raises QuestionInvalid, SumsInvalid."""
     if not hub.settings.federated:
         raise QuestionInvalid("this hub does not ask for federated sums (setting `federated`)")
@@ -93,7 +93,7 @@ def ask(hub: Hub, terms: Terms, who: str) -> KeptQuestion:
     return kept
 
 
-def tick(hub: Hub) -> None:
+def tick(hub: HubContext) -> None:
     """Move every open question on that can move."""
     with hub.database.begin() as db:
         for kept in list_questions(db, open_only=True):
@@ -114,7 +114,7 @@ def members_of(kept: KeptQuestion) -> list[dict[str, str]]:
 # ---- asking ---------------------------------------------------------------------------------------------------------------
 
 
-def _question(hub: Hub, db: Connection, terms: Terms) -> Question:
+def _question(hub: HubContext, db: Connection, terms: Terms) -> Question:
     if terms.zone not in hub.settings.zones:
         raise QuestionInvalid(f"{terms.zone} is not a zone of this hub")
     version = find_version(db, terms.ref)
@@ -144,14 +144,14 @@ def _question(hub: Hub, db: Connection, terms: Terms) -> Question:
             expires=now + timedelta(seconds=int(terms.gather_s + terms.answer_s)),
         ).checked()
     except DocumentRefused as e:
-        raise QuestionInvalid(e.misfit) from e
+        raise QuestionInvalid(e.problem) from e
     except ValueError as e:
         raise QuestionInvalid(str(e)) from e
     _layout(hub, question)
     return question
 
 
-def _renew_ceilings(hub: Hub, db: Connection, zone: str) -> None:
+def _renew_ceilings(hub: HubContext, db: Connection, zone: str) -> None:
     """Directives signed before `federated` was set still say that the hub does not want it."""
     for spoke in list_spokes(db):
         if spoke.zone == zone:
@@ -162,7 +162,7 @@ def _renew_ceilings(hub: Hub, db: Connection, zone: str) -> None:
 # ---- gathering and opening --------------------------------------------------------------------------------------------------
 
 
-def _close_gathering(hub: Hub, db: Connection, kept: KeptQuestion) -> None:
+def _close_gathering(hub: HubContext, db: Connection, kept: KeptQuestion) -> None:
     question = kept.question
     if hub.now < question.closes.timestamp():
         return
@@ -193,7 +193,7 @@ def _members(db: Connection, kept: KeptQuestion) -> dict[str, Member]:
     return found
 
 
-def _try_to_open(hub: Hub, db: Connection, kept: KeptQuestion) -> None:
+def _try_to_open(hub: HubContext, db: Connection, kept: KeptQuestion) -> None:
     """Open the sum if every share of the cohort is here; give up for good when the time is over."""
     if kept.cohort is None:
         return
@@ -223,7 +223,7 @@ def _shares(db: Connection, kept: KeptQuestion, cohort: str) -> Iterable[tuple[S
             yield SpokeId(share.record.site, share.record.spoke), body.values
 
 
-def _end(hub: Hub, db: Connection, kept: KeptQuestion, state: QuestionState, details: dict[str, str]) -> None:
+def _end(hub: HubContext, db: Connection, kept: KeptQuestion, state: QuestionState, details: dict[str, str]) -> None:
     set_question(db, kept.question.name, state, now=hub.now)
     append_audit(db, "hub", f"federated.{state.value}", kept.question.name, now=hub.now, details=details)
     hub.wake.set()
@@ -234,7 +234,7 @@ def _spoken(db: Connection, kept: KeptQuestion, kind: str) -> list[KeptEgress]:
     return list_egress(db, kind=kind, model=kept.question.model, since=kept.created, limit=100_000)
 
 
-def _layout(hub: Hub, question: Question) -> Layout:
+def _layout(hub: HubContext, question: Question) -> SumLayout:
     package = open_package(hub.registry, question.index)
     if package.spec.residency.learning == "none":
         raise QuestionInvalid(f"the residency label of {question.model}@{question.version} lets nothing be learned with it")

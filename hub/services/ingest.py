@@ -13,7 +13,7 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from hub.context import Hub
+from hub.context import HubContext
 from hub.services.directives import SpokeUnknown
 from hub.store.audit import append_audit
 from hub.store.egress import add_egress, last_egress
@@ -43,7 +43,7 @@ Judge = Callable[[EgressRecord, Regime, EgressRecord | None], str | None]
 """Looks at a record, its site's regime and the record before it: why it is not to be believed, or None."""
 
 
-def take_report(hub: Hub, spoke: SpokeId, envelope: bytes) -> Report:
+def take_report(hub: HubContext, spoke: SpokeId, envelope: bytes) -> Report:
     """Verify and keep one signed report. The very same again (spokes repeat themselves) changes nothing.
 
     Raises EnvelopeRefused, ReportRefused, DocumentRefused, SpokeUnknown.
@@ -73,7 +73,7 @@ def _keep_report(db: Connection, held: Spoke, report: Report, envelope: bytes, n
     append_audit(db, str(held.id), "spoke.report", f"{report.model}@{report.version}", now=now, details=details)
 
 
-def take_egress(hub: Hub, spoke: SpokeId, envelope: bytes, judge: Judge | None = None) -> EgressRecord:
+def take_egress(hub: HubContext, spoke: SpokeId, envelope: bytes, judge: Judge | None = None) -> EgressRecord:
     """Verify and keep one outbox record; what breaks a rule of `judge` is kept apart as quarantined.
 
     Raises EnvelopeRefused, ReportRefused, DocumentRefused, SpokeUnknown.
@@ -91,7 +91,7 @@ def take_egress(hub: Hub, spoke: SpokeId, envelope: bytes, judge: Judge | None =
     return record
 
 
-def receipt_for(hub: Hub, spoke: SpokeId, record: EgressRecord) -> bytes:
+def receipt_for(hub: HubContext, spoke: SpokeId, record: EgressRecord) -> bytes:
     """The hub's signed word that it has a record. Raises SpokeUnknown."""
     with hub.database.read() as db:
         device = fingerprint(_enrolled(db, spoke).certificate.encode())
@@ -106,7 +106,7 @@ def receipt_for(hub: Hub, spoke: SpokeId, record: EgressRecord) -> bytes:
     return seal(receipt, hub.repository.director)
 
 
-def take_status(hub: Hub, spoke: SpokeId, payload: bytes) -> Status:
+def take_status(hub: HubContext, spoke: SpokeId, payload: bytes) -> Status:
     """A hint of life; decides nothing. Raises DocumentRefused, SpokeUnknown."""
     status = Status.parse(payload)
     with hub.database.begin() as db:
@@ -119,7 +119,7 @@ def take_status(hub: Hub, spoke: SpokeId, payload: bytes) -> Status:
 class Ingest:
     """The hub's ear on the bus. Several hubs share the messages (`$share/hub/...`)."""
 
-    def __init__(self, hub: Hub, bus: Bus, judge: Judge | None = None) -> None:
+    def __init__(self, hub: HubContext, bus: Bus, judge: Judge | None = None) -> None:
         self._hub, self._bus = hub, bus
         self._handlers: dict[str, Callable[[SpokeId, bytes], object]] = {
             "report": partial(take_report, hub),
@@ -204,7 +204,7 @@ def _key(spoke: Spoke) -> Key:
     return key_of_certificate(spoke.certificate.encode())
 
 
-def _files(hub: Hub, index: str) -> Collection[str] | None:
+def _files(hub: HubContext, index: str) -> Collection[str] | None:
     if not hub.registry.has(index):
         return None
     return {blob.digest for blob in open_package(hub.registry, index).files.values()}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from hub.context import Hub
+from hub.context import HubContext
 from hub.services.directives import SpokeUnknown
 from hub.store.audit import append_audit
-from hub.store.key_values import get_fact, set_fact
+from hub.store.key_values import get_value, set_value
 from hub.store.spokes import enrolled_zones
 from model_formats.core.errors import OperatorError
 from provisioning.brokers.region import write_region
@@ -29,7 +29,7 @@ class RelayInvalid(OperatorError):
 
 
 def make_relay(
-    hub: Hub,
+    hub: HubContext,
     name: str,
     sites: Sequence[str],
     out: Path,
@@ -53,12 +53,12 @@ def make_relay(
         if missing := sorted(set(sites) - {spoke.site for spoke, _ in served}):
             raise SpokeUnknown(f"no spoke is enrolled at {missing[0]}")
         files = write_region(out, name, hub.ca, served, hub=broker, names=names, port=port, place=place, now=hub.clock.now())
-        set_fact(db, _FACT, json.dumps({**_relays(db), name: sorted(set(sites))}))
+        set_value(db, _FACT, json.dumps({**_relays(db), name: sorted(set(sites))}))
         append_audit(db, who, "relay.make", name, now=hub.now, details={"sites": ", ".join(sorted(set(sites)))})
     return files
 
 
-def allowed_relays(hub: Hub) -> Mapping[str, tuple[tuple[SpokeId, str], ...]]:
+def allowed_relays(hub: HubContext) -> Mapping[str, tuple[tuple[SpokeId, str], ...]]:
     """Every relay and the spokes (with zones) it speaks for."""
     with hub.database.read() as db:
         enrolled = enrolled_zones(db)
@@ -66,7 +66,7 @@ def allowed_relays(hub: Hub) -> Mapping[str, tuple[tuple[SpokeId, str], ...]]:
 
 
 def _relays(db: Connection) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = json.loads(get_fact(db, _FACT) or "{}")
+    found: dict[str, list[str]] = json.loads(get_value(db, _FACT) or "{}")
     return found
 
 

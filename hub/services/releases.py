@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from tuf.api.metadata import Metadata, Targets
 
-from hub.context import Hub
+from hub.context import HubContext
 from hub.store.audit import append_audit
-from hub.store.versions import Version, add_version
+from hub.store.versions import VersionRecord, add_version
 from model_formats.core.errors import OperatorError
 from model_formats.core.types import ModelRef
 from model_formats.package.read import Package, open_package
@@ -45,7 +45,7 @@ class ReleaseRequest:
     fallback: tuple[int, ...] = ()
 
 
-def add_family(hub: Hub, name: str, keys: Sequence[Key], threshold: int, who: str) -> Proposal:
+def add_family(hub: HubContext, name: str, keys: Sequence[Key], threshold: int, who: str) -> Proposal:
     """Propose a model family with its approvers; the targets role must sign it."""
     with hub.trust() as repository:
         proposal = repository.add_model_family(name, keys=keys, threshold=threshold)
@@ -53,7 +53,7 @@ def add_family(hub: Hub, name: str, keys: Sequence[Key], threshold: int, who: st
     return proposal
 
 
-def propose_release(hub: Hub, request: ReleaseRequest, who: str) -> Proposal:
+def propose_release(hub: HubContext, request: ReleaseRequest, who: str) -> Proposal:
     """Check a pushed package and propose its release. Raises NotPushed, PublisherUntrusted, PackageInvalid, ReleaseInvalid.
 
     1. It is in the registry, whole.
@@ -90,7 +90,7 @@ def propose_release(hub: Hub, request: ReleaseRequest, who: str) -> Proposal:
     return proposal
 
 
-def deny(hub: Hub, digests: Sequence[str], who: str) -> Proposal:
+def deny(hub: HubContext, digests: Sequence[str], who: str) -> Proposal:
     """Propose that some digests may not run any more; the targets role must sign it."""
     with hub.trust() as repository:
         proposal = repository.deny(*digests)
@@ -98,7 +98,7 @@ def deny(hub: Hub, digests: Sequence[str], who: str) -> Proposal:
     return proposal
 
 
-def accept(hub: Hub, role: str, data: bytes, who: str) -> Proposal:
+def accept(hub: HubContext, role: str, data: bytes, who: str) -> Proposal:
     """Take a proposal back with signatures; publish and index it when there are enough. Raises MetadataRefused."""
     with hub.trust() as repository:
         proposal = repository.accept(role, data)
@@ -108,7 +108,7 @@ def accept(hub: Hub, role: str, data: bytes, who: str) -> Proposal:
     return proposal
 
 
-def reindex(hub: Hub) -> None:
+def reindex(hub: HubContext) -> None:
     """Bring the table of versions in line with the metadata, which is the truth."""
     with hub.trust() as repository:
         files = repository.files()
@@ -130,10 +130,10 @@ def _targets(data: bytes) -> Targets:
     return metadata.signed
 
 
-def _version(hub: Hub, path: str, index: str, size: int, terms: ReleaseTerms) -> Version:
+def _version(hub: HubContext, path: str, index: str, size: int, terms: ReleaseTerms) -> VersionRecord:
     _, model, number, _ = path.split("/")
     package = open_package(hub.registry, index)
-    return Version(
+    return VersionRecord(
         ref=ModelRef(model, int(number)),
         index=index,
         size=size,
@@ -148,13 +148,13 @@ def _version(hub: Hub, path: str, index: str, size: int, terms: ReleaseTerms) ->
     )
 
 
-def _package(hub: Hub, index: str) -> Package:
+def _package(hub: HubContext, index: str) -> Package:
     if not hub.registry.has(index):
         raise NotPushed(f"{index} is not in the registry")
     return open_package(hub.registry, index)
 
 
-def _verify(hub: Hub, request: ReleaseRequest) -> Publisher:
+def _verify(hub: HubContext, request: ReleaseRequest) -> Publisher:
     if not hub.registry.has(request.signature):
         raise NotPushed(f"the signature {request.signature} is not in the registry")
     bundle = hub.registry.path(request.signature).read_bytes()
@@ -167,7 +167,7 @@ def _verify(hub: Hub, request: ReleaseRequest) -> Publisher:
     return publisher
 
 
-def _note(hub: Hub, who: str, action: str, what: str, proposal: Proposal) -> None:
+def _note(hub: HubContext, who: str, action: str, what: str, proposal: Proposal) -> None:
     details = {"role": proposal.role, "version": str(proposal.version), "signed": f"{proposal.signed} of {proposal.threshold}"}
     with hub.database.begin() as db:
         append_audit(db, who, action, what, now=hub.now, details=details)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection
 
-from hub.context import Hub
+from hub.context import HubContext
 from hub.rules.rollout import (
     Abort,
     Assign,
@@ -40,7 +40,7 @@ AT_ONCE = 100
 """Directives signed in one transaction; reports and commands come in between."""
 
 
-def tick(hub: Hub) -> dict[str, tuple[Step, ...]]:
+def tick(hub: HubContext) -> dict[str, tuple[Step, ...]]:
     """One look at every open rollout, until nothing but waiting is left. Returns the steps by rollout.
 
     Spokes that enrolled after a rollout had begun, and that no open one reaches, get what it brought to their ring.
@@ -52,11 +52,11 @@ def tick(hub: Hub) -> dict[str, tuple[Step, ...]]:
         due = [held for held in settled_rollouts(db) if newcomers(db, held.plan.spec.ref.name, since=held.created)]
     for held in due:
         with hub.database.begin() as db:
-            _welcome(hub, db, held)
+            _assign_newcomers(hub, db, held)
     return done
 
 
-def _advance(hub: Hub, name: str) -> tuple[Step, ...]:
+def _advance(hub: HubContext, name: str) -> tuple[Step, ...]:
     done: list[Step] = []
     for _ in range(2 * 50 + 2):  # each round starts or passes one ring; a plan has at most 50
         with hub.database.begin() as db:
@@ -76,7 +76,7 @@ def _goes_on(step: Step) -> bool:
     return isinstance(step, StartRing | PassRing) or (isinstance(step, Assign) and len(step.spokes) > AT_ONCE)
 
 
-def _execute(hub: Hub, db: Connection, held: KeptRollout, step: Step) -> None:
+def _execute(hub: HubContext, db: Connection, held: KeptRollout, step: Step) -> None:
     name, now = held.plan.name, hub.now
     match step:
         case StartRing(ring):
@@ -107,7 +107,7 @@ def _execute(hub: Hub, db: Connection, held: KeptRollout, step: Step) -> None:
                 set_rollout(db, name, held.state, why, now=now)
 
 
-def _welcome(hub: Hub, db: Connection, held: KeptRollout) -> None:
+def _assign_newcomers(hub: HubContext, db: Connection, held: KeptRollout) -> None:
     fresh = newcomers(db, held.plan.spec.ref.name, since=held.created)
     director = hub.repository.director
     for ring, members in enumerate(targets_of(held.plan, find_released(db, held.plan.spec.ref), fresh).rings):
@@ -116,7 +116,7 @@ def _welcome(hub: Hub, db: Connection, held: KeptRollout) -> None:
             append_audit(db, "hub", "rollout.welcome", held.plan.name, now=hub.now, details={"spoke": str(spoke)})
 
 
-def _give(hub: Hub, db: Connection, held: KeptRollout, ring: int, spoke: SpokeId, director: Signer) -> None:
+def _give(hub: HubContext, db: Connection, held: KeptRollout, ring: int, spoke: SpokeId, director: Signer) -> None:
     """Put the version into one spoke's directive, and keep what it goes back to."""
     spec = held.plan.spec
     terms = DesiredModel(
@@ -133,7 +133,7 @@ def _give(hub: Hub, db: Connection, held: KeptRollout, ring: int, spoke: SpokeId
     _redirect(hub, db, spoke, director)
 
 
-def end(hub: Hub, db: Connection, held: KeptRollout, step: Abort, who: str) -> None:
+def end(hub: HubContext, db: Connection, held: KeptRollout, step: Abort, who: str) -> None:
     """End the rollout; each spoke that it has reached is sent back to what it served before, or retires the model."""
     set_rollout(db, held.plan.name, RolloutState.ABORTED, f"{step.code}: {step.why}", now=hub.now)
     reached = rollout_assignments(db, held.plan.name)
@@ -145,7 +145,7 @@ def end(hub: Hub, db: Connection, held: KeptRollout, step: Abort, who: str) -> N
     append_audit(db, who, "rollout.abort", held.plan.name, now=hub.now, details=details)
 
 
-def _revert(hub: Hub, db: Connection, assignment: Assignment, director: Signer) -> None:
+def _revert(hub: HubContext, db: Connection, assignment: Assignment, director: Signer) -> None:
     if assignment.good is None:
         unassign(db, assignment.spoke, assignment.ref.name)
     else:
@@ -159,7 +159,7 @@ def _revert(hub: Hub, db: Connection, assignment: Assignment, director: Signer) 
     _redirect(hub, db, assignment.spoke, director)
 
 
-def _redirect(hub: Hub, db: Connection, spoke: SpokeId, director: Signer) -> None:
+def _redirect(hub: HubContext, db: Connection, spoke: SpokeId, director: Signer) -> None:
     """Tell a spoke; one that was revoked meanwhile is told nothing more, and must not hold up the others."""
     known = find_spoke(db, spoke)
     if known is None or known.revoked is not None:

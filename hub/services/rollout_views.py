@@ -4,15 +4,15 @@ from dataclasses import replace
 
 from sqlalchemy import Connection
 
-from hub.context import Hub
+from hub.context import HubContext
 from hub.rules.rollout import RingView, RolloutState, SpokeView
 from hub.rules.rollout_plan import PlanInvalid, RolloutPlan
-from hub.rules.targeting import Member, Targets, resolve
+from hub.rules.targeting import Targets, TargetSpoke, resolve
 from hub.store.directives import Assignment, find_assignment, rollout_assignments
 from hub.store.reports import KeptReport, latest_about
 from hub.store.rollouts import KeptRollout, find_rollout
 from hub.store.spokes import Spoke, find_spoke, list_spokes
-from hub.store.versions import Version, find_version, list_versions
+from hub.store.versions import VersionRecord, find_version, list_versions
 from model_formats.core.errors import OperatorError
 from model_formats.core.types import ModelRef
 from sync.core.types import SpokeId, State
@@ -36,7 +36,7 @@ def kept_rollout(db: Connection, name: str) -> KeptRollout:
     return found
 
 
-def find_released(db: Connection, ref: ModelRef) -> Version:
+def find_released(db: Connection, ref: ModelRef) -> VersionRecord:
     """A released version. Raises PlanInvalid that lists what there is."""
     found = find_version(db, ref)
     if found is None:
@@ -47,13 +47,13 @@ def find_released(db: Connection, ref: ModelRef) -> Version:
     return found
 
 
-def targets_of(plan: RolloutPlan, version: Version, fleet: list[Spoke]) -> Targets:
+def targets_of(plan: RolloutPlan, version: VersionRecord, fleet: list[Spoke]) -> Targets:
     """Which of these spokes are in which ring."""
-    members = [Member(spoke.id, spoke.zone, spoke.regime) for spoke in fleet]
+    members = [TargetSpoke(spoke.id, spoke.zone, spoke.regime) for spoke in fleet]
     return resolve(plan.spec.rings, members, version.zones, version.regimes)
 
 
-def views_of(hub: Hub, db: Connection, held: KeptRollout) -> tuple[RingView, ...]:
+def views_of(hub: HubContext, db: Connection, held: KeptRollout) -> tuple[RingView, ...]:
     """What is known of every member, ring by ring."""
     fleet = {spoke.id: spoke for spoke in list_spokes(db)}
     version = find_released(db, held.plan.spec.ref)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from hub.context import Hub
+from hub.context import HubContext
 from hub.rules.access import approvals_missing
 from hub.rules.rollout import Abort, RingView, RolloutState
 from hub.rules.rollout_plan import PlanInvalid, RolloutPlan
@@ -15,7 +15,7 @@ from hub.services.rollout_views import RolloutUnknown, find_released, kept_rollo
 from hub.store.audit import append_audit
 from hub.store.rollouts import KeptRollout, add_approval, add_rollout, approvers_of, find_rollout, open_rollouts, set_rollout
 from hub.store.spokes import Spoke, list_spokes
-from hub.store.versions import Version
+from hub.store.versions import VersionRecord
 from model_formats.core.errors import OperatorError
 from sync.core.types import SpokeId
 
@@ -39,13 +39,13 @@ class Preview:
 # ---- what operators do ----------------------------------------------------------------------------------------------------
 
 
-def preview(hub: Hub, plan: RolloutPlan) -> Preview:
+def preview(hub: HubContext, plan: RolloutPlan) -> Preview:
     """Check a plan against what is released and who is enrolled, and change nothing. Raises PlanInvalid that names the rule."""
     with hub.database.read() as db:
         return _check(db, plan, hub.settings.zones)
 
 
-def apply(hub: Hub, plan: RolloutPlan, author: str) -> KeptRollout:
+def apply(hub: HubContext, plan: RolloutPlan, author: str) -> KeptRollout:
     """Start a rollout, or leave it waiting for approvals.
 
     The same document again changes nothing; another under its name is refused. Raises PlanInvalid, RolloutConflict.
@@ -77,7 +77,7 @@ def apply(hub: Hub, plan: RolloutPlan, author: str) -> KeptRollout:
     return found
 
 
-def approve(hub: Hub, name: str, who: str) -> KeptRollout:
+def approve(hub: HubContext, name: str, who: str) -> KeptRollout:
     """Say yes to a pending rollout; with enough yeses from others than its author it runs. Raises RolloutConflict."""
     with hub.database.begin() as db:
         held = kept_rollout(db, name)
@@ -93,17 +93,17 @@ def approve(hub: Hub, name: str, who: str) -> KeptRollout:
     return found
 
 
-def pause(hub: Hub, name: str, who: str) -> KeptRollout:
+def pause(hub: HubContext, name: str, who: str) -> KeptRollout:
     """No further spokes; those under way go on. Raises RolloutConflict."""
     return _move(hub, name, who, "rollout.pause", {RolloutState.RUNNING}, RolloutState.PAUSED)
 
 
-def resume(hub: Hub, name: str, who: str) -> KeptRollout:
+def resume(hub: HubContext, name: str, who: str) -> KeptRollout:
     """Go on. Raises RolloutConflict."""
     return _move(hub, name, who, "rollout.resume", {RolloutState.PAUSED}, RolloutState.RUNNING)
 
 
-def abort(hub: Hub, name: str, who: str, why: str = "") -> KeptRollout:
+def abort(hub: HubContext, name: str, who: str, why: str = "") -> KeptRollout:
     """End it by hand; reached spokes go back where the plan says so. Raises RolloutConflict."""
     with hub.database.begin() as db:
         held = kept_rollout(db, name)
@@ -115,7 +115,7 @@ def abort(hub: Hub, name: str, who: str, why: str = "") -> KeptRollout:
     return found
 
 
-def look(hub: Hub, name: str) -> tuple[KeptRollout, tuple[RingView, ...]]:
+def look(hub: HubContext, name: str) -> tuple[KeptRollout, tuple[RingView, ...]]:
     """A rollout and what is known of every member. Raises RolloutUnknown."""
     with hub.database.read() as db:
         held = kept_rollout(db, name)
@@ -159,7 +159,7 @@ def _check_sizes(plan: RolloutPlan, targets: Targets) -> None:
             )
 
 
-def _check_fallback(plan: RolloutPlan, version: Version, targets: Targets, fleet: list[Spoke]) -> None:
+def _check_fallback(plan: RolloutPlan, version: VersionRecord, targets: Targets, fleet: list[Spoke]) -> None:
     if plan.spec.on_abort != "revert":
         return
     members = {member for ring in targets.rings for member in ring}
@@ -174,7 +174,7 @@ def _check_fallback(plan: RolloutPlan, version: Version, targets: Targets, fleet
                 )
 
 
-def _move(hub: Hub, name: str, who: str, action: str, allowed: set[RolloutState], to: RolloutState) -> KeptRollout:
+def _move(hub: HubContext, name: str, who: str, action: str, allowed: set[RolloutState], to: RolloutState) -> KeptRollout:
     with hub.database.begin() as db:
         held = kept_rollout(db, name)
         if held.state not in allowed:

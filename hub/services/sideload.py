@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from hub.context import Hub
+from hub.context import HubContext
 from hub.rules.rollout_plan import PlanInvalid
-from hub.rules.targeting import Member, may_have
+from hub.rules.targeting import TargetSpoke, may_have
 from hub.services.directives import SpokeUnknown, next_generation, refresh_directive
 from hub.services.ingest import Judge, take_egress, take_report
 from hub.services.rollout_views import find_released, last_good
@@ -17,7 +17,7 @@ from hub.store.audit import append_audit
 from hub.store.directives import Assignment, assign, assignments_of
 from hub.store.receipts import add_receipts, imported_receipts, receipts_before
 from hub.store.spokes import Spoke, find_spoke, saw_serving
-from hub.store.versions import Version
+from hub.store.versions import VersionRecord
 from model_formats.core.types import ModelRef
 from sync.core.types import SpokeId
 from sync.protocol.messages import DesiredModel, ProbationTerms
@@ -26,11 +26,11 @@ from sync.sideload.receipts import Receipts, check_egress_chain, claimed_spoke, 
 from sync.trust.errors import TrustRefused
 from sync.trust.keys import Key, key_of_certificate
 
-__all__ = ["Imported", "export", "import_receipts"]
+__all__ = ["ImportedReceipts", "export", "import_receipts"]
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportedReceipts:
     """What a file of receipts brought. `refused`: why, for each message that was not taken (most often: known already)."""
 
     receipts: Receipts
@@ -40,7 +40,7 @@ class Imported:
 
 
 def export(
-    hub: Hub,
+    hub: HubContext,
     spoke: SpokeId,
     models: Sequence[ModelRef],
     out: Path,
@@ -83,7 +83,7 @@ def export(
     )
 
 
-def import_receipts(hub: Hub, data: bytes, who: str, judge: Judge | None = None) -> Imported:
+def import_receipts(hub: HubContext, data: bytes, who: str, judge: Judge | None = None) -> ImportedReceipts:
     """Take a file of receipts: each report and record inside is verified as if it had come by the bus.
 
     Raises ReceiptsRefused, ReceiptsKnown, EnvelopeRefused, SpokeUnknown.
@@ -112,10 +112,10 @@ def import_receipts(hub: Hub, data: bytes, who: str, judge: Judge | None = None)
         except TrustRefused as e:
             refused.append(e.message)
     hub.wake.set()
-    return Imported(receipts, taken["report"], taken["egress"], tuple(refused))
+    return ImportedReceipts(receipts, taken["report"], taken["egress"], tuple(refused))
 
 
-def _chain_faults(hub: Hub, db: Connection, key: Key, spoke: SpokeId, receipts: Receipts) -> list[str]:
+def _chain_faults(hub: HubContext, db: Connection, key: Key, spoke: SpokeId, receipts: Receipts) -> list[str]:
     """What is wrong with the site's egress log, against the receipts before. Its reports are taken all the same."""
     before = receipts_before(db, spoke, receipts.number)
     try:
@@ -128,8 +128,8 @@ def _chain_faults(hub: Hub, db: Connection, key: Key, spoke: SpokeId, receipts: 
     return []
 
 
-def _assign(hub: Hub, db: Connection, spoke: Spoke, version: Version, probation: ProbationTerms) -> None:
-    reason = may_have(Member(spoke.id, spoke.zone, spoke.regime), version.zones, version.regimes)
+def _assign(hub: HubContext, db: Connection, spoke: Spoke, version: VersionRecord, probation: ProbationTerms) -> None:
+    reason = may_have(TargetSpoke(spoke.id, spoke.zone, spoke.regime), version.zones, version.regimes)
     if reason is not None:
         raise PlanInvalid(
             f"{spoke.id} may not have {version.ref}: {reason.value}", hint="Its residency label says where it may go."

@@ -3,19 +3,19 @@
 import threading
 from pathlib import Path
 
-from hub.context import Hub
+from hub.context import HubContext
 from hub.store.versions import deltas_to, list_versions
 from model_formats.package.read import closure
 
-__all__ = ["Shelf", "needed"]
+__all__ = ["ZoneBlobs", "needed"]
 
 _MOMENT_S = 0.1
 
 
-class Shelf:
+class ZoneBlobs:
     """The registry as BlobSender sees it, with the rule of zones. Looks again when versions have changed."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: HubContext) -> None:
         self._hub = hub
         self._lock = threading.Lock()
         self._sent_for: set[str] = set()
@@ -59,7 +59,7 @@ class Shelf:
         self._zones, self._known = zones, (versions, offers)
 
 
-def needed(hub: Hub) -> set[str]:
+def needed(hub: HubContext) -> set[str]:
     """What the collector must leave, tagged or not: index, signature and deltas of every released version."""
     with hub.database.read() as db:
         versions = list_versions(db)

@@ -1,6 +1,6 @@
 """A model that was trained elsewhere, and rows in files: what `hub model import` builds from.
 
-From a notebook: `bring("model.onnx", Path("train.npz"), Path("held-out.npz"))`, then `build_model_folder(brought.source, out,
+From a notebook: `import_model("model.onnx", Path("train.npz"), Path("held-out.npz"))`, then `build_model_folder(brought.source, out,
 brought.data, options)` with `options.contract = brought.contract`.
 """
 
@@ -23,7 +23,7 @@ from model_formats.export.hf_folder import HfFolder
 from model_formats.export.open import open_source
 from model_formats.export.source import ModelSource
 
-__all__ = ["Brought", "ContractUnclear", "bring"]
+__all__ = ["ImportedModel", "ContractUnclear", "import_model"]
 
 Task = Literal["classification", "regression", "embedding"]
 _DATATYPES: Mapping[str, Datatype] = {
@@ -40,7 +40,7 @@ class ContractUnclear(AuthorError):
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
+class ImportedModel:
     """All that a build needs but the author's words."""
 
     source: ModelSource
@@ -59,7 +59,7 @@ class _File:
     columns: tuple[str, ...] = ()
 
 
-def bring(
+def import_model(
     source: str,
     train: Path,
     held_out: Path,
@@ -68,7 +68,7 @@ def bring(
     task: Task | None = None,
     classes: Sequence[str] = (),
     label: str = "label",
-) -> Brought:
+) -> ImportedModel:
     """Open a source (see `open_source`) and its rows.
 
     Rows are `.npz` (`input:<name>`, `labels`, `column:<name>`) or `.csv` (`label` names its column of labels). Without a contract
@@ -92,7 +92,7 @@ def bring(
         names = _classes(seen.labels)
     rows, others = _rows(seen, names, train), _rows(unseen, names, held_out)
     agreed = given or _contract(seen, unseen, task or "classification", names)
-    return Brought(opened, BuildData(rows, others), agreed, Lineage(dataset=rows.digest, rows=len(rows)))
+    return ImportedModel(opened, BuildData(rows, others), agreed, Lineage(dataset=rows.digest, rows=len(rows)))
 
 
 def _apart(seen: Sequence[str], unseen: Sequence[str]) -> str:

@@ -17,10 +17,10 @@ from model_formats.core.runtime import Array
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Recipe", "Schedule", "accuracy", "fit", "parameters_of"]
+__all__ = ["TrainingRecipe", "Schedule", "accuracy", "fit", "parameters_of"]
 
 
-class Recipe(Protocol):
+class TrainingRecipe(Protocol):
     """What `hub.train.runner.train` needs to know."""
 
     name: str

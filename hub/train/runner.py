@@ -26,7 +26,7 @@ from model_formats.documents.evidence import Lineage
 from model_formats.export.source import ModelSource
 
 if TYPE_CHECKING:
-    from hub.train.recipe import Recipe
+    from hub.train.recipe import TrainingRecipe
 
 __all__ = ["RECIPES", "RecipeUnknown", "RunRecord", "Track", "Trained", "build", "recipe", "train"]
 
@@ -55,17 +55,17 @@ class Trained:
     options: BuildOptions
 
 
-def recipe(name: str) -> "Recipe":
+def recipe(name: str) -> "TrainingRecipe":
     """A recipe by name or `module:attribute`. Raises RecipeUnknown."""
     module, _, attribute = RECIPES.get(name, name).partition(":")
     try:
-        found: Recipe = getattr(importlib.import_module(module), attribute)
+        found: TrainingRecipe = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as e:
         raise RecipeUnknown(f"{name!r} is no training recipe here: {e}") from e
     return found
 
 
-def train(what: "Recipe | str", *, runs: Path, version: int = 1, progress: Progress = lambda _: None) -> Trained:
+def train(what: "TrainingRecipe | str", *, runs: Path, version: int = 1, progress: Progress = lambda _: None) -> Trained:
     """Train, track, and return what `build_model_folder` takes.
 
     Writes `runs/<id>/run.json` and `weights.npz`. Raises RecipeUnknown.
@@ -107,7 +107,7 @@ def train(what: "Recipe | str", *, runs: Path, version: int = 1, progress: Progr
 
 
 def build(
-    what: "Recipe | str", out: Path, *, runs: Path, version: int = 1, progress: Progress = lambda _: None, **changes: Any
+    what: "TrainingRecipe | str", out: Path, *, runs: Path, version: int = 1, progress: Progress = lambda _: None, **changes: Any
 ) -> BuildResult:
     """Train and build in one call; `changes` replace fields of the recipe's BuildOptions (`zones`, `regimes`, `max_drop`,
     ...).
@@ -151,7 +151,7 @@ def _lineage(record: RunRecord) -> Lineage:
     )
 
 
-def _code_version(chosen: "Recipe") -> str:
+def _code_version(chosen: "TrainingRecipe") -> str:
     """Our version and the hash of the recipe's own source file: says which code trained it, with or without git."""
     file = inspect.getsourcefile(type(chosen))
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] if file else "unknown"

@@ -41,7 +41,7 @@ from model_formats.build.variants import (
     try_other_classes,
     variant_spec,
 )
-from model_formats.build.session import FP32, IR, BuildOptions, Progress, Workbench
+from model_formats.build.session import FP32, IR, BuildOptions, Progress, BuildSession
 
 __all__ = ["BuildOptions", "BuildResult", "FolderExists", "build_model_folder"]
 
@@ -66,7 +66,7 @@ class BuildResult:
     """What the builder decided on the way, for people: a variant not offered, an engine that differs, no adapter point."""
 
 
-def _assemble(build: Workbench, source: ModelSource) -> BuildResult:
+def _assemble(build: BuildSession, source: ModelSource) -> BuildResult:
     build.say(f"export: {source.format}")
     export(build, source)
     reference = build.score(build.open(FP32))
@@ -91,7 +91,7 @@ def _assemble(build: Workbench, source: ModelSource) -> BuildResult:
     return BuildResult(build.folder, spec, build.options.contract, evidence, profile, tuple(build.notes))
 
 
-def _doubt(build: Workbench, reference: float) -> None:
+def _doubt(build: BuildSession, reference: float) -> None:
     """Say so when a classifier is no better than naming the most frequent class: its classes may stand in another order."""
     names = build.options.contract.classes
     if build.options.contract.task != "classification" or not names:
@@ -105,7 +105,7 @@ def _doubt(build: Workbench, reference: float) -> None:
         )
 
 
-def _references(build: Workbench, measured: list[VariantEvidence], golden: Golden) -> ReferenceProfile:
+def _references(build: BuildSession, measured: list[VariantEvidence], golden: Golden) -> ReferenceProfile:
     best = build.open(next(v.variant for v in measured if v.variant != IR))
     offered = {name: one for name, one in golden.variants.items() if name in build.recipes}
     write_golden(build.folder / GOLDEN, replace(golden, variants=offered))
@@ -114,7 +114,7 @@ def _references(build: Workbench, measured: list[VariantEvidence], golden: Golde
     return profile_of(build, best)
 
 
-def _spec(build: Workbench, measured: list[VariantEvidence], now: datetime) -> PackageSpec:
+def _spec(build: BuildSession, measured: list[VariantEvidence], now: datetime) -> PackageSpec:
     options = build.options
     return PackageSpec(
         model=options.model,
@@ -128,7 +128,7 @@ def _spec(build: Workbench, measured: list[VariantEvidence], now: datetime) -> P
     )
 
 
-def _evidence(build: Workbench, measured: list[VariantEvidence], gate: GateResult, now: datetime, source: str) -> Evidence:
+def _evidence(build: BuildSession, measured: list[VariantEvidence], gate: GateResult, now: datetime, source: str) -> Evidence:
     calibration = build.calibration()
     return Evidence(
         measured=now,
@@ -144,7 +144,7 @@ def _evidence(build: Workbench, measured: list[VariantEvidence], gate: GateResul
     )
 
 
-def _warn_of_classes(build: Workbench, evidence: Evidence) -> None:
+def _warn_of_classes(build: BuildSession, evidence: Evidence) -> None:
     """Say on which classes of CPU no variant is right: spokes of these will turn the version away."""
     tried = {one.cpu_class for v in evidence.variants for one in v.classes}
     for cpu_class in sorted(c for c in tried if not evidence.variants_for(c)):
@@ -161,7 +161,7 @@ def _tools() -> dict[str, str]:
     return found
 
 
-def _write(build: Workbench, spec: PackageSpec, evidence: Evidence, profile: ReferenceProfile) -> None:
+def _write(build: BuildSession, spec: PackageSpec, evidence: Evidence, profile: ReferenceProfile) -> None:
     folder, contract = build.folder, build.options.contract
     for asset in build.options.assets:
         (folder / "assets").mkdir(exist_ok=True)
@@ -192,7 +192,7 @@ def build_model_folder(
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
-        result = _assemble(Workbench(beside, options, data, progress), source)
+        result = _assemble(BuildSession(beside, options, data, progress), source)
         beside.rename(out)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)

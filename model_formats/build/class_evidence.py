@@ -23,7 +23,7 @@ from model_formats.runtimes.select import open_session
 from model_formats.core.cpu_class import CpuClass, emulated, this_class
 from model_formats.build.scoring import Task, score
 
-__all__ = ["Question", "Trial", "Tried", "lost", "needless", "try_here", "trials_of"]
+__all__ = ["TrialQuestion", "Trial", "TrialResult", "lost", "needless", "try_here", "trials_of"]
 
 _BATCH = 32
 
@@ -36,7 +36,7 @@ class Trial(msgspec.Struct, frozen=True):
     candidate: Candidate
 
 
-class Tried(msgspec.Struct, frozen=True):
+class TrialResult(msgspec.Struct, frozen=True):
     """A trial, what came of it, and why in words."""
 
     trial: Trial
@@ -44,7 +44,7 @@ class Tried(msgspec.Struct, frozen=True):
     detail: str
 
 
-class Question(msgspec.Struct, frozen=True):
+class TrialQuestion(msgspec.Struct, frozen=True):
     """What a child process is asked: trials, by files on this machine."""
 
     trials: tuple[Trial, ...]
@@ -66,7 +66,7 @@ def trials_of(files: dict[str, Path]) -> tuple[Trial, ...]:
     return tuple(sorted(ways, key=lambda t: t.candidate.engine == "openvino"))
 
 
-def needless(trial: Trial, done: Iterable[Tried]) -> bool:
+def needless(trial: Trial, done: Iterable[TrialResult]) -> bool:
     """True for an exact way where the same engine's fast one was right."""
     same = [t for t in done if (t.trial.variant, t.trial.candidate.engine) == (trial.variant, trial.candidate.engine)]
     return trial.candidate.mode == "exact" and any(t.evidence.right for t in same)
@@ -74,7 +74,7 @@ def needless(trial: Trial, done: Iterable[Tried]) -> bool:
 
 def try_here(
     trial: Trial, golden: Golden, rows: Rows, task: Task, output: str, *, budget_s: float = np.inf, timed: bool = False
-) -> Tried:
+) -> TrialResult:
     """Open, compare and score on this CPU; a failure is evidence as well. `timed`: latency too, where the CPU is real."""
     one, here, real = trial.candidate, this_class(), not emulated()
     try:
@@ -94,14 +94,14 @@ def try_here(
         emulated=not real,
         latency_ms_batch32=speed,
     )
-    return Tried(trial, evidence, result.detail)
+    return TrialResult(trial, evidence, result.detail)
 
 
-def lost(trial: Trial, cpu_class: CpuClass, why: str, *, emulated: bool) -> Tried:
+def lost(trial: Trial, cpu_class: CpuClass, why: str, *, emulated: bool) -> TrialResult:
     """A trial that came to nothing."""
     one = trial.candidate
     evidence = ClassEvidence(cpu_class=cpu_class, engine=one.engine, mode=one.mode, score=None, worst=None, emulated=emulated)
-    return Tried(trial, evidence, why)
+    return TrialResult(trial, evidence, why)
 
 
 def _worst(result: GoldenResult) -> float | None:
@@ -120,9 +120,9 @@ def _score(session: Session, rows: Rows, task: Task, output: str, budget_s: floa
     return score(task, outputs, rows.labels[: len(outputs)]), len(outputs)
 
 
-def _answer(question: Question, say: Callable[[Any], None]) -> None:
+def _answer(question: TrialQuestion, say: Callable[[Any], None]) -> None:
     golden, rows = read_golden(Path(question.golden)), read_rows(question.rows)
-    done: list[Tried] = []
+    done: list[TrialResult] = []
     for place, trial in enumerate(question.trials):
         if needless(trial, done):
             continue
@@ -131,11 +131,11 @@ def _answer(question: Question, say: Callable[[Any], None]) -> None:
         say(done[-1])
 
 
-def answers(lines: Iterable[bytes]) -> Iterator[int | Tried]:
+def answers(lines: Iterable[bytes]) -> Iterator[int | TrialResult]:
     """What a child wrote, whole lines only: the place of a trial that begins, or one that is done."""
     for line in lines:
         if line.endswith(b"\n"):
-            yield msgspec.json.decode(line, type=int | Tried)
+            yield msgspec.json.decode(line, type=int | TrialResult)
 
 
 def _main() -> None:
@@ -143,7 +143,7 @@ def _main() -> None:
         sys.stdout.write(msgspec.json.encode(what).decode() + "\n")
         sys.stdout.flush()
 
-    _answer(msgspec.json.decode(sys.stdin.read(), type=Question), say)
+    _answer(msgspec.json.decode(sys.stdin.read(), type=TrialQuestion), say)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from model_formats.build.class_evidence import Question, Trial, Tried, answers, lost, needless
+from model_formats.build.class_evidence import TrialQuestion, Trial, TrialResult, answers, lost, needless
 from model_formats.core.cpu_class import CpuClass, this_class
 
 __all__ = ["EMULATOR", "emulated_classes", "try_emulated"]
@@ -29,13 +29,13 @@ def emulated_classes() -> tuple[CpuClass, ...]:
 
 
 def try_emulated(
-    question: Question, cpu_class: CpuClass, *, limit_s: float = 40.0, clock: Callable[[], float] = time.monotonic
-) -> tuple[list[Tried], bool]:
+    question: TrialQuestion, cpu_class: CpuClass, *, limit_s: float = 40.0, clock: Callable[[], float] = time.monotonic
+) -> tuple[list[TrialResult], bool]:
     """All trials on one emulated class, and whether all were got through before the limit.
 
     A trial that kills its process is lost, and the others go on in another.
     """
-    done: list[Tried] = []
+    done: list[TrialResult] = []
     left, until = list(question.trials), clock() + limit_s
     while left and clock() < until:
         ended, trial = _one_process(msgspec.structs.replace(question, trials=tuple(left)), cpu_class, done, until - clock())
@@ -46,7 +46,7 @@ def try_emulated(
     return done, not left
 
 
-def _one_process(question: Question, cpu_class: CpuClass, done: list[Tried], limit_s: float) -> tuple[Ended, Trial | None]:
+def _one_process(question: TrialQuestion, cpu_class: CpuClass, done: list[TrialResult], limit_s: float) -> tuple[Ended, Trial | None]:
     """Run trials until the process ends or time is up; `done` grows. Gives the trial that it died of."""
     command = [EMULATOR, "-cpu", _MODELS[cpu_class], sys.executable, "-m", "model_formats.build.class_evidence"]
     began: int | None = None
@@ -72,7 +72,7 @@ def _run(command: list[str], question: bytes, limit_s: float) -> tuple[Ended, by
     return ("done" if ended.returncode == 0 else "died"), ended.stdout
 
 
-def _as_class(one: Tried, cpu_class: CpuClass) -> Tried:
+def _as_class(one: TrialResult, cpu_class: CpuClass) -> TrialResult:
     """Under the class that was asked for: whatever the emulator's CPU says of itself, it has this class's instructions."""
     evidence = one.evidence.replace(cpu_class=cpu_class, emulated=True, latency_ms_batch32=None)
     return msgspec.structs.replace(one, evidence=evidence)

@@ -8,7 +8,7 @@ import numpy as np
 from model_formats.package.adapter import Anchors, Head
 from model_formats.arithmetic import Evaluator, NotEvaluable
 from model_formats.statistics.calibration import confidence
-from model_formats.statistics.accuracy_estimate import Estimate, Window, fit_estimate
+from model_formats.statistics.accuracy_estimate import Estimate, EstimateWindow, fit_estimate
 from model_formats.export.graph import constants, load_graph
 from model_formats.package.golden import Golden
 from model_formats.statistics.reference_profile import ReferenceProfile, build_profile
@@ -17,7 +17,7 @@ from model_formats.runtimes.select import open_session
 from model_formats.runtimes.onnx import open_onnx
 from model_formats.build.scoring import predict
 from model_formats.documents.package_spec import AdapterPoint
-from model_formats.build.session import FP32, Workbench
+from model_formats.build.session import FP32, BuildSession
 
 __all__ = ["anchors_of", "golden_rows", "golden_vectors", "profile_of"]
 
@@ -93,7 +93,7 @@ def _coarse(array: Array) -> Array:
     return rounded
 
 
-def golden_rows(build: Workbench) -> dict[str, Array]:
+def golden_rows(build: BuildSession) -> dict[str, Array]:
     """A few held-out rows, spread over the classes."""
     held, count = build.data.held_out, build.options.golden_rows
     if build.options.contract.task == "classification":
@@ -104,7 +104,7 @@ def golden_rows(build: Workbench) -> dict[str, Array]:
     return {n: np.ascontiguousarray(a[chosen]) for n, a in held.inputs.items()}
 
 
-def anchors_of(build: Workbench, session: Session, point: AdapterPoint) -> Anchors:
+def anchors_of(build: BuildSession, session: Session, point: AdapterPoint) -> Anchors:
     """Features of hub-owned training rows, the same number of each class, with their inputs where those are small."""
     train = build.data.train
     if build.options.contract.task == "classification":
@@ -121,7 +121,7 @@ def anchors_of(build: Workbench, session: Session, point: AdapterPoint) -> Ancho
     return Anchors(np.clip(features, -6e4, 6e4).astype(np.float16), rows.labels, head, inputs)
 
 
-def profile_of(build: Workbench, session: Session) -> ReferenceProfile:
+def profile_of(build: BuildSession, session: Session) -> ReferenceProfile:
     """Cells and counts of the held-out rows (inputs: of the training rows too), calibration, and the accuracy estimate."""
     held, contract = build.data.held_out, build.options.contract
     outputs = predict(session, held.inputs, [build.output])
@@ -134,16 +134,16 @@ def profile_of(build: Workbench, session: Session) -> ReferenceProfile:
     return profile.replace(estimate=estimate)
 
 
-def estimate_of(build: Workbench, session: Session, profile: ReferenceProfile) -> Estimate | None:
+def estimate_of(build: BuildSession, session: Session, profile: ReferenceProfile) -> Estimate | None:
     """Fit accuracy without labels on damaged held-out rows."""
     build.say(f"estimate: {len(build.data.corruptions)} kinds of damage")
     held, point = build.data.held_out, build.point
 
-    def window(inputs: Mapping[str, Array]) -> tuple[Window, Array]:
+    def window(inputs: Mapping[str, Array]) -> tuple[EstimateWindow, Array]:
         found = predict(session, inputs, [build.output, point.features if point else ""])
         scores = found[build.output].reshape(len(held), -1)
         predicted = scores.argmax(axis=1)
-        return Window(
+        return EstimateWindow(
             confidence(scores, profile.scores), predicted, found[point.features if point else ""]
         ), predicted == held.labels
 

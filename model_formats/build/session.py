@@ -13,7 +13,7 @@ from model_formats.runtimes.select import open_exact, open_session
 from model_formats.build.scoring import predict, score
 from model_formats.documents.package_spec import AdapterPoint
 
-__all__ = ["FP32", "INT8", "IR", "BuildOptions", "Progress", "Workbench"]
+__all__ = ["FP32", "INT8", "IR", "BuildOptions", "Progress", "BuildSession"]
 
 Regime = Literal["ae-pdpl", "ae-health", "ae-cbuae", "difc", "adgm", "gdpr", "none"]
 Progress = Callable[[str], None]
@@ -56,7 +56,7 @@ class BuildOptions:
 
 
 @dataclass(slots=True)
-class Workbench:
+class BuildSession:
     """The work in progress."""
 
     folder: Path

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model_formats.build.class_evidence import Question, Tried, needless, trials_of, try_here
+from model_formats.build.class_evidence import TrialQuestion, TrialResult, needless, trials_of, try_here
 from model_formats.documents.feature_contract import FeatureContract
 from model_formats.build.dataset import Rows, write_rows
 from model_formats.build.emulated import emulated_classes, try_emulated
@@ -19,13 +19,13 @@ from model_formats.package.golden import Golden, GoldenMismatch, check_golden, w
 from model_formats.runtimes.benchmark import is_slower, measure_speed, peak_rss_mb
 from model_formats.quantize.dynamic import DynamicInt8
 from model_formats.quantize.accuracy_gate import AccuracyDropRefused, Quantized, judge, quantize_within
-from model_formats.quantize.layers import Recipe, prepare, suggest
+from model_formats.quantize.layers import QuantizeRecipe, prepare, suggest
 from model_formats.quantize.static import StaticQdq
 from model_formats.core.runtime import Array, Engine
 from model_formats.runtimes.select import open_exact, open_session
 from model_formats.build.scoring import METRICS, predict, score, slices
 from model_formats.documents.package_spec import Requirements, VariantSpec
-from model_formats.build.session import FP32, INT8, IR, Workbench
+from model_formats.build.session import FP32, INT8, IR, BuildSession
 
 __all__ = [
     "drop_slow",
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 
-def export(build: Workbench, source: ModelSource) -> None:
+def export(build: BuildSession, source: ModelSource) -> None:
     """The fp32 variant with its head exposed; gives what the source gives, and what it gave before its head was touched."""
     contract, learning = build.options.contract, build.options.learning == "adapter"
     raw = build.folder / "raw.onnx"
@@ -72,19 +72,19 @@ def _check_width(contract: FeatureContract, output: Array) -> None:
         )
 
 
-def _check_parity(build: Workbench, inputs: Mapping[str, Array], wanted: Mapping[str, Array], what: str) -> None:
+def _check_parity(build: BuildSession, inputs: Mapping[str, Array], wanted: Mapping[str, Array], what: str) -> None:
     result = check_golden(build.open(FP32), Golden(inputs, wanted, 1e-4, 1e-3))
     if not result.ok:
         raise ParityFailed(f"{build.options.model}: the exported graph and {what} differ: {result.detail}")
 
 
-def quantize(build: Workbench, reference: float) -> GateResult:
+def quantize(build: BuildSession, reference: float) -> GateResult:
     """The INT8 variant, if the policy wants one. Raises AccuracyDropRefused when it loses too much and nobody overrides."""
     options, rows = build.options, build.calibration()
     if options.quantize == "none":
         return judge(reference, reference, options.max_drop)
     kind = suggest(load_graph(build.main(FP32))) if options.quantize == "auto" else options.quantize
-    recipe: Recipe = StaticQdq(rows.inputs) if kind == "static" else DynamicInt8()
+    recipe: QuantizeRecipe = StaticQdq(rows.inputs) if kind == "static" else DynamicInt8()
     build.say(f"quantize: {recipe.text}")
     made = _within_policy(build, recipe, rows, reference)
     gate = judge(reference, made.score, options.max_drop, options.overridden_by)
@@ -103,7 +103,7 @@ def quantize(build: Workbench, reference: float) -> GateResult:
     return gate
 
 
-def _within_policy(build: Workbench, recipe: Recipe, rows: Rows, reference: float) -> Quantized:
+def _within_policy(build: BuildSession, recipe: QuantizeRecipe, rows: Rows, reference: float) -> Quantized:
     work = build.folder / "work"
     work.mkdir()
     prepared, out = work / "prepared.onnx", work / "int8.onnx"
@@ -119,7 +119,7 @@ def _within_policy(build: Workbench, recipe: Recipe, rows: Rows, reference: floa
     )
 
 
-def quantize_openvino(build: Workbench, reference: float) -> None:
+def quantize_openvino(build: BuildSession, reference: float) -> None:
     """The optional IR; left out, with a note, when it misses the gate."""
     from model_formats.quantize.openvino_ir import quantize_ir
 
@@ -134,7 +134,7 @@ def quantize_openvino(build: Workbench, reference: float) -> None:
     build.recipes[IR] = text
 
 
-def measure(build: Workbench, variant: str) -> VariantEvidence:
+def measure(build: BuildSession, variant: str) -> VariantEvidence:
     """Size, score, slices, latency and memory of one variant."""
     build.say(f"measure: {variant}")
     held, session = build.data.held_out, build.open(variant)
@@ -155,14 +155,14 @@ def measure(build: Workbench, variant: str) -> VariantEvidence:
     )
 
 
-def settle(build: Workbench, golden: Golden) -> None:
+def settle(build: BuildSession, golden: Golden) -> None:
     """How each variant runs on this machine: right ways only, its own engine first. INT8 with no right way is not offered.
 
     Raises GoldenMismatch when fp32 has none.
     """
     held, contract = build.data.held_out, build.options.contract
     for variant in list(build.recipes):
-        done: list[Tried] = []
+        done: list[TrialResult] = []
         for trial in trials_of({variant: build.main(variant)}):
             if find_spec(trial.candidate.engine) is not None and not needless(trial, done):
                 done.append(try_here(trial, golden, held, contract.task, build.output, timed=True))
@@ -178,13 +178,13 @@ def settle(build: Workbench, golden: Golden) -> None:
         _leave_out(build, variant, f"no engine here gives what its file says: {found}")
 
 
-def _leave_out(build: Workbench, variant: str, why: str) -> None:
+def _leave_out(build: BuildSession, variant: str, why: str) -> None:
     build.note(f"{variant} not offered: {why}")
     shutil.rmtree(build.main(variant).parent)
     del build.recipes[variant]
 
 
-def try_other_classes(build: Workbench, golden: Golden) -> None:
+def try_other_classes(build: BuildSession, golden: Golden) -> None:
     """Evidence for the classes of CPU that can be emulated here. Rows in an order of their own: it may not get through all."""
     classes = emulated_classes()
     if not classes:
@@ -195,7 +195,7 @@ def try_other_classes(build: Workbench, golden: Golden) -> None:
     try:
         write_golden(work / "golden.npz", golden)
         write_rows(work / "rows.npz", held.take(np.random.default_rng(0).permutation(len(held))))
-        question = Question(
+        question = TrialQuestion(
             tuple(t for t in trials_of({v: build.main(v) for v in build.recipes}) if find_spec(t.candidate.engine) is not None),
             str(work / "golden.npz"),
             str(work / "rows.npz"),
@@ -214,7 +214,7 @@ def try_other_classes(build: Workbench, golden: Golden) -> None:
         shutil.rmtree(work)
 
 
-def gate_on_every_class(build: Workbench, gate: GateResult, reference: float) -> GateResult:
+def gate_on_every_class(build: BuildSession, gate: GateResult, reference: float) -> GateResult:
     """The gate's verdict on the worst right way to run INT8 on any class that scored all held-out rows.
 
     A way that is off the golden vectors is chosen by no spoke. Raises AccuracyDropRefused.
@@ -240,7 +240,7 @@ def gate_on_every_class(build: Workbench, gate: GateResult, reference: float) ->
     return verdict
 
 
-def drop_slow(build: Workbench, measured: list[VariantEvidence]) -> list[VariantEvidence]:
+def drop_slow(build: BuildSession, measured: list[VariantEvidence]) -> list[VariantEvidence]:
     """Best first; INT8 that its own engine runs no faster than fp32 here is not offered, unless the author wants it to be."""
     kept: list[VariantEvidence] = []
     for one in measured:
@@ -253,7 +253,7 @@ def drop_slow(build: Workbench, measured: list[VariantEvidence]) -> list[Variant
     return sorted(kept, key=lambda v: v.cpu_ms_batch32)
 
 
-def variant_spec(build: Workbench, one: VariantEvidence, engines: tuple[Engine, ...]) -> VariantSpec:
+def variant_spec(build: BuildSession, one: VariantEvidence, engines: tuple[Engine, ...]) -> VariantSpec:
     """What `package.json` says of a variant."""
     root = build.main(one.variant).parent
     return VariantSpec(
@@ -275,7 +275,7 @@ def _opset(path: Path) -> int:
     return next(int(o.version) for o in load_graph(path).opset_import if o.domain in ("", "ai.onnx"))
 
 
-def engines_of(build: Workbench, variant: str) -> tuple[Engine, ...]:
+def engines_of(build: BuildSession, variant: str) -> tuple[Engine, ...]:
     """Engines that give the golden outputs on some class of CPU: the variant's own first."""
     right = {one.engine for one in build.classes[variant] if one.right}
     if variant != IR and right != {"onnxruntime", "openvino"}:

@@ -29,7 +29,7 @@ class DocumentRefused(RefusedError):
     hint = "The sender and this program may be of different versions; nothing was changed."
 
     @property
-    def misfit(self) -> str:
+    def problem(self) -> str:
         """Field and rule, without the name of the document."""
         return self.message.partition(": ")[2]
 

@@ -23,7 +23,7 @@ def decoded(data: bytes | str, type_: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=type_)
     except msgspec.ValidationError as e:
-        raise ValueError(_told(e, json.loads(data), type_)) from e
+        raise ValueError(_message(e, json.loads(data), type_)) from e
     except (ValueError, RecursionError) as e:
         raise ValueError(f"not JSON: {e}") from e
 
@@ -34,7 +34,7 @@ def converted(plain: object, type_: type[T], *, strict: bool = True) -> T:
         _need_json(plain, "")
         return msgspec.convert(plain, type_, strict=strict)
     except msgspec.ValidationError as e:
-        raise ValueError(_told(e, plain, type_)) from e
+        raise ValueError(_message(e, plain, type_)) from e
     except RecursionError as e:
         raise ValueError("nested too deeply") from e
 
@@ -50,7 +50,7 @@ def _need_json(plain: Any, where: str) -> None:
         raise ValueError(f"{where[1:]}: {type(plain).__name__} has no place in JSON")
 
 
-def _told(error: msgspec.ValidationError, plain: object, type_: type[msgspec.Struct]) -> str:
+def _message(error: msgspec.ValidationError, plain: object, type_: type[msgspec.Struct]) -> str:
     """What is wrong with plain values, the field first: `models.digits.champion.version: Expected `int`, got `str``."""
     what, at, path = str(error).rpartition(" - at `$")
     what, path = (what, path.removesuffix("`")) if at else (path, "")

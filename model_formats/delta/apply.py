@@ -25,7 +25,7 @@ from model_formats.delta.format import (
     SIDE_BYTES,
     VERSION,
     DeltaInvalid,
-    Limits,
+    DeltaLimits,
     Numbers,
     read_chunk,
     take_part,
@@ -38,10 +38,10 @@ from model_formats.delta.rans import BITS, MAX_LANES, Decoder, table_of
 
 __all__ = ["apply"]
 
-_SAFE = Limits()
+_SAFE = DeltaLimits()
 
 
-def apply(base: Path, delta: Path, out: Path, expected: str, limits: Limits = _SAFE) -> None:
+def apply(base: Path, delta: Path, out: Path, expected: str, limits: DeltaLimits = _SAFE) -> None:
     """Make the target file from `base` and `delta`, in bounded memory.
 
     `out` appears only when its digest is `expected`; on any error nothing is left. Raises DeltaInvalid.
@@ -61,7 +61,7 @@ def apply(base: Path, delta: Path, out: Path, expected: str, limits: Limits = _S
 class _Patch:
     """One run over the chunks of a delta."""
 
-    def __init__(self, base: BinaryIO, base_size: int, patch: BinaryIO, out: BinaryIO, limits: Limits) -> None:
+    def __init__(self, base: BinaryIO, base_size: int, patch: BinaryIO, out: BinaryIO, limits: DeltaLimits) -> None:
         self._base, self._base_size, self._patch, self._out, self._limits = base, base_size, patch, out, limits
         self._left = 0
         self._sha = hashlib.sha256()

@@ -30,7 +30,7 @@ __all__ = [
     "SEGMENT",
     "VERSION",
     "DeltaInvalid",
-    "Limits",
+    "DeltaLimits",
     "Numbers",
     "pack_numbers",
     "unzip",
@@ -61,7 +61,7 @@ class DeltaInvalid(RefusedError):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DeltaLimits:
     """What a spoke lets a delta do, in bytes. Memory is bounded by the format itself."""
 
     output: int = 64 << 30

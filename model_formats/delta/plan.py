@@ -11,7 +11,7 @@ from pathlib import Path
 
 from model_formats.delta.encode import Level, encode
 from model_formats.package.allowed_files import is_variant_file
-from model_formats.package.image_layout import BlobReader, Layout
+from model_formats.package.image_layout import BlobReader, ImageLayout
 from model_formats.package.oci import Descriptor, PackageInvalid, parse_manifest
 from model_formats.package.read import open_package
 from model_formats.package.write import attach_file
@@ -37,7 +37,7 @@ class PlannedDelta:
 
 
 def plan_deltas(
-    blobs: BlobReader, target: str, bases: Sequence[str], keep: Layout, *, worth: float = 0.7, level: Level = "strong"
+    blobs: BlobReader, target: str, bases: Sequence[str], keep: ImageLayout, *, worth: float = 0.7, level: Level = "strong"
 ) -> list[PlannedDelta]:
     """Make deltas to the variant files of version `target` (index digest) from the same files of each version in `bases`.
 
@@ -80,7 +80,7 @@ def _pairs(blobs: BlobReader, target: str, bases: Sequence[str]) -> Iterator[tup
                 yield base, new
 
 
-def _kept(keep: Layout, index: str, base: Descriptor, new: Descriptor, file: Path) -> PlannedDelta:
+def _kept(keep: ImageLayout, index: str, base: Descriptor, new: Descriptor, file: Path) -> PlannedDelta:
     notes = {_BASE: base.digest, _TARGET: new.digest, _TARGET_SIZE: str(new.size)}
     blob = attach_file(keep, index, DELTA, file, annotations=notes)
     return PlannedDelta(base.digest, new.digest, blob.digest, blob.size, new.size)

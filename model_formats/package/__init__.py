@@ -11,7 +11,7 @@
 """
 
 from model_formats.package.block_hashes import BLOCK_BYTES, BlockList
-from model_formats.package.image_layout import BlobReader, Layout, PackageIncomplete, PackageTampered, read_blob
+from model_formats.package.image_layout import BlobReader, ImageLayout, PackageIncomplete, PackageTampered, read_blob
 from model_formats.package.oci import SIGNATURE, Descriptor, PackageInvalid
 from model_formats.package.read import Package, block_hashes, closure, missing, open_package
 from model_formats.package.write import ModelFolderInvalid, attach, pack, unpack
@@ -22,7 +22,7 @@ __all__ = [
     "BlobReader",
     "BlockList",
     "Descriptor",
-    "Layout",
+    "ImageLayout",
     "ModelFolderInvalid",
     "Package",
     "PackageIncomplete",

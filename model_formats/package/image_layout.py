@@ -28,7 +28,7 @@ from model_formats.package.oci import (
     parse_manifest,
 )
 
-__all__ = ["BlobReader", "Layout", "PackageIncomplete", "PackageTampered", "copy_checked", "read_blob"]
+__all__ = ["BlobReader", "ImageLayout", "PackageIncomplete", "PackageTampered", "copy_checked", "read_blob"]
 
 REF_NAME = "org.opencontainers.image.ref.name"
 
@@ -93,7 +93,7 @@ def copy_checked(source: Readable, out: BinaryIO, blob: Descriptor) -> None:
         raise PackageTampered(f"{blob.path or blob.digest}: its bytes are not {blob.digest}")
 
 
-class Layout:
+class ImageLayout:
     """An OCI image layout folder: `oci-layout`, `index.json`, `blobs/sha256/<hex>`. skopeo and oras read it as it is."""
 
     def __init__(self, folder: Path) -> None:

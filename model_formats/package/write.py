@@ -18,7 +18,7 @@ from model_formats.documents.feature_contract import FeatureContract
 from model_formats.documents.package_spec import BLOCKS, CARD, CONTRACT, EVIDENCE, PROVENANCE, SPEC, PackageSpec, VariantSpec
 from model_formats.package.allowed_files import is_variant_file, rule_of
 from model_formats.package.block_hashes import BlockList
-from model_formats.package.image_layout import BlobReader, Layout, copy_checked
+from model_formats.package.image_layout import BlobReader, ImageLayout, copy_checked
 from model_formats.package.oci import (
     EMPTY_CONFIG,
     INDEX,
@@ -72,7 +72,7 @@ def pack(folder: Path, layout: Path) -> str:
         raise
     except (SpokeshaveError, OSError) as e:
         raise ModelFolderInvalid(f"{folder.name}: {e}") from e
-    into = Layout(layout)
+    into = ImageLayout(layout)
     files = {name: _keep(into, name, path) for name, path in sources.items()}
     entries = [_put_variant(into, spec, variant, files) for variant in spec.variants]
     index = _put_index(into, spec, entries)
@@ -81,7 +81,7 @@ def pack(folder: Path, layout: Path) -> str:
 
 
 def attach(
-    layout: Path | Layout,
+    layout: Path | ImageLayout,
     index: str,
     artifact_type: str,
     data: bytes,
@@ -93,13 +93,13 @@ def attach(
 
     The data's own digest is `digest_of(data)`; its media type is `artifact_type` unless told otherwise.
     """
-    into = layout if isinstance(layout, Layout) else Layout(layout)
+    into = layout if isinstance(layout, ImageLayout) else ImageLayout(layout)
     blob = Descriptor(into.put(data), len(data), media_type or artifact_type)
     return _refer(into, index, artifact_type, blob, annotations or {})
 
 
 def attach_file(
-    layout: Layout, index: str, artifact_type: str, source: Path, *, annotations: Mapping[str, str] | None = None
+    layout: ImageLayout, index: str, artifact_type: str, source: Path, *, annotations: Mapping[str, str] | None = None
 ) -> Descriptor:
     """Like `attach`, for a file of any size; returns the data's descriptor."""
     digest, size = layout.put_file(source)
@@ -155,12 +155,12 @@ def _walk(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _keep(into: Layout, name: str, path: Path) -> Descriptor:
+def _keep(into: ImageLayout, name: str, path: Path) -> Descriptor:
     digest, size = into.put_file(path)
     return Descriptor(digest, size, rule_of(name).media_type, name)
 
 
-def _put_variant(into: Layout, spec: PackageSpec, variant: VariantSpec, files: Mapping[str, Descriptor]) -> dict[str, Any]:
+def _put_variant(into: ImageLayout, spec: PackageSpec, variant: VariantSpec, files: Mapping[str, Descriptor]) -> dict[str, Any]:
     own = [d for name, d in files.items() if not is_variant_file(name) or is_variant_file(name, variant.name)]
     config = canonical(_config(spec, variant, own))
     manifest = canonical(
@@ -192,7 +192,7 @@ def _config(spec: PackageSpec, variant: VariantSpec, files: list[Descriptor]) ->
     }
 
 
-def _put_index(into: Layout, spec: PackageSpec, entries: list[dict[str, Any]]) -> str:
+def _put_index(into: ImageLayout, spec: PackageSpec, entries: list[dict[str, Any]]) -> str:
     """No artifactType here (the manifests have it), and keys in Go's order: skopeo 1.9 drops the one and re-writes the other."""
     notes = {
         "org.opencontainers.image.licenses": spec.licence,
@@ -203,7 +203,7 @@ def _put_index(into: Layout, spec: PackageSpec, entries: list[dict[str, Any]]) -
     return digest_of(data)
 
 
-def _attach_pages(into: Layout, index: str, files: Mapping[str, Descriptor]) -> None:
+def _attach_pages(into: ImageLayout, index: str, files: Mapping[str, Descriptor]) -> None:
     for name, kind in PAGES.items():
         if name in files:
             _refer(
@@ -215,7 +215,7 @@ def _attach_pages(into: Layout, index: str, files: Mapping[str, Descriptor]) -> 
             )
 
 
-def _refer(into: Layout, index: str, artifact_type: str, blob: Descriptor, annotations: Mapping[str, str]) -> str:
+def _refer(into: ImageLayout, index: str, artifact_type: str, blob: Descriptor, annotations: Mapping[str, str]) -> str:
     subject = Descriptor(index, into.path(index).stat().st_size, INDEX)
     manifest = canonical(
         {

@@ -12,7 +12,7 @@ import numpy as np
 from model_formats.core.errors import AuthorError
 from model_formats.core.runtime import Array
 from model_formats.documents.evidence import GateResult
-from model_formats.quantize.layers import Recipe, layers
+from model_formats.quantize.layers import QuantizeRecipe, layers
 from model_formats.runtimes.select import open_exact, open_session
 
 __all__ = ["AccuracyDropRefused", "Quantized", "judge", "quantize_within"]
@@ -44,7 +44,7 @@ def judge(reference: float, got: float, max_drop: float, overridden_by: str | No
 
 
 def quantize_within(
-    recipe: Recipe,
+    recipe: QuantizeRecipe,
     prepared: Path,
     out: Path,
     rows: Mapping[str, Array],
@@ -89,7 +89,7 @@ def _fewest(give_back: Callable[[int], Quantized], most: int, plain: Quantized, 
     return best
 
 
-def _by_disturbance(recipe: Recipe, prepared: Path, out: Path, rows: Mapping[str, Array]) -> list[str]:
+def _by_disturbance(recipe: QuantizeRecipe, prepared: Path, out: Path, rows: Mapping[str, Array]) -> list[str]:
     """Layers, the one whose quantization alone moves the first output most first."""
     few = {n: a[:64] for n, a in rows.items()}
     whole = open_session(prepared)

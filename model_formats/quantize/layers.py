@@ -13,7 +13,17 @@ from model_formats.core.engine_imports import import_onnxruntime
 from model_formats.core.errors import AuthorError
 from model_formats.export.graph import load_graph
 
-__all__ = ["HEAD_NODE", "QuantizeFailed", "Recipe", "Weights", "layers", "preparation", "prepare", "quiet_quantizer", "suggest"]
+__all__ = [
+    "HEAD_NODE",
+    "QuantizeFailed",
+    "QuantizeRecipe",
+    "Weights",
+    "layers",
+    "preparation",
+    "prepare",
+    "quiet_quantizer",
+    "suggest",
+]
 
 HEAD_NODE = "head"
 """Name of the node that `expose_head` makes; never quantized."""
@@ -29,7 +39,7 @@ class QuantizeFailed(AuthorError):
     hint = "Build with quantize='none', or change the layer that the message names."
 
 
-class Recipe(Protocol):
+class QuantizeRecipe(Protocol):
     """Makes an INT8 file out of a prepared fp32 file."""
 
     text: str

@@ -17,7 +17,7 @@ from model_formats.core.document import Value
 from model_formats.core.runtime import Array
 from model_formats.statistics.calibration import calibrate
 
-__all__ = ["AccuracyEstimate", "Basis", "Estimate", "Window", "estimate_accuracy", "fit_estimate"]
+__all__ = ["AccuracyEstimate", "Basis", "Estimate", "EstimateWindow", "estimate_accuracy", "fit_estimate"]
 
 SIGNALS = (
     "calibrated_confidence",
@@ -73,7 +73,7 @@ class Estimate(Value):
     """With more rows outside the boundary the estimate is not valid."""
 
 
-class Window(NamedTuple):
+class EstimateWindow(NamedTuple):
     """Rows to judge. `confidence` [n], `predicted` [n] class indexes, `features` [n, d]."""
 
     confidence: Array
@@ -92,7 +92,7 @@ class AccuracyEstimate:
     rows: int
 
 
-def estimate_accuracy(estimate: Estimate, window: Window) -> AccuracyEstimate:
+def estimate_accuracy(estimate: Estimate, window: EstimateWindow) -> AccuracyEstimate:
     """Estimate the accuracy on a window. The interval joins the regression's own error and the chance of `n` rows."""
     signals = (_signals(estimate.basis, window) - np.array(estimate.centre)) / np.array(estimate.scale)
     value = float(np.clip(signals @ np.array(estimate.weights) + estimate.bias, 0.0, 1.0))
@@ -102,7 +102,9 @@ def estimate_accuracy(estimate: Estimate, window: Window) -> AccuracyEstimate:
     return AccuracyEstimate(value, max(0.0, value - half), min(1.0, value + half), outside < estimate.max_outside, rows)
 
 
-def fit_estimate(clean: Window, correct: Array, shifted: Sequence[tuple[str, Window, Array]], classes: int) -> Estimate | None:
+def fit_estimate(
+    clean: EstimateWindow, correct: Array, shifted: Sequence[tuple[str, EstimateWindow, Array]], classes: int
+) -> Estimate | None:
     """Fit from the clean rows and (family, window, correct) of shifted ones; None with fewer than three families."""
     families = tuple(dict.fromkeys(name for name, _, _ in shifted))
     if len(families) < 3:
@@ -141,7 +143,7 @@ def _ridge(table: Array, truth: Array) -> tuple[Array, float]:
     return weights, mean - float(centre @ weights)
 
 
-def _fit_basis(clean: Window, correct: Array, classes: int) -> Basis:
+def _fit_basis(clean: EstimateWindow, correct: Array, classes: int) -> Basis:
     features = clean.features.astype(np.float64)
     centred = features - features.mean(axis=0)
     _, sigma, directions = np.linalg.svd(centred, full_matrices=False)
@@ -176,7 +178,7 @@ def _distance(basis: Basis, features: Array) -> Array:
     return distance
 
 
-def _signals(basis: Basis, window: Window) -> Array:
+def _signals(basis: Basis, window: EstimateWindow) -> Array:
     raw, features = window.confidence, window.features.astype(np.float64)
     distance = _distance(basis, features)
     shift = np.array(basis.components) @ (features.mean(axis=0) - np.array(basis.mean))

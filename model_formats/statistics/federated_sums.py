@@ -17,7 +17,18 @@ from model_formats.core.runtime import Array
 from model_formats.documents.feature_contract import FeatureContract
 from model_formats.statistics.reference_profile import FeatureProfile, ReferenceProfile, count
 
-__all__ = ["MAX_VALUES", "SCALE", "Layout", "Part", "PartTotals", "Statistic", "SumsInvalid", "add_up", "lay_out", "read_totals"]
+__all__ = [
+    "MAX_VALUES",
+    "SCALE",
+    "SumLayout",
+    "Part",
+    "PartTotals",
+    "Statistic",
+    "SumsInvalid",
+    "add_up",
+    "lay_out",
+    "read_totals",
+]
 
 Statistic = Literal["label_counts", "feature_counts", "feature_moments"]
 """Labels by class; counts over the profile's own cells; number, mean and variance of numeric columns."""
@@ -49,7 +60,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class SumLayout:
     """A vector, part by part. One row changes `touches` of its values, each by at most its bound."""
 
     statistic: Statistic
@@ -62,13 +73,15 @@ class Layout:
         return [epsilon / (self.touches * bound) for bound in self.bounds]
 
 
-def lay_out(contract: FeatureContract, profile: ReferenceProfile, statistic: Statistic, features: Sequence[int] = ()) -> Layout:
+def lay_out(
+    contract: FeatureContract, profile: ReferenceProfile, statistic: Statistic, features: Sequence[int] = ()
+) -> SumLayout:
     """The layout of a statistic over some columns (none given: all inputs). Both ends compute it. Raises SumsInvalid."""
     if statistic == "label_counts":
         classes = len(contract.classes or ()) or contract.outputs[0].shape[-1]
         if contract.task != "classification" or classes < 2 or features:
             raise SumsInvalid("label counts are for classifiers, and of the label alone")
-        return Layout(statistic, (Part("label", None, 0, classes),), (1,) * classes, 1)
+        return SumLayout(statistic, (Part("label", None, 0, classes),), (1,) * classes, 1)
     chosen = features or [i for i, f in enumerate(profile.features) if f.source == "input"]
     if not chosen or sorted(set(chosen)) != list(chosen) or chosen[-1] >= len(profile.features):
         raise SumsInvalid(f"columns must rise, each once, and be among the profile's {len(profile.features)}")
@@ -82,10 +95,10 @@ def lay_out(contract: FeatureContract, profile: ReferenceProfile, statistic: Sta
     if length > MAX_VALUES:
         raise SumsInvalid(f"{length} values; {MAX_VALUES} at most. Ask for fewer columns.")
     bounds = (1, SCALE, SCALE) * len(parts) if moments else (1,) * length
-    return Layout(statistic, tuple(parts), bounds, len(parts) * (3 if moments else 1))
+    return SumLayout(statistic, tuple(parts), bounds, len(parts) * (3 if moments else 1))
 
 
-def add_up(layout: Layout, profile: ReferenceProfile, table: Array, labels: Array) -> list[int]:
+def add_up(layout: SumLayout, profile: ReferenceProfile, table: Array, labels: Array) -> list[int]:
     """A site's exact sums: `table` [n, features] as `profile.columns` gives it, `labels` [n], NaN where there is none."""
     if layout.statistic == "label_counts":
         known = labels[~np.isnan(labels)]
@@ -113,7 +126,7 @@ class PartTotals(Value):
     """About the standard deviation that noise gives the mean, in the column's own unit."""
 
 
-def read_totals(layout: Layout, totals: Sequence[int], *, sites: int, epsilon: float, least: int) -> tuple[PartTotals, ...]:
+def read_totals(layout: SumLayout, totals: Sequence[int], *, sites: int, epsilon: float, least: int) -> tuple[PartTotals, ...]:
     """Put the opened sum into words. Counts below `least` are not shown, nor moments of fewer than ten times that."""
     if len(totals) != len(layout.bounds):
         raise SumsInvalid(f"{len(totals)} values where the layout has {len(layout.bounds)}")

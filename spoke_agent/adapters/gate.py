@@ -11,17 +11,17 @@ from model_formats.core.document import Value
 from model_formats.core.runtime import Array
 from model_formats.package.adapter import Head
 from model_formats.statistics.distributions import binomial_tail
-from spoke_agent.adapters.head_fit import Rows
+from spoke_agent.adapters.head_fit import FitRows
 from spoke_agent.adapters.permutation import shuffles
 
-__all__ = ["Fold", "GateTerms", "GateVerdict", "judge", "judge_pair", "score", "side_by_side"]
+__all__ = ["Fold", "AdapterGateTerms", "GateVerdict", "judge", "judge_pair", "score", "side_by_side"]
 
 
 _SHUFFLES = 499
 
 
 @dataclass(frozen=True, slots=True)
-class GateTerms:
+class AdapterGateTerms:
     """`alpha` of both tests; how much of the hub's anchors may be lost (share, or relative for regression)."""
 
     alpha: float = 0.02
@@ -49,11 +49,11 @@ class Fold:
     """A head, and the rows and anchors that its fit did not see."""
 
     fitted: Head
-    rows: Rows
-    anchors: Rows | None = None
+    rows: FitRows
+    anchors: FitRows | None = None
 
 
-def judge(folds: Sequence[Fold], current: Head, hub: Head, terms: GateTerms) -> GateVerdict:
+def judge(folds: Sequence[Fold], current: Head, hub: Head, terms: AdapterGateTerms) -> GateVerdict:
     """Three conditions, on rows that the head judged on them never saw. Every labelled row is judged in one of the folds.
 
     1. The recipe wins against `current` by a one-sided sign test (mid-p, since few rows are discordant at a small site).
@@ -82,7 +82,7 @@ def judge(folds: Sequence[Fold], current: Head, hub: Head, terms: GateTerms) -> 
     )
 
 
-def judge_pair(fitted: Head, current: Head, rows: Rows) -> GateVerdict:
+def judge_pair(fitted: Head, current: Head, rows: FitRows) -> GateVerdict:
     """The counts alone, on rows that `fitted` never saw; `passed` stays False."""
     wins, losses = _discordant(fitted, current, rows)
     return GateVerdict(
@@ -99,7 +99,7 @@ def judge_pair(fitted: Head, current: Head, rows: Rows) -> GateVerdict:
     )
 
 
-def side_by_side(answers: Sequence[Array], labels: Array) -> tuple[Rows, list[Head]]:
+def side_by_side(answers: Sequence[Array], labels: Array) -> tuple[FitRows, list[Head]]:
     """What several models answered [n, k] as the features of rows, and for each model the head that picks its answers.
 
     So whole models are judged by the very rule that heads are judged by.
@@ -107,10 +107,10 @@ def side_by_side(answers: Sequence[Array], labels: Array) -> tuple[Rows, list[He
     width = answers[0].shape[1]
     one, none = np.eye(width, dtype=np.float32), np.zeros((width, width), np.float32)
     picks = [np.concatenate([one if i == k else none for i in range(len(answers))]) for k in range(len(answers))]
-    return Rows(np.concatenate(answers, axis=1), labels), [Head(p, np.zeros(width, np.float32)) for p in picks]
+    return FitRows(np.concatenate(answers, axis=1), labels), [Head(p, np.zeros(width, np.float32)) for p in picks]
 
 
-def score(head: Head, rows: Rows) -> float:
+def score(head: Head, rows: FitRows) -> float:
     """Share right; for regression the share of the spread that is explained (may be negative)."""
     if rows.classes:
         return float(_right(head, rows).mean()) if len(rows) else 0.0
@@ -119,7 +119,7 @@ def score(head: Head, rows: Rows) -> float:
     return 1.0 - float((_errors(head, rows) ** 2).mean()) / spread
 
 
-def _mean_score(judged: Sequence[tuple[Head, Rows | None]]) -> float:
+def _mean_score(judged: Sequence[tuple[Head, FitRows | None]]) -> float:
     """Over all rows, each by its own head; 1 where there are none."""
     some = [(head, rows) for head, rows in judged if rows is not None and len(rows)]
     total = sum(len(rows) for _, rows in some)
@@ -139,12 +139,12 @@ def _means_something(folds: Sequence[Fold], alpha: float) -> bool:
     return (1 + as_good) / (1 + _SHUFFLES) <= alpha
 
 
-def _answers(head: Head, rows: Rows) -> Array:
+def _answers(head: Head, rows: FitRows) -> Array:
     answers: Array = (rows.features.astype(np.float64) @ head.weight + head.bias).argmax(axis=1)
     return answers
 
 
-def _discordant(fitted: Head, current: Head, rows: Rows) -> tuple[int, int]:
+def _discordant(fitted: Head, current: Head, rows: FitRows) -> tuple[int, int]:
     if rows.classes:
         new, old = _right(fitted, rows), _right(current, rows)
         return int((new & ~old).sum()), int((old & ~new).sum())
@@ -152,11 +152,11 @@ def _discordant(fitted: Head, current: Head, rows: Rows) -> tuple[int, int]:
     return int((new < old).sum()), int((old < new).sum())
 
 
-def _right(head: Head, rows: Rows) -> Array:
+def _right(head: Head, rows: FitRows) -> Array:
     right: Array = _answers(head, rows) == rows.labels
     return right
 
 
-def _errors(head: Head, rows: Rows) -> Array:
+def _errors(head: Head, rows: FitRows) -> Array:
     error: Array = np.abs(rows.features.astype(np.float64) @ head.weight + head.bias - rows.labels.reshape(len(rows), -1))
     return error

@@ -14,13 +14,13 @@ import numpy as np
 from model_formats.core.runtime import Array
 from model_formats.package.adapter import Head
 
-__all__ = ["ANCHOR_WEIGHT", "Rows", "fit_head", "lbfgs", "losses"]
+__all__ = ["ANCHOR_WEIGHT", "FitRows", "fit_head", "lbfgs", "losses"]
 
 ANCHOR_WEIGHT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class FitRows:
     """Features [n, d] and what they should give: class indexes (int64 [n]) or targets (float [n] or [n, k])."""
 
     features: Array
@@ -29,9 +29,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, which: Array) -> "Rows":
+    def take(self, which: Array) -> "FitRows":
         """Some of the rows."""
-        return Rows(self.features[which], self.labels[which])
+        return FitRows(self.features[which], self.labels[which])
 
     @property
     def classes(self) -> bool:
@@ -40,8 +40,8 @@ class Rows:
 
 
 def fit_head(
-    site: Rows,
-    anchors: Rows | None,
+    site: FitRows,
+    anchors: FitRows | None,
     hub: Head,
     penalty: float,
     *,
@@ -60,7 +60,7 @@ def fit_head(
     return Head((whole[:-1] / scale).astype(np.float32), whole[-1].astype(np.float32))
 
 
-def losses(head: Head, rows: Rows) -> Array:
+def losses(head: Head, rows: FitRows) -> Array:
     """Loss of each row: cross-entropy, or squared error."""
     scores = rows.features.astype(np.float64) @ head.weight + head.bias
     if not rows.classes:

@@ -27,10 +27,10 @@ from sync.core.files import atomic_write
 from sync.trust.dsse import seal, unseal
 from sync.trust.keys import Key, Signer
 
-__all__ = ["AdapterRecord", "Kept", "ShadowSeen", "Shelf"]
+__all__ = ["AdapterRecord", "StoredAdapter", "ShadowComparison", "AdapterStore"]
 
 
-class ShadowSeen(Value):
+class ShadowComparison(Value):
     """Before it answered anybody: rows that callers had sent, and at how many its answer differs from the hub's model."""
 
     rows: Annotated[int, Meta(ge=0)] = 0
@@ -60,7 +60,7 @@ class AdapterRecord(Document):
     """The stored batches it was fitted on: when one is erased, so is what was made from it."""
     penalty: float
     gate: GateVerdict
-    shadow: ShadowSeen = ShadowSeen()
+    shadow: ShadowComparison = ShadowComparison()
 
     @property
     def slot(self) -> AdapterSlot:
@@ -69,7 +69,7 @@ class AdapterRecord(Document):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredAdapter:
     """An adapter on the shelf. `trusted`: its record is signed by this device and its file is the one recorded."""
 
     record: AdapterRecord
@@ -87,7 +87,7 @@ class Kept:
         return Head(found["weight"], found["bias"])
 
 
-class Shelf:
+class AdapterStore:
     """`home/adapters`. `signer` signs new records, `key` checks old ones."""
 
     def __init__(self, folder: Path, *, signer: Signer, key: Key) -> None:
@@ -101,7 +101,7 @@ class Shelf:
             number += 1
         return f"{stem}-a{number}"
 
-    def add(self, name: str, point: AdapterPoint, head: Head, describe: Callable[[str], AdapterRecord]) -> Kept:
+    def add(self, name: str, point: AdapterPoint, head: Head, describe: Callable[[str], AdapterRecord]) -> StoredAdapter:
         """Write an adapter; `describe(file digest)` gives its record. All or nothing: the folder appears when it is whole."""
 
         def write(folder: Path) -> Path:
@@ -111,11 +111,11 @@ class Shelf:
 
         return self._add(name, write, describe)
 
-    def add_model(self, name: str, file: Path, describe: Callable[[str], AdapterRecord]) -> Kept:
+    def add_model(self, name: str, file: Path, describe: Callable[[str], AdapterRecord]) -> StoredAdapter:
         """The same for a whole fitted model, of which a copy is taken."""
         return self._add(name, lambda folder: Path(shutil.copyfile(file, folder / "model")), describe)
 
-    def _add(self, name: str, write: Callable[[Path], Path], describe: Callable[[str], AdapterRecord]) -> Kept:
+    def _add(self, name: str, write: Callable[[Path], Path], describe: Callable[[str], AdapterRecord]) -> StoredAdapter:
         beside = self.folder / f".{name}.tmp"
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True, mode=0o700)
@@ -128,27 +128,27 @@ class Shelf:
         except BaseException:
             shutil.rmtree(beside, ignore_errors=True)
             raise
-        return Kept(record, self.folder / name, trusted=True)
+        return StoredAdapter(record, self.folder / name, trusted=True)
 
     @contextlib.contextmanager
-    def bench(self) -> Iterator[Path]:
-        """A folder to work in, beside the adapters and as private. Gone afterwards; `sweep` takes what a crash left."""
+    def workspace(self) -> Iterator[Path]:
+        """A folder to work in, beside the adapters and as private. Gone afterwards; `remove_leftovers` takes what a crash left."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as work:
             yield Path(work)
 
-    def sweep(self) -> None:
+    def remove_leftovers(self) -> None:
         """Remove what is not an adapter. A fit that is going on loses its work and fails: its rows may have been erased."""
         for path in self.folder.glob(".*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def all(self, model: str | None = None) -> list[Kept]:
+    def all(self, model: str | None = None) -> list[StoredAdapter]:
         """What is on the shelf, oldest first."""
         folders = sorted(self.folder.glob("*/record.json")) if self.folder.is_dir() else []
         found = [self._read(path.parent) for path in folders if not path.parent.name.startswith(".")]
         return sorted((k for k in found if model in (None, k.record.model)), key=lambda k: (k.record.created, k.record.name))
 
-    def get(self, name: str) -> Kept:
+    def get(self, name: str) -> StoredAdapter:
         """One adapter. Raises AdapterUnknown, EnvelopeRefused."""
         if not any(k.record.name == name for k in self.all()):
             raise AdapterUnknown(f"{name!r}: no such adapter here")
@@ -158,15 +158,15 @@ class Shelf:
         """Remove an adapter and its record. Raises AdapterUnknown."""
         shutil.rmtree(self.get(name).folder)
 
-    def made_from(self, batches: range) -> list[Kept]:
+    def made_from(self, batches: range) -> list[StoredAdapter]:
         """Adapters that were fitted on any of these batches."""
         return [k for k in self.all() if k.record.first_batch < batches.stop and k.record.last_batch >= batches.start]
 
-    def _read(self, folder: Path) -> Kept:
+    def _read(self, folder: Path) -> StoredAdapter:
         record = unseal((folder / "record.json").read_bytes(), [self._key], AdapterRecord)
-        kept = Kept(record, folder, trusted=False)
+        kept = StoredAdapter(record, folder, trusted=False)
         whole = record.name == folder.name and kept.file.is_file() and digest_of_file(kept.file) == record.file
-        return Kept(record, folder, trusted=whole)
+        return StoredAdapter(record, folder, trusted=whole)
 
 
 def _named(record: AdapterRecord) -> str:

@@ -8,7 +8,7 @@ import click
 from model_formats.core.console import Context, emit, out, pass_context, table, talk
 
 if TYPE_CHECKING:
-    from spoke_agent.daemon.challenger import Rivals, Side
+    from spoke_agent.daemon.challenger import ChallengerComparison, VersionStats
 
 __all__ = ["group"]
 
@@ -65,14 +65,14 @@ def stop(ctx: Context, *, model: str) -> None:
     emit(ctx, {"model": model, "stopped": was}, lambda _: out.print(f"{model}: {said}"))
 
 
-def _show(found: "list[Rivals]") -> None:
+def _show(found: "list[ChallengerComparison]") -> None:
     table(
         ["model", "role", "version", "share", "requests", "errors", "p50 ms", "labelled", "right"],
         [row for r in found for row in (_row(r, "champion", r.champion), _row(r, "challenger", r.challenger))],
     )
 
 
-def _row(r: "Rivals", role: str, side: "Side | None") -> list[object]:
+def _row(r: "ChallengerComparison", role: str, side: "VersionStats | None") -> list[object]:
     share = f"{r.percent} %{' of keys' if r.sticky else ''}{', rests' if r.rests else ''}" if role == "challenger" else ""
     if side is None:
         return [r.model, role, r.version if role == "challenger" else "", share, "", "", "", "", ""]

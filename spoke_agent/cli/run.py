@@ -44,8 +44,8 @@ def run(ctx: Context, *, host: str | None, port: int | None, offline: bool) -> N
 @pass_context
 def agent(ctx: Context, *, offline: bool) -> None:
     """Run the agent alone: directives, transfer, trust, reports. Models are served by `spoke serve`."""
-    from spoke_agent.daemon.local_commands import ops_of
-    from spoke_agent.daemon.local_socket import Door
+    from spoke_agent.daemon.local_commands import commands_of
+    from spoke_agent.daemon.local_socket import LocalServer
     from spoke_agent.daemon.wiring import assemble
     from spoke_agent.site.core_dumps import forbid_core_dumps
     from spoke_agent.site.home import SpokeHome
@@ -56,15 +56,15 @@ def agent(ctx: Context, *, offline: bool) -> None:
     forbid_core_dumps()
     home = SpokeHome(ctx.home)
     settings = load_settings(home)
-    with assemble(home, settings, offline=offline) as parts:
-        hub = parts.identity.document.hub
+    with assemble(home, settings, offline=offline) as components:
+        hub = components.identity.document.hub
         watch(home, "agent", () if offline else who_may_be_called(hub, settings.may_call, os.environ), resolves=not offline)
-        door = Door(home.agent_socket, ops_of(parts))
+        local_server = LocalServer(home.agent_socket, commands_of(components))
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: parts.agent.stop())
-        door.open()
-        talk.print(f"agent of {parts.identity.spoke} runs")
+            signal.signal(number, lambda *_: components.agent.stop())
+        local_server.open()
+        talk.print(f"agent of {components.identity.spoke} runs")
         try:
-            parts.agent.run()
+            components.agent.run()
         finally:
-            door.close()
+            local_server.close()

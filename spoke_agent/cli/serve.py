@@ -50,7 +50,7 @@ def serve(
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the models bring their own threads
     gc.disable()  # until the server is settled: what a start makes, stays
-    from spoke_agent.server.app.server import Server, serve_many
+    from spoke_agent.server.app.server import InferenceServer, serve_many
     from spoke_agent.server.app.server import serve as run
     from spoke_agent.server.settings import ServeSettings
     from spoke_agent.site.core_dumps import forbid_core_dumps
@@ -81,7 +81,7 @@ def serve(
         gc.enable()  # the parent settles nothing
         sys.exit(serve_many(settings, ready=lambda found: click.echo(f"{settings.workers} workers on port {found}", err=True)))
 
-    def ready(server: Server) -> None:
+    def ready(server: InferenceServer) -> None:
         where = f"port {server.port}" if server.port is not None else "the unix socket only"
         where += f", gRPC on port {server.grpc_port}" if server.grpc_port is not None else ""
         click.echo(f"serving {', '.join(server.models.live) or 'no model yet'} on {where}", err=True)

@@ -71,11 +71,11 @@ def _show_receipts(summary: Mapping[str, Any]) -> None:
 
 
 def _by_agent(home: "SpokeHome", file: Path) -> dict[str, Any]:
-    from spoke_agent.daemon.local_socket import knock
+    from spoke_agent.daemon.local_socket import call_agent
 
     chain: list[str] = []
     done: Any = {}
-    for answer in knock(home.agent_socket, "sideload", path=str(file.resolve())):
+    for answer in call_agent(home.agent_socket, "sideload", path=str(file.resolve())):
         done = answer
         _tell(answer, chain)
     return {**done, "chain": chain}

@@ -10,7 +10,7 @@ import click
 from model_formats.core.console import Context, emit, out, pass_context, table, talk
 from model_formats.core.document import Value
 from spoke_agent.adapters.gate import GateVerdict
-from spoke_agent.adapters.store import ShadowSeen
+from spoke_agent.adapters.store import ShadowComparison
 
 if TYPE_CHECKING:
     from spoke_agent.site.slots import ModelSlots
@@ -34,7 +34,7 @@ class TuneView(Value):
     accepted: bool
     """Always true: what the gate refuses ends in an error."""
     reason: str
-    shadow: ShadowSeen
+    shadow: ShadowComparison
     serving: bool
 
 
@@ -48,7 +48,7 @@ class _Site:
 
 def _open(home: Path) -> _Site:
     from provisioning.identity.identity import Identity
-    from spoke_agent.adapters.store import Shelf
+    from spoke_agent.adapters.store import AdapterStore
     from spoke_agent.data.store import open_data
     from spoke_agent.server_api.client import ControlClient
     from spoke_agent.site.home import SpokeHome
@@ -59,8 +59,8 @@ def _open(home: Path) -> _Site:
     identity = Identity.load(home)
     signer = identity.signer()
     data, server = open_data(home, regime=identity.regime), ControlClient(SpokeHome(home).control_socket)
-    shelf = Shelf(home / "adapters", signer=signer, key=signer.public_key)
-    tuner = Tuner(home, blobs=BlobStore(home), data=data, shelf=shelf, clock=SystemClock(), server=server)
+    adapter_store = AdapterStore(home / "adapters", signer=signer, key=signer.public_key)
+    tuner = Tuner(home, blobs=BlobStore(home), data=data, adapter_store=adapter_store, clock=SystemClock(), server=server)
 
     def close() -> None:
         data.close()
@@ -138,7 +138,7 @@ def list_(ctx: Context, *, model: str | None) -> None:
                 "stage": stage,
                 "shadow": k.record.shadow.plain,
             }
-            for k in site.tuner.shelf.all(model)
+            for k in site.tuner.adapter_store.all(model)
         ]
     finally:
         site.close()
@@ -172,7 +172,7 @@ def erase(ctx: Context, *, name: str, dry_run: bool) -> None:
     """Remove an adapter for good; the hub's own head answers instead."""
     site = _open(ctx.home)
     try:
-        record = site.tuner.shelf.get(name).record
+        record = site.tuner.adapter_store.get(name).record
         if not dry_run:
             site.tuner.erase(name)
     finally:
@@ -184,9 +184,9 @@ def erase(ctx: Context, *, name: str, dry_run: bool) -> None:
     )
 
 
-def _stage(places: "ModelSlots | None", name: str) -> str:
-    """`shelf` (answers only whom asks for it), `probation` or `default`."""
-    used = places.adapter if places is not None else None
+def _stage(model_slots: "ModelSlots | None", name: str) -> str:
+    """`adapter_store` (answers only whom asks for it), `probation` or `default`."""
+    used = model_slots.adapter if model_slots is not None else None
     if used is None or used.name != name:
         return "shelf"
     return "probation" if used.probation else "default"

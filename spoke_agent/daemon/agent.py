@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from model_formats.core.errors import DeviceError, OperatorError, RefusedError
-from spoke_agent.daemon.maintenance import Upkeep
-from spoke_agent.daemon.reporter import Post
+from spoke_agent.daemon.maintenance import Maintenance
+from spoke_agent.daemon.reporter import HubReporter
 from spoke_agent.site.settings import SpokeSettings
-from spoke_agent.update.background import Job
-from spoke_agent.update.controller import Updater
+from spoke_agent.update.background import BackgroundJob
+from spoke_agent.update.controller import UpdateController
 from spoke_agent.update.journal import Journal
-from spoke_agent.update.trust import Belief, Mirror
+from spoke_agent.update.trust import MetadataCache, SiteVerifier
 from sync.bus.bus import Bus, Message
 from sync.core.clock import Clock
 from sync.core.types import Reason, SpokeId
@@ -74,20 +74,20 @@ class Agent:
         *,
         settings: SpokeSettings,
         journal: Journal,
-        belief: Belief,
-        mirror: Mirror,
-        make_updater: Callable[[Callable[[], None]], Updater],
+        verifier: SiteVerifier,
+        mirror: MetadataCache,
+        make_controller: Callable[[Callable[[], None]], UpdateController],
         clock: Clock,
         bus: Bus | None = None,
-        post: Post | None = None,
-        upkeep: Upkeep | None = None,
+        reporter: HubReporter | None = None,
+        maintenance: Maintenance | None = None,
     ) -> None:
-        """`make_updater` gets the function that wakes the loop (for jobs). Without `bus` the spoke lives on sideloads."""
+        """`make_controller` gets the function that wakes the loop (for jobs). Without `bus` the spoke lives on sideloads."""
         self._me, self._zone, self._settings, self._journal = me, zone, settings, journal
-        self._belief, self._mirror, self._clock = belief, mirror, clock
-        self._bus, self._post, self._upkeep = bus, post, upkeep
-        self._queue: queue.Queue[Message | Job[Any] | None] = queue.Queue(QUEUE)
-        self.updater = make_updater(self.wake)
+        self._verifier, self._mirror, self._clock = verifier, mirror, clock
+        self._bus, self._reporter, self._maintenance = bus, reporter, maintenance
+        self._queue: queue.Queue[Message | BackgroundJob[Any] | None] = queue.Queue(QUEUE)
+        self.controller = make_controller(self.wake)
         self._stop = threading.Event()
         self._reconnected = threading.Event()
         self._desired: bytes | None = None
@@ -95,7 +95,7 @@ class Agent:
         self._bad_families: set[str] = set()
         self._dirty = True
         self._doubt: tuple[float, MetadataRefused] | None = None
-        self._upkeep_at = 0.0
+        self._maintenance_at = 0.0
         self.last_refusal = ""
 
     @property
@@ -122,7 +122,7 @@ class Agent:
 
     def ask(self, call: Callable[[], T]) -> T:
         """Run something on the loop's thread and wait for its answer (for the local door). Raises what it raised."""
-        errand = Job(lambda _cancel: call(), lambda: None)
+        errand = BackgroundJob(lambda _cancel: call(), lambda: None)
         self._queue.put(errand)
         errand.wait()
         return errand.result()
@@ -142,11 +142,11 @@ class Agent:
         """Take up unfinished updates and begin to listen."""
         clean = self._journal.mark_running()
         self._update_trust()
-        self.updater.recover(clean=clean)
-        self.updater.tidy()
-        if self._bus is not None and self._post is not None:
+        self.controller.recover(clean=clean)
+        self.controller.tidy()
+        if self._bus is not None and self._reporter is not None:
             self._bus.on_connect(self._on_connect)
-            self._bus.connect(will=self._post.will(), timeout=None)
+            self._bus.connect(will=self._reporter.will(), timeout=None)
             self._bus.subscribe(topics.tuf(self._zone, "+"), self._on_message)
             self._bus.subscribe(topics.desired(self._me), self._on_message)
             self._bus.subscribe(topics.time(self._me), self._on_message)
@@ -156,10 +156,10 @@ class Agent:
 
     def end(self) -> None:
         """Stop in good order; running transfers keep what they have."""
-        self.updater.stop()
+        self.controller.stop()
         self._journal.mark_stopped()
-        if self._bus is not None and self._post is not None:
-            self._post.goodbye(2.0)
+        if self._bus is not None and self._reporter is not None:
+            self._reporter.goodbye(2.0)
             self._bus.close()
 
     def turn(self) -> None:
@@ -177,7 +177,7 @@ class Agent:
                 self._doubt = None
             if self._desired is not None:
                 self._follow(self._desired)
-            self.updater.tick()
+            self.controller.tick()
             self._say()
         except DeviceError as e:
             log.error("agent.device", extra={"code": e.code, "error": e.message})
@@ -192,10 +192,10 @@ class Agent:
             while True:
                 self._handle(self._queue.get_nowait())
 
-    def _handle(self, item: "Message | Job[Any] | None") -> None:
+    def _handle(self, item: "Message | BackgroundJob[Any] | None") -> None:
         if isinstance(item, Message):
             self.receive(item)
-        elif isinstance(item, Job):
+        elif isinstance(item, BackgroundJob):
             item.run()
 
     def receive(self, message: Message) -> None:
@@ -205,11 +205,11 @@ class Agent:
         elif message.topic == topics.time(self._me):
             self._set_clock(message.payload)
         elif message.topic == topics.receipt(self._me):
-            if self._upkeep is not None:
-                self._upkeep.take_receipt(message.payload)
+            if self._maintenance is not None:
+                self._maintenance.take_receipt(message.payload)
         elif topics.is_federated(message.topic):
-            if self._upkeep is not None:
-                self._upkeep.hear(message.topic, message.payload)
+            if self._maintenance is not None:
+                self._maintenance.hear(message.topic, message.payload)
         else:
             name = message.topic.rpartition("/")[2]
             self._dirty = self._mirror.put(name, message.payload) or self._dirty
@@ -224,21 +224,21 @@ class Agent:
 
     def _set_clock(self, answer: bytes) -> None:
         """Take the hub's signed answer to our own question, once; trust may look different at the right time."""
-        if self._post is None or self._post.nonce is None:
+        if self._reporter is None or self._reporter.nonce is None:
             return
         try:
-            self._belief.store.correct_clock(answer, self._me, self._post.nonce)
+            self._verifier.store.correct_clock(answer, self._me, self._reporter.nonce)
         except (RefusedError, MetadataIncomplete) as e:
             log.warning("agent.time", extra={"error": e.message})
             return
-        self._post.nonce, self._dirty = None, True
+        self._reporter.nonce, self._dirty = None, True
 
     # ---- believing and following
 
     def _update_trust(self) -> None:
         """Move the trusted set forward, if the mirror holds a whole new one. What the disk would not take is tried again."""
         try:
-            released = self._belief.update(self._mirror)
+            released = self._verifier.update(self._mirror)
         except MetadataIncomplete:
             self._dirty = False
             return
@@ -248,7 +248,7 @@ class Agent:
         self._dirty, self._doubt = False, None
         self._refused.clear()
         self._tell_refused_families(released)
-        self.updater.deny(released.denied)
+        self.controller.deny(released.denied)
 
     def _tell_refused_families(self, released: Released) -> None:
         """A family whose own signatures are wrong is left out of the set; the others go on."""
@@ -263,11 +263,11 @@ class Agent:
         try:
             directive = verify_directive(
                 data,
-                self._belief.released(),
+                self._verifier.released(),
                 self._me,
                 self._zone,
                 accepted.generation if accepted else 0,
-                self._belief.store.now(),
+                self._verifier.store.now(),
                 last_digest=accepted.digest if accepted else None,
             )
         except MetadataIncomplete:
@@ -280,9 +280,9 @@ class Agent:
 
     def follow(self, directive: Directive) -> None:
         """Follow a directive that was verified."""
-        if directive != self.updater.directive:
-            self._belief.store.witness(directive.issued)
-            self.updater.follow(directive)
+        if directive != self.controller.directive:
+            self._verifier.store.witness(directive.issued)
+            self.controller.follow(directive)
 
     def refuse(self, error: RefusedError, data: bytes) -> None:
         """Tell of a refusal once (`data`: of what); last-good is served on."""
@@ -292,21 +292,21 @@ class Agent:
         reason = getattr(error, "reason", Reason.DIRECTIVE_UNTRUSTED)
         log.warning("agent.refused", extra={"reason": str(reason), "error": error.message})
         self.last_refusal = f"{reason}: {error.message}"
-        self.updater.remark(reason)
+        self.controller.remark(reason)
 
     # ---- saying
 
     def _say(self) -> None:
-        if self._post is not None:
+        if self._reporter is not None:
             if self._reconnected.is_set():
                 self._reconnected.clear()
                 try:
-                    self._post.reconnected()
+                    self._reporter.reconnected()
                 except DeviceError:
                     self._reconnected.set()
                     raise
-                self._upkeep_at = 0.0
-            self._post.tick(heartbeat_s=self._settings.heartbeat_s)
-        if self._upkeep is not None and self._clock.monotonic() >= self._upkeep_at:
-            self._upkeep_at = self._clock.monotonic() + self._settings.upkeep_s
-            self._upkeep.tick(connected=self.connected)
+                self._maintenance_at = 0.0
+            self._reporter.tick(heartbeat_s=self._settings.heartbeat_s)
+        if self._maintenance is not None and self._clock.monotonic() >= self._maintenance_at:
+            self._maintenance_at = self._clock.monotonic() + self._settings.upkeep_s
+            self._maintenance.tick(connected=self.connected)

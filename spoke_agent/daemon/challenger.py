@@ -15,7 +15,16 @@ from spoke_agent.server_api.messages import LoadedState, ModelStats, RoleStats
 from spoke_agent.site.home import SpokeHome
 from spoke_agent.site.slots import ChallengerSlot, ModelSlots, Slot, edit_slots, read_slots
 
-__all__ = ["ChallengerRefused", "ChallengerUnknown", "Rivals", "Side", "chosen", "set_challenger", "show", "stop"]
+__all__ = [
+    "ChallengerRefused",
+    "ChallengerUnknown",
+    "ChallengerComparison",
+    "VersionStats",
+    "chosen",
+    "set_challenger",
+    "show",
+    "stop",
+]
 
 
 class ChallengerUnknown(OperatorError):
@@ -33,7 +42,7 @@ class ChallengerRefused(OperatorError):
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class VersionStats:
     """One of the two, since it was loaded (labels: since it first answered here)."""
 
     version: int
@@ -45,7 +54,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Rivals:
+class ChallengerComparison:
     """A champion and its challenger. A side is None while the server is away."""
 
     model: str
@@ -55,21 +64,21 @@ class Rivals:
     sticky: bool
     rests: bool
     """Set, but not answering: another champion answers now, or the server does not have it (yet)."""
-    champion: Side | None
-    challenger: Side | None
+    champion: VersionStats | None
+    challenger: VersionStats | None
 
 
-def chosen(model: str, places: ModelSlots, version: int, *, percent: int, sticky: bool) -> ModelSlots:
+def chosen(model: str, model_slots: ModelSlots, version: int, *, percent: int, sticky: bool) -> ModelSlots:
     """The places with a challenger. Raises ChallengerUnknown."""
-    champion = places.champion
+    champion = model_slots.champion
     if champion is None:
         raise ChallengerUnknown(f"model {model!r} has no champion here to challenge")
-    found = next((s for s in _kept(places) if s.version == version and s.index != champion.index), None)
+    found = next((s for s in _kept(model_slots) if s.version == version and s.index != champion.index), None)
     if found is None:
-        names = ", ".join(sorted({str(s.version) for s in _kept(places) if s.index != champion.index})) or "none"
+        names = ", ".join(sorted({str(s.version) for s in _kept(model_slots) if s.index != champion.index})) or "none"
         raise ChallengerUnknown(f"model {model!r}: version {version} is not kept here beside the champion; there are: {names}")
     share = ChallengerSlot(index=found.index, percent=percent, slot=found, against=champion.index, sticky_only=sticky)
-    return places.replace(challenger=share)
+    return model_slots.replace(challenger=share)
 
 
 def set_challenger(home: SpokeHome, model: str, version: int, *, percent: int, sticky: bool) -> bool:
@@ -94,19 +103,19 @@ def stop(home: SpokeHome, model: str) -> bool:
     return was
 
 
-def show(home: SpokeHome) -> list[Rivals]:
+def show(home: SpokeHome) -> list[ChallengerComparison]:
     """Every challenger that is set, beside its champion."""
     stats = _stats(home)
     models = read_slots(home.slots).models
     return [_rivals(home, name, m, stats.get(name, ModelStats())) for name, m in models.items() if m.challenger is not None]
 
 
-def _rivals(home: SpokeHome, model: str, places: ModelSlots, stats: ModelStats) -> Rivals:
-    share, rival = places.challenger, stats.challenger
+def _rivals(home: SpokeHome, model: str, model_slots: ModelSlots, stats: ModelStats) -> ChallengerComparison:
+    share, rival = model_slots.challenger, stats.challenger
     assert share is not None  # noqa: S101 - see `show`
-    slot = share.slot or places.candidate
-    answers = places.challenging is not None and rival is not None and rival.index == share.index
-    return Rivals(
+    slot = share.slot or model_slots.candidate
+    answers = model_slots.challenging is not None and rival is not None and rival.index == share.index
+    return ChallengerComparison(
         model=model,
         version=slot.version if slot is not None else 0,
         percent=share.percent,
@@ -117,11 +126,11 @@ def _rivals(home: SpokeHome, model: str, places: ModelSlots, stats: ModelStats) 
     )
 
 
-def _side(home: SpokeHome, model: str, role: RoleStats | None) -> Side | None:
+def _side(home: SpokeHome, model: str, role: RoleStats | None) -> VersionStats | None:
     if role is None:
         return None
     labelled, right = _labelled(home, model, role.index)
-    return Side(role.version, role.requests, role.errors, role.request_ms_p50, labelled, right)
+    return VersionStats(role.version, role.requests, role.errors, role.request_ms_p50, labelled, right)
 
 
 def _labelled(home: SpokeHome, model: str, index: str) -> tuple[int, int]:
@@ -136,9 +145,9 @@ def _labelled(home: SpokeHome, model: str, index: str) -> tuple[int, int]:
         store.close()
 
 
-def _kept(places: ModelSlots) -> tuple[Slot, ...]:
-    own = places.challenger.slot if places.challenger is not None else None
-    return tuple(s for s in (places.last_good, places.candidate, own) if s is not None)
+def _kept(model_slots: ModelSlots) -> tuple[Slot, ...]:
+    own = model_slots.challenger.slot if model_slots.challenger is not None else None
+    return tuple(s for s in (model_slots.last_good, model_slots.candidate, own) if s is not None)
 
 
 def _followed(home: SpokeHome, model: str) -> LoadedState | None:

@@ -10,8 +10,8 @@ import numpy as np
 from model_formats.package import Package, open_package
 from model_formats.runtimes.select import open_exact
 from spoke_agent.daemon.erasure import Scope, erase
-from spoke_agent.data.importing import Imported, ImportRefused, read_rows
-from spoke_agent.data.rows import Batch
+from spoke_agent.data.importing import ImportedRows, ImportRefused, read_rows
+from spoke_agent.data.rows import RowBatch
 from spoke_agent.data.store import DataStore, open_data
 from spoke_agent.site.slots import Slot, read_slots
 from sync.core.clock import SystemClock
@@ -40,7 +40,7 @@ def bring_in(home: Path, model: str, path: Path, *, batch_name: str, now: dateti
 
 
 def store_imported(
-    data: DataStore, package: Package, slot: Slot, found: Sequence[Imported], *, batch_name: str, now: datetime
+    data: DataStore, package: Package, slot: Slot, found: Sequence[ImportedRows], *, batch_name: str, now: datetime
 ) -> None:
     """Store rows with the answers of one version, and their labels."""
     session = open_exact(package.path(package.variant(slot.variant).main))
@@ -51,14 +51,14 @@ def store_imported(
         outputs = dict(zip(names, session.run(imported.inputs, names), strict=True))
         times = np.full(rows, now.timestamp())
         model = package.spec.model
-        data.append(Batch(model, slot.version, slot.index, ids, times, imported.inputs, outputs, purpose="tuning"))
+        data.append(RowBatch(model, slot.version, slot.index, ids, times, imported.inputs, outputs, purpose="tuning"))
         data.label_rows({i: float(v) for i, v in zip(ids, imported.labels, strict=True) if not np.isnan(v)})
 
 
 def erase_at(home: Path, subjects: Sequence[str], before: datetime | None, *, everything: bool, dry_run: bool) -> dict[str, Any]:
     """Erase at a home, its adapters and sums included. With everything, a store whose key is lost is removed whole."""
     from provisioning.identity.identity import Identity
-    from spoke_agent.adapters.store import Shelf
+    from spoke_agent.adapters.store import AdapterStore
     from spoke_agent.data.errors import DataKeyLost
     from spoke_agent.server_api.client import ControlClient
     from spoke_agent.site.home import SpokeHome
@@ -78,8 +78,8 @@ def erase_at(home: Path, subjects: Sequence[str], before: datetime | None, *, ev
         if dry_run:
             rows = data.would_erase(before=before, request_ids=subjects, everything=everything)
             return {"rows": rows, "adapters": [], "dry_run": True}
-        shelf = Shelf(home / "adapters", signer=signer, key=signer.public_key)
-        tuner = Tuner(home, blobs=BlobStore(home), data=data, shelf=shelf, clock=clock, server=server)
+        adapter_store = AdapterStore(home / "adapters", signer=signer, key=signer.public_key)
+        tuner = Tuner(home, blobs=BlobStore(home), data=data, adapter_store=adapter_store, clock=clock, server=server)
         scope = Scope(tuple(subjects), before, everything)
         erased: dict[str, Any] = erase(home, data, scope, derived=tuner, clock=clock, signer=signer).plain
         return erased

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from model_formats.core.errors import DeviceError, SpokeshaveError
 
-__all__ = ["AgentAway", "Door", "DoorRefused", "knock"]
+__all__ = ["AgentAway", "LocalServer", "LocalCommandRefused", "call_agent"]
 
 Tell = Callable[[object], None]
 Op = Callable[[Mapping[str, Any], Tell], object]
@@ -30,7 +30,7 @@ class AgentAway(DeviceError):
     hint = "Start it with `spoke run`, or go on without it."
 
 
-class DoorRefused(DeviceError):
+class LocalCommandRefused(DeviceError):
     """The agent did not do what it was asked; code, message and exit status are those of its own error."""
 
     code = "agent_refused"
@@ -40,7 +40,7 @@ class DoorRefused(DeviceError):
         self.__dict__.update(code=code, exit=exit_status)
 
 
-class Door:
+class LocalServer:
     """The agent's end. Each question has a thread of its own."""
 
     def __init__(self, path: Path, ops: Mapping[str, Op]) -> None:
@@ -86,13 +86,13 @@ class _Handler(socketserver.StreamRequestHandler):
         self.wfile.write(json.dumps(value).encode() + b"\n")
 
 
-def knock(door: Path, op: str, **params: object) -> Iterator[object]:
-    """Ask the agent; yields its lines, the last one being the value. Raises AgentAway, DoorRefused."""
+def call_agent(local_server: Path, op: str, **params: object) -> Iterator[object]:
+    """Ask the agent; yields its lines, the last one being the value. Raises AgentAway, LocalCommandRefused."""
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as line:
         try:
-            line.connect(_short(door))
+            line.connect(_short(local_server))
         except OSError as e:
-            raise AgentAway(f"{door}: {e.strerror or e}") from e
+            raise AgentAway(f"{local_server}: {e.strerror or e}") from e
         line.sendall(json.dumps({"op": op, **params}).encode() + b"\n")
         with line.makefile("rb") as answers:
             for raw in answers:
@@ -103,11 +103,11 @@ def knock(door: Path, op: str, **params: object) -> Iterator[object]:
                     yield answer["done"]
                     return
                 yield answer["line"]
-    raise AgentAway(f"{door}: the agent stopped in the middle of its answer")
+    raise AgentAway(f"{local_server}: the agent stopped in the middle of its answer")
 
 
-def _as_error(told: Mapping[str, Any]) -> DoorRefused:
-    return DoorRefused(told["message"], hint=told["hint"], code=told["code"], exit_status=told["exit"])
+def _as_error(told: Mapping[str, Any]) -> LocalCommandRefused:
+    return LocalCommandRefused(told["message"], hint=told["hint"], code=told["code"], exit_status=told["exit"])
 
 
 def _short(path: Path) -> str:

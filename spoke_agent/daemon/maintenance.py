@@ -28,14 +28,14 @@ from sync.trust.keys import fingerprint
 if TYPE_CHECKING:
     from model_formats.statistics.reference_profile import ReferenceProfile
     from spoke_agent.data.store import DataStore
-    from spoke_agent.drift.monitor import DriftMonitor, Watched
+    from spoke_agent.drift.monitor import DriftMonitor, WatchedModel
     from spoke_agent.federated.respondent import Respondent
     from spoke_agent.outbox.outbox import Outbox
-    from spoke_agent.tuning.adapter_lifecycle import AdapterKeeper
+    from spoke_agent.tuning.adapter_lifecycle import AdapterLifecycle
     from spoke_agent.tuning.schedule import TuneSchedule
     from sync.trust.trusted_release import Released
 
-__all__ = ["Upkeep", "open_outbox"]
+__all__ = ["Maintenance", "open_outbox"]
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def open_outbox(
     )
 
 
-class Upkeep:
+class Maintenance:
     """Called from the agent's loop. A part that fails is logged and left for next time: none of this may stop an update."""
 
     def __init__(
@@ -93,7 +93,7 @@ class Upkeep:
         self._home, self._identity, self._store, self._clock = home, identity, store, clock
         self._outbox = outbox
         self._monitor = self._open_monitor(data)
-        self._keeper = self._open_keeper(data)
+        self._lifecycle = self._open_lifecycle(data)
         self._data, self._schedule = data, self._open_schedule()
         self._released, self._respondent = released, self._open_respondent(data, released)
 
@@ -106,7 +106,7 @@ class Upkeep:
         """The hub's word on the records it has; what is not its word, or is for another device, is passed over."""
         if self._released is None or not envelope:
             return
-        with _told("receipt"):
+        with _failures_logged("receipt"):
             released = self._released()
             receipt = unseal(envelope, released.director_keys, EgressReceipt, released.director_threshold)
             me = (self._identity.spoke.site, self._identity.spoke.spoke, fingerprint(self._identity.certificate))
@@ -117,25 +117,25 @@ class Upkeep:
         """One round."""
         alarmed: list[str] = []
         if self._monitor is not None:
-            with _told("drift"):
+            with _failures_logged("drift"):
                 self._monitor.tick()
                 alarmed = [w.model for w in self._watched() if self._alarms(w.model)]
-        if self._keeper is not None:
-            with _told("adapters"):
-                for words in self._keeper.look():
+        if self._lifecycle is not None:
+            with _failures_logged("adapters"):
+                for words in self._lifecycle.look():
                     log.info("adapter.kept", extra={"what": words})
-        with _told("tuning"):
+        with _failures_logged("tuning"):
             self._look_at_schedule(alarmed)
-        with _told("operations"):
+        with _failures_logged("operations"):
             self._offer_operations()
         if self._respondent is not None:
-            with _told("federated"):
+            with _failures_logged("federated"):
                 self._respondent.tick()
         if connected:
-            with _told("outbox"):
+            with _failures_logged("outbox"):
                 self._outbox.flush()
             if self._identity.renewal_due(self._clock.now()):
-                with _told("renewal"):
+                with _failures_logged("renewal"):
                     renew_online(self._identity, self._clock)
 
     def _alarms(self, model: str) -> bool:
@@ -195,17 +195,19 @@ class Upkeep:
             estimator=AccuracyEstimator(data, self._clock, self._package),
         )
 
-    def _open_keeper(self, data: "DataStore | None") -> "AdapterKeeper | None":
+    def _open_lifecycle(self, data: "DataStore | None") -> "AdapterLifecycle | None":
         if data is None:
             return None
-        from spoke_agent.adapters.store import Shelf
-        from spoke_agent.tuning.adapter_lifecycle import AdapterKeeper
+        from spoke_agent.adapters.store import AdapterStore
+        from spoke_agent.tuning.adapter_lifecycle import AdapterLifecycle
         from spoke_agent.tuning.tuner import Tuner
 
         signer, server = self._identity.signer(), ControlClient(self._home.control_socket)
-        shelf = Shelf(self._home.adapters, signer=signer, key=signer.public_key)
-        tuner = Tuner(self._home.root, blobs=self._store, data=data, shelf=shelf, clock=self._clock, server=server)
-        return AdapterKeeper(tuner, data)
+        adapter_store = AdapterStore(self._home.adapters, signer=signer, key=signer.public_key)
+        tuner = Tuner(
+            self._home.root, blobs=self._store, data=data, adapter_store=adapter_store, clock=self._clock, server=server
+        )
+        return AdapterLifecycle(tuner, data)
 
     def _open_respondent(self, data: "DataStore | None", released: "Callable[[], Released] | None") -> "Respondent | None":
         if data is None or released is None:
@@ -233,17 +235,17 @@ class Upkeep:
             return open_package(self._store, index)
         return None
 
-    def _package(self, watched: "Watched") -> "tuple[Package, str] | None":
+    def _package(self, watched: "WatchedModel") -> "tuple[Package, str] | None":
         champion = read_slots(self._home.slots).models.get(watched.model, ModelSlots()).champion
         if champion is None or champion.index != watched.index:
             return None
         return open_package(self._store, champion.index), champion.variant
 
-    def _watched(self) -> "list[Watched]":
-        from spoke_agent.drift.monitor import Watched
+    def _watched(self) -> "list[WatchedModel]":
+        from spoke_agent.drift.monitor import WatchedModel
 
         models = read_slots(self._home.slots).models
-        return [Watched(name, m.champion.version, m.champion.index) for name, m in models.items() if m.champion]
+        return [WatchedModel(name, m.champion.version, m.champion.index) for name, m in models.items() if m.champion]
 
     def _profile(self, index: str) -> "ReferenceProfile | None":
         with contextlib.suppress(SpokeshaveError):
@@ -252,7 +254,7 @@ class Upkeep:
 
 
 @contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
+def _failures_logged(what: str) -> Iterator[None]:
     try:
         yield
     except SpokeshaveError as e:

@@ -4,7 +4,7 @@ import contextlib
 import secrets
 
 from spoke_agent.server_api.errors import ServerUnreachable
-from spoke_agent.update.interfaces import Server
+from spoke_agent.update.interfaces import ServingProcess
 from spoke_agent.update.journal import Journal
 from sync.bus.bus import Bus, BusDown, Message
 from sync.core.clock import Clock
@@ -12,16 +12,16 @@ from sync.core.types import SpokeId
 from sync.protocol import topics
 from sync.protocol.messages import Serving, Status
 
-__all__ = ["Post"]
+__all__ = ["HubReporter"]
 
 BATCH = 100
 """Reports under way at a time."""
 
 
-class Post:
+class HubReporter:
     """Used from the agent's loop. Nothing here waits."""
 
-    def __init__(self, bus: Bus, me: SpokeId, journal: Journal, server: Server, clock: Clock) -> None:
+    def __init__(self, bus: Bus, me: SpokeId, journal: Journal, server: ServingProcess, clock: Clock) -> None:
         self._bus, self._me, self._journal, self._server, self._clock = bus, me, journal, server, clock
         self.nonce: str | None = None
         """Of the question for the time that is not answered yet."""

@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from model_formats.core.errors import DeviceError
 from provisioning.identity.identity import Identity
-from spoke_agent.daemon.wiring import Parts
+from spoke_agent.daemon.wiring import AgentComponents
 from spoke_agent.outbox.outbox import Outbox
 from spoke_agent.server_api.errors import ServerUnreachable
-from spoke_agent.update.interfaces import Server
+from spoke_agent.update.interfaces import ServingProcess
 from spoke_agent.update.journal import Entry, Journal
 from sync.core.clock import Clock
 from sync.protocol.messages import Serving
@@ -23,7 +23,7 @@ from sync.sideload.bundle import Applied, Progress, apply_bundle
 from sync.sideload.receipts import MAX_LINKS, Receipt, Receipts, write_receipts
 from sync.trust.errors import TrustRefused
 
-__all__ = ["SideloadUnfinished", "TakenIn", "follow_through", "make_receipts", "take_in"]
+__all__ = ["SideloadUnfinished", "AppliedUpdate", "follow_through", "make_receipts", "take_in"]
 
 PATIENCE_S = 3600.0
 OnLoop = Callable[[Callable[[], None]], object]
@@ -41,7 +41,7 @@ class SideloadUnfinished(DeviceError):
 
 
 @dataclass(frozen=True, slots=True)
-class TakenIn:
+class AppliedUpdate:
     """What a bundle brought, for printing."""
 
     generation: int
@@ -51,48 +51,50 @@ class TakenIn:
     merged: bool
 
 
-def take_in(parts: Parts, path: Path, *, progress: Progress | None = None, on_loop: OnLoop = _at_once) -> Applied:
+def take_in(components: AgentComponents, path: Path, *, progress: Progress | None = None, on_loop: OnLoop = _at_once) -> Applied:
     """Check a bundle and put its files into the store. Nothing is followed yet. What is refused is reported, too.
 
     `on_loop`: how to call something on the agent's own thread, where one runs.
     """
-    accepted, what = parts.agent.updater.directive, f"bundle:{path.name}"
+    accepted, what = components.agent.controller.directive, f"bundle:{path.name}"
     try:
-        with parts.steps.fetching(what), parts.belief.lock:
+        with components.steps.fetching(what), components.verifier.lock:
             return apply_bundle(
                 path,
-                me=parts.identity.spoke,
-                zone=parts.identity.zone,
-                store=parts.store,
-                trust=parts.belief.store,
+                me=components.identity.spoke,
+                zone=components.identity.zone,
+                store=components.store,
+                trust=components.verifier.store,
                 last_generation=accepted.generation if accepted else 0,
                 last_digest=accepted.digest if accepted else None,
-                private=_private(parts.identity),
+                private=_private(components.identity),
                 progress=progress,
             )
     except TrustRefused as e:
         refusal = e
-        on_loop(lambda: parts.agent.refuse(refusal, what.encode()))
+        on_loop(lambda: components.agent.refuse(refusal, what.encode()))
         raise
 
 
-def follow_through(parts: Parts, applied: Applied, clock: Clock, tell: Callable[[Entry], None], tick_s: float) -> None:
+def follow_through(
+    components: AgentComponents, applied: Applied, clock: Clock, tell: Callable[[Entry], None], tick_s: float
+) -> None:
     """Follow the bundle's directive to its end, in this thread. Raises SideloadUnfinished."""
-    seen = _newest(parts.journal)
-    with parts.steps.fetching("bundle"):  # what was taken in belongs to no update before this one is followed
-        parts.agent.updater.recover(clean=parts.journal.mark_running())
-        parts.agent.follow(applied.directive)
+    seen = _newest(components.journal)
+    with components.steps.fetching("bundle"):  # what was taken in belongs to no update before this one is followed
+        components.agent.controller.recover(clean=components.journal.mark_running())
+        components.agent.follow(applied.directive)
     deadline = clock.monotonic() + PATIENCE_S
-    while not parts.agent.updater.idle():
+    while not components.agent.controller.idle():
         if clock.monotonic() > deadline:
-            waits = {m.model: parts.agent.updater.waiting_for(m.model) for m in applied.directive.models}
+            waits = {m.model: components.agent.controller.waiting_for(m.model) for m in applied.directive.models}
             raise SideloadUnfinished(f"still under way: {waits}")
         clock.sleep(tick_s)
-        parts.agent.updater.tick()
-        seen = tell_new(parts.journal, seen, tell)
-    tell_new(parts.journal, seen, tell)
-    parts.agent.updater.tidy()
-    parts.journal.mark_stopped()
+        components.agent.controller.tick()
+        seen = tell_new(components.journal, seen, tell)
+    tell_new(components.journal, seen, tell)
+    components.agent.controller.tidy()
+    components.journal.mark_stopped()
 
 
 def tell_new(journal: Journal, seen: int, tell: Callable[[Entry], None]) -> int:
@@ -107,9 +109,9 @@ def _newest(journal: Journal) -> int:
     return max((entry.id for entry in journal.history(1)), default=0)
 
 
-def taken_in(applied: Applied) -> TakenIn:
+def taken_in(applied: Applied) -> AppliedUpdate:
     """The same, in words for people."""
-    return TakenIn(
+    return AppliedUpdate(
         applied.directive.generation,
         tuple(f"{m.model}@{m.version}" for m in applied.directive.models),
         applied.new_blobs,
@@ -118,7 +120,9 @@ def taken_in(applied: Applied) -> TakenIn:
     )
 
 
-def make_receipts(out: Path, identity: Identity, journal: Journal, server: Server, outbox: Outbox, clock: Clock) -> Receipts:
+def make_receipts(
+    out: Path, identity: Identity, journal: Journal, server: ServingProcess, outbox: Outbox, clock: Clock
+) -> Receipts:
     """Write what this spoke has to say into one signed file: reports not yet acknowledged, and what the outbox lets out."""
     reports = [Receipt(kind="report", text=report.data.decode()) for report in journal.unacknowledged()]
     allowed = [Receipt(kind=kind, text=envelope.decode()) for kind, envelope in outbox.waiting()]
@@ -137,7 +141,7 @@ def make_receipts(out: Path, identity: Identity, journal: Journal, server: Serve
     return receipts
 
 
-def _serving(server: Server) -> tuple[Serving, ...]:
+def _serving(server: ServingProcess) -> tuple[Serving, ...]:
     try:
         return server.serving()
     except ServerUnreachable:

@@ -7,7 +7,7 @@ from model_formats.core.cpu_class import this_class
 from model_formats.core.errors import SpokeshaveError
 from provisioning.identity.identity import Identity
 from spoke_agent.daemon.agent import AgentRunning, hold_home
-from spoke_agent.daemon.local_socket import AgentAway, knock
+from spoke_agent.daemon.local_socket import AgentAway, call_agent
 from spoke_agent.server_api.client import ControlClient
 from spoke_agent.server_api.errors import ServerUnreachable
 from spoke_agent.site.home import SpokeHome
@@ -98,7 +98,7 @@ def agent_runs(home: SpokeHome) -> bool:
 def ask_agent(home: SpokeHome) -> dict[str, object]:
     """What only a running agent knows; nothing without one."""
     try:
-        answer = list(knock(home.agent_socket, "state"))[-1]
+        answer = list(call_agent(home.agent_socket, "state"))[-1]
     except AgentAway:
         return {}
     return dict(answer) if isinstance(answer, dict) else {}
@@ -115,19 +115,19 @@ def _names(slots: Slots, journal: Journal) -> list[str]:
 
 
 def _model(name: str, slots: Slots, journal: Journal, serving: tuple[Serving, ...]) -> ModelStatus:
-    places, update = slots.models.get(name, ModelSlots()), journal.update(name)
+    model_slots, update = slots.models.get(name, ModelSlots()), journal.update(name)
     answers = next((s for s in serving if s.model == name), None)
-    share = places.challenging
-    rival = (share.slot or places.candidate) if share is not None else None
+    share = model_slots.challenging
+    rival = (share.slot or model_slots.candidate) if share is not None else None
     known = update if update is not None and not isinstance(update, UnreadableRow) else None
     return ModelStatus(
         model=name,
-        champion=places.champion.version if places.champion else None,
-        candidate=places.candidate.version if places.candidate else None,
-        last_good=places.last_good.version if places.last_good else None,
+        champion=model_slots.champion.version if model_slots.champion else None,
+        candidate=model_slots.candidate.version if model_slots.candidate else None,
+        last_good=model_slots.last_good.version if model_slots.last_good else None,
         challenger=rival.version if rival and share and rival.index == share.index else None,
         challenger_percent=share.percent if share and rival and rival.index == share.index else 0,
-        adapter=places.adapter.name if places.adapter else None,
+        adapter=model_slots.adapter.name if model_slots.adapter else None,
         serving=answers.version if answers else None,
         file=answers.file if answers else None,
         variant=answers.variant if answers else None,

@@ -10,23 +10,23 @@ from zoneinfo import ZoneInfo
 from provisioning.identity.identity import Identity
 from provisioning.identity.online import hub_client
 from spoke_agent.daemon.agent import Agent, hold_home
-from spoke_agent.daemon.maintenance import Upkeep, open_outbox
-from spoke_agent.daemon.reporter import Post
+from spoke_agent.daemon.maintenance import Maintenance, open_outbox
+from spoke_agent.daemon.reporter import HubReporter
 from spoke_agent.data.errors import DataKeyLost, SiteKeyUnavailable
 from spoke_agent.data.store import DataStore, open_data
 from spoke_agent.outbox.outbox import Outbox
 from spoke_agent.server_api.client import ControlClient
 from spoke_agent.site.home import SpokeHome
 from spoke_agent.site.settings import SpokeSettings
-from spoke_agent.site.temp_files import clear_leftovers
+from spoke_agent.site.temp_files import remove_temp_files
 from spoke_agent.update.background import InlineJobs, Jobs, ThreadJobs
 from spoke_agent.update.capacity import boot_id, read_capacity
-from spoke_agent.update.controller import Updater
-from spoke_agent.update.executor import Steps
-from spoke_agent.update.interfaces import Server, Transport
+from spoke_agent.update.controller import UpdateController
+from spoke_agent.update.executor import StateHandlers
+from spoke_agent.update.interfaces import ServingProcess, Transport
 from spoke_agent.update.journal import Journal
-from spoke_agent.update.transport import ClosedRoad, HttpsRoad, MqttRoad, Roads
-from spoke_agent.update.trust import Belief, Mirror, TrustedClock
+from spoke_agent.update.transport import HttpsTransport, MqttTransport, OfflineTransport, Transports
+from spoke_agent.update.trust import MetadataCache, SiteVerifier, TrustedClock
 from spoke_agent.update.update import Timer
 from sync.bus.bus import Bus
 from sync.bus.mqtt import MqttBus
@@ -34,26 +34,26 @@ from sync.core.clock import Clock, SystemClock
 from sync.protocol.messages import EgressCeiling, Report
 from sync.store import BlobStore
 from sync.transfer.limits import DailyBudget, Hours, LocalHours, together
-from sync.transfer.rate_limit import Pace, TokenBucket
+from sync.transfer.rate_limit import RateLimit, TokenBucket
 from sync.trust.client import TrustStore
 from sync.trust.dsse import seal
 
-__all__ = ["Parts", "assemble", "manners"]
+__all__ = ["AgentComponents", "assemble", "manners"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class AgentComponents:
     """A spoke's agent and what it is made of."""
 
     agent: Agent
     identity: Identity
     journal: Journal
-    belief: Belief
+    verifier: SiteVerifier
     store: BlobStore
-    steps: Steps
-    server: Server
+    steps: StateHandlers
+    server: ServingProcess
     outbox: Outbox
     data: DataStore | None
     """None where its key is lost."""
@@ -73,10 +73,10 @@ def assemble(
     *,
     clock: Clock | None = None,
     bus: Bus | None = None,
-    server: Server | None = None,
+    server: ServingProcess | None = None,
     offline: bool = False,
     inline: bool = False,
-) -> Iterator[Parts]:
+) -> Iterator[AgentComponents]:
     """Hold the home and build the agent. Raises NotEnrolled, AgentRunning.
 
     `offline`: no bus, no sockets but the local ones. `inline`: steps run in the caller's thread (sideload). `bus` and `server`
@@ -84,14 +84,14 @@ def assemble(
     """
     identity, clock = Identity.load(home.root), clock or SystemClock()
     with hold_home(home.agent_lock):
-        clear_leftovers(home)
+        remove_temp_files(home)
         bus = None if offline else bus or _bus(identity)
         jobs = InlineJobs() if inline else ThreadJobs()
-        parts = _parts(home, settings, identity, clock, bus, server or ControlClient(home.control_socket), jobs)
+        components = _parts(home, settings, identity, clock, bus, server or ControlClient(home.control_socket), jobs)
         try:
-            yield parts
+            yield components
         finally:
-            parts.close()
+            components.close()
 
 
 def _bus(identity: Identity) -> Bus:
@@ -100,35 +100,41 @@ def _bus(identity: Identity) -> Bus:
 
 
 def _parts(
-    home: SpokeHome, settings: SpokeSettings, identity: Identity, clock: Clock, bus: Bus | None, server: Server, jobs: Jobs
-) -> Parts:
+    home: SpokeHome,
+    settings: SpokeSettings,
+    identity: Identity,
+    clock: Clock,
+    bus: Bus | None,
+    server: ServingProcess,
+    jobs: Jobs,
+) -> AgentComponents:
     me, store, journal = identity.spoke, BlobStore(home.store), Journal(home.journal)
     data = _open_data(home, identity, clock)
-    belief = Belief(TrustStore(home.trust, clock, identity.tuf_root, site=me.site), identity.zone, identity.regime)
-    trusted = TrustedClock(clock, belief.store)
+    verifier = SiteVerifier(TrustStore(home.trust, clock, identity.tuf_root, site=me.site), identity.zone, identity.regime)
+    trusted = TrustedClock(clock, verifier.store)
     boot = boot_id()
 
     def timer() -> Timer:
         return Timer(clock.now(), clock.monotonic(), boot)
 
     def ceiling() -> EgressCeiling | None:
-        directive = agent.updater.directive
+        directive = agent.controller.directive
         return directive.egress if directive else None
 
     def problems() -> list[str]:
         return [e.reason for e in journal.history(100) if clock.now() - e.time < timedelta(days=1)]
 
     def staleness() -> timedelta:
-        return belief.released().staleness
+        return verifier.released().staleness
 
     outbox = open_outbox(home.root, identity, clock, bus=bus, ceiling=ceiling)
-    steps = Steps(
+    steps = StateHandlers(
         zone=identity.zone,
         regime=identity.regime,
         settings=settings,
         slots=home.slots,
         store=store,
-        trust=belief,
+        trust=verifier,
         transport=_road(home, identity, settings, trusted, bus),
         server=server,
         labels=data or _NoLabels(),
@@ -139,13 +145,13 @@ def _parts(
         timer=timer,
     )
 
-    def make_updater(wake: Callable[[], None]) -> Updater:
-        return Updater(
+    def make_controller(wake: Callable[[], None]) -> UpdateController:
+        return UpdateController(
             me,
             journal,
             steps,
             slots=home.slots,
-            trust=belief,
+            trust=verifier,
             server=server,
             settings=settings,
             seal=_sealer(identity, outbox),
@@ -160,13 +166,13 @@ def _parts(
         identity.zone,
         settings=settings,
         journal=journal,
-        belief=belief,
-        mirror=Mirror(home.mirror),
-        make_updater=make_updater,
+        verifier=verifier,
+        mirror=MetadataCache(home.mirror),
+        make_controller=make_controller,
         clock=clock,
         bus=bus,
-        post=Post(bus, me, journal, server, trusted) if bus is not None else None,
-        upkeep=Upkeep(
+        reporter=HubReporter(bus, me, journal, server, trusted) if bus is not None else None,
+        maintenance=Maintenance(
             home,
             identity,
             store,
@@ -176,10 +182,10 @@ def _parts(
             settings,
             problems=problems,
             staleness=staleness,
-            released=belief.released,
+            released=verifier.released,
         ),
     )
-    return Parts(agent, identity, journal, belief, store, steps, server, outbox, data)
+    return AgentComponents(agent, identity, journal, verifier, store, steps, server, outbox, data)
 
 
 def _open_data(home: SpokeHome, identity: Identity, clock: Clock) -> DataStore | None:
@@ -198,16 +204,16 @@ class _NoLabels:
 
 def _road(home: SpokeHome, identity: Identity, settings: SpokeSettings, clock: Clock, bus: Bus | None) -> Transport:
     if bus is None:
-        return ClosedRoad()
+        return OfflineTransport()
     pace = manners(home, settings, clock)
-    https = HttpsRoad(lambda: hub_client(identity, clock), pace)
-    mqtt = MqttRoad(bus, identity.zone, identity.spoke, pace)
-    return Roads(mqtt, https, settings.transport, spread_s=settings.fallback_spread_s)
+    https = HttpsTransport(lambda: hub_client(identity, clock), pace)
+    mqtt = MqttTransport(bus, identity.zone, identity.spoke, pace)
+    return Transports(mqtt, https, settings.transport, spread_s=settings.fallback_spread_s)
 
 
-def manners(home: SpokeHome, settings: SpokeSettings, clock: Clock) -> Pace:
+def manners(home: SpokeHome, settings: SpokeSettings, clock: Clock) -> RateLimit:
     """Rate, hours and budget of this site as one pace for both roads."""
-    zone, paces = ZoneInfo(settings.timezone), list[Pace]()
+    zone, paces = ZoneInfo(settings.timezone), list[RateLimit]()
     if settings.bytes_per_second:
         paces.append(TokenBucket(settings.bytes_per_second, clock=clock))
     if settings.download_hours:

@@ -11,7 +11,7 @@ from typing import Self
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-__all__ = ["STEP_S", "TRIAL_S", "Watch"]
+__all__ = ["STEP_S", "TRIAL_S", "ClockGuard"]
 
 STEP_S = 3 * 86400.0
 """A shop's long weekend, seconds."""
@@ -20,7 +20,7 @@ _NOTED_S = 60.0
 """Steps that are not worth a write to a small disk."""
 
 
-class Watch(Struct, frozen=True):
+class ClockGuard(Struct, frozen=True):
     """What is known of the clock: times in Unix seconds. Kept beside the rows as text."""
 
     seen: float
@@ -42,10 +42,10 @@ class Watch(Struct, frozen=True):
         """Whether rows may be erased by it."""
         return self.trial is None
 
-    def looked(self, now: float) -> "Watch":
+    def looked(self, now: float) -> "ClockGuard":
         """The clock says `now`."""
         if abs(now - self.seen) > STEP_S:
-            return Watch(now, now)
+            return ClockGuard(now, now)
         if self.trial is not None and now - self.trial >= TRIAL_S:
-            return Watch(now)
+            return ClockGuard(now)
         return replace(self, seen=now) if abs(now - self.seen) >= _NOTED_S else self

@@ -17,7 +17,7 @@ from model_formats.core.runtime import Array
 from model_formats.documents.feature_contract import FeatureContract, TensorContract
 from spoke_agent.data.parquet import read_columns
 
-__all__ = ["ImportRefused", "Imported", "read_rows"]
+__all__ = ["ImportRefused", "ImportedRows", "read_rows"]
 
 _DTYPES = {"FP32": np.float32, "FP64": np.float64, "FP16": np.float16, "INT64": np.int64, "INT32": np.int32, "UINT8": np.uint8}
 
@@ -31,7 +31,7 @@ class ImportRefused(OperatorError):
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportedRows:
     """Inputs by name, and labels (NaN where there is none)."""
 
     file: str
@@ -39,7 +39,7 @@ class Imported:
     labels: Array
 
 
-def read_rows(path: Path, contract: FeatureContract) -> Iterator[Imported]:
+def read_rows(path: Path, contract: FeatureContract) -> Iterator[ImportedRows]:
     """Read a file, or each file of a folder in name order. Raises ImportRefused that names file, field and rule."""
     if path.is_dir():
         for file in sorted(p for p in path.iterdir() if p.suffix in (".csv", ".npz", ".parquet")):
@@ -79,13 +79,13 @@ def _parquet(path: Path) -> dict[str, list[str]]:
     return found
 
 
-def _from_columns(file: str, columns: dict[str, list[str]], contract: FeatureContract) -> Imported:
+def _from_columns(file: str, columns: dict[str, list[str]], contract: FeatureContract) -> ImportedRows:
     rows = len(next(iter(columns.values()), []))
     if not rows:
         raise ImportRefused(f"{file}: holds no rows")
     inputs = {t.name: _tensor(file, t, columns, rows) for t in contract.inputs}
     labels = [_label(file, text, contract) for text in columns.get("label", [""] * rows)]
-    return Imported(file, inputs, np.array(labels))
+    return ImportedRows(file, inputs, np.array(labels))
 
 
 def _tensor(file: str, tensor: TensorContract, columns: dict[str, list[str]], rows: int) -> Array:
@@ -118,7 +118,7 @@ def _number(file: str, name: str, text: str, categories: tuple[str, ...] | None)
     return value
 
 
-def _from_npz(path: Path, contract: FeatureContract) -> Imported:
+def _from_npz(path: Path, contract: FeatureContract) -> ImportedRows:
     from model_formats.core.array_file import read_arrays
 
     arrays = read_arrays(path, max_bytes=1 << 30)
@@ -137,7 +137,7 @@ def _from_npz(path: Path, contract: FeatureContract) -> Imported:
     if any(len(a) != rows for a in inputs.values()) or labels.shape != (rows,):
         raise ImportRefused(f"{path.name}: the arrays differ in their number of rows")
     _check_classes(path.name, labels, contract)
-    return Imported(path.name, inputs, labels)
+    return ImportedRows(path.name, inputs, labels)
 
 
 def _label(file: str, text: str, contract: FeatureContract) -> float:

@@ -19,20 +19,20 @@ import numpy as np
 from msgspec import Struct
 
 from model_formats.core.runtime import Array
-from spoke_agent.data.clock_guard import STEP_S, Watch
+from spoke_agent.data.clock_guard import STEP_S, ClockGuard
 from spoke_agent.data.crypto import SiteKey, site_key
 from spoke_agent.data.database import open_database
 from spoke_agent.data.errors import DataKeyLost, LabelRefused
-from spoke_agent.data.rows import Batch, Purpose, StoredBatch, decode, encode
+from spoke_agent.data.rows import Purpose, RowBatch, StoredBatch, decode, encode
 from spoke_agent.site.home import SpokeHome
 
-__all__ = ["Batch", "DataStore", "Limits", "StoredBatch", "open_data"]
+__all__ = ["RowBatch", "DataStore", "DataLimits", "StoredBatch", "open_data"]
 
 _ROWS, _LABELS = "rows", "labels"
 _LATEST = "SELECT id FROM batches WHERE model = ? AND kept = 0 AND purpose = 'serving' ORDER BY id DESC"
 
 
-class Limits(Struct, frozen=True):
+class DataLimits(Struct, frozen=True):
     """How much is kept. Age in days, sizes in rows and in bytes of sealed records."""
 
     max_rows: int = 200_000
@@ -58,14 +58,14 @@ class DataStore:
         path: Path,
         key: SiteKey,
         *,
-        limits: Limits | None = None,
+        limits: DataLimits | None = None,
         regime: str = "none",
         now: Callable[[], float] = wall_time,
     ) -> None:
         """Raises DataKeyLost when the file was written under another key."""
         self._connection = open_database(path)
         self._key = key
-        self._limits = limits or Limits()
+        self._limits = limits or DataLimits()
         self._regime = regime
         self._now = now
         self._lock = threading.RLock()
@@ -73,7 +73,7 @@ class DataStore:
 
     # ---- writing ----------------------------------------------------------------------------------------------------------
 
-    def append(self, batch: Batch) -> int:
+    def append(self, batch: RowBatch) -> int:
         """Store rows; returns the id of the stored batch. Labels that came early are joined. Raises BatchInvalid."""
         batch.check()
         plain = encode(batch.inputs, batch.outputs, batch.times, batch.features)
@@ -272,7 +272,7 @@ class DataStore:
         if owner != self._key.fingerprint:
             raise DataKeyLost(f"{path.name} was written under another site key")
 
-    def _insert(self, batch: Batch, sealed: bytes, *, origin: int | None = None) -> int:
+    def _insert(self, batch: RowBatch, sealed: bytes, *, origin: int | None = None) -> int:
         times = np.asarray(batch.times, np.float64)
         cursor = self._connection.execute(
             "INSERT INTO batches (model, version, idx, adapter, start, end, rows, bytes, kept, origin, regime, purpose, sealed) "
@@ -295,7 +295,7 @@ class DataStore:
         )
         return int(cursor.lastrowid or 0)
 
-    def _index_requests(self, number: int, batch: Batch) -> None:
+    def _index_requests(self, number: int, batch: RowBatch) -> None:
         spans: dict[str, tuple[int, int]] = {}
         for row, request_id in enumerate(batch.request_ids):
             if request_id:
@@ -367,7 +367,7 @@ class DataStore:
     def _erase_aged(self, now: float, most: float) -> None:
         """Only by a clock that is believed. What is dated ahead of it was dated by one that was wrong: it ages from now on."""
         kept = self._one("SELECT value FROM about WHERE name = 'watch'")
-        before = Watch.read(kept[0]) if kept else Watch(now)
+        before = ClockGuard.read(kept[0]) if kept else ClockGuard(now)
         watch = before.looked(now)
         if watch is not before or not kept:
             self._connection.execute("INSERT OR REPLACE INTO about VALUES ('watch', ?)", (watch.text(),))
@@ -387,7 +387,7 @@ class DataStore:
         labelled = batch.where(~np.isnan(batch.labels))
         if not labelled.rows or not self._limits.max_kept_rows:
             return
-        rest = Batch(
+        rest = RowBatch(
             batch.model,
             batch.version,
             batch.index,
@@ -509,7 +509,7 @@ class DataStore:
 
 
 def open_data(
-    home: Path, *, limits: Limits | None = None, regime: str = "none", now: Callable[[], float] = wall_time
+    home: Path, *, limits: DataLimits | None = None, regime: str = "none", now: Callable[[], float] = wall_time
 ) -> DataStore:
     """The store of one spoke: `data.db` under the site key (setting `site_key`), which is made at first use.
 

@@ -15,8 +15,8 @@ def check(home: SpokeHome) -> Finding | None:
         answers = {s.model: s for s in client.serving()}
     except ServerUnreachable:
         return None
-    for model, places in sorted(read_slots(home.slots).models.items()):
-        found, champion = answers.get(model), places.champion
+    for model, model_slots in sorted(read_slots(home.slots).models.items()):
+        found, champion = answers.get(model), model_slots.champion
         if champion is None or (found is not None and found.index == champion.index):
             continue
         instead = f"{model}@{found.version} answers" if found else "nothing answers"

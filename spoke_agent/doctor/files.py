@@ -14,8 +14,8 @@ from sync.store import BlobStore
 def check(home: SpokeHome) -> Finding | None:
     """Hash every file of every version that is pinned. Raises DocumentRefused when slots.json is damaged."""
     store = BlobStore(home.store)
-    for name, places in read_slots(home.slots).models.items():
-        for slot in {s for s in (places.champion, places.last_good) if s}:
+    for name, model_slots in read_slots(home.slots).models.items():
+        for slot in {s for s in (model_slots.champion, model_slots.last_good) if s}:
             if bad := _damaged(store, slot):
                 issue = f"{name}@{slot.version}: {bad} is missing or damaged"
                 return Finding("files", issue, "Roll the version out again, or sideload it; check the disk (dmesg, smartctl).")

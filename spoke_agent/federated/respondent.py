@@ -18,14 +18,14 @@ import numpy as np
 from model_formats.core.errors import RefusedError
 from model_formats.core.types import digest_of
 from model_formats.package import Package
-from model_formats.statistics.federated_sums import Layout, SumsInvalid, add_up, lay_out
+from model_formats.statistics.federated_sums import SumLayout, SumsInvalid, add_up, lay_out
 from model_formats.statistics.reference_profile import columns
 from spoke_agent.data.crypto import SiteKey
 from spoke_agent.data.store import DataStore
 from spoke_agent.federated.rounds import Round, Rounds
 from spoke_agent.outbox.floors import discrete_laplace
 from spoke_agent.outbox.outbox import About, Asking, Outbox
-from spoke_agent.outbox.policy import Why
+from spoke_agent.outbox.policy import EgressRule
 from sync.core.types import SpokeId
 from sync.federated.documents import Question
 from sync.federated.masks import masked, public_of
@@ -48,7 +48,7 @@ class _Rows:
     """The rows that a question is about, added up, and how many they are."""
 
     sums: list[int]
-    layout: Layout
+    layout: SumLayout
     rows: int
 
 
@@ -153,7 +153,7 @@ class Respondent:
             return verify_cohort(data, self._released(), question, self._me, public_of(secret), self._ca())
         except CohortRefused as e:
             self._rounds.done(question)
-            why = Why.COHORT_TOO_SMALL if isinstance(e, CohortTooSmall) else Why.COHORT_NOT_CERTIFIED
+            why = EgressRule.COHORT_TOO_SMALL if isinstance(e, CohortTooSmall) else EgressRule.COHORT_NOT_CERTIFIED
             self._outbox.refuse("masked_sum", _about(question, 0), why)
             raise
         except RefusedError:
@@ -205,7 +205,7 @@ def _about(question: Question, rows: int) -> About:
     return About(question.model, question.version, question.index, question.start, question.end, rows)
 
 
-def _names(layout: Layout) -> frozenset[str]:
+def _names(layout: SumLayout) -> frozenset[str]:
     return frozenset(part.name for part in layout.parts if part.position is not None)
 
 

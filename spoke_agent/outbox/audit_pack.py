@@ -15,7 +15,7 @@ from model_formats.core.types import AwareDatetime, Digest, Name
 from spoke_agent.outbox.egress_log import EgressLog, Logged
 from spoke_agent.outbox.errors import LogBroken
 from spoke_agent.outbox.explain import REASONS, meaning
-from spoke_agent.outbox.policy import SitePolicy, Why
+from spoke_agent.outbox.policy import EgressRule, SitePolicy
 from sync.core.files import atomic_write
 from sync.core.types import Regime, SpokeId
 from sync.protocol.egress import FLOORS, Kind
@@ -61,14 +61,14 @@ class Denial(Value):
     """Why things stayed."""
 
     asked: Kind
-    rule: Why
+    rule: EgressRule
     times: int
     first: AwareDatetime
     last: AwareDatetime
     because: str
 
 
-class Spent(Value):
+class LedgerDay(Value):
     """One day of the privacy ledger (thousandths of epsilon)."""
 
     day: str
@@ -107,7 +107,7 @@ class EvidencePack(Document):
     policies: tuple[PolicyVersion, ...]
     kinds: tuple[OfKind, ...]
     denials: tuple[Denial, ...]
-    ledger: tuple[Spent, ...]
+    ledger: tuple[LedgerDay, ...]
     epsilon_30_days_milli: int
     records: tuple[LeftRecord, ...]
 
@@ -185,12 +185,12 @@ def _denials(found: Sequence[Logged]) -> list[Denial]:
     return denials
 
 
-def _ledger(found: Sequence[Logged]) -> list[Spent]:
+def _ledger(found: Sequence[Logged]) -> list[LedgerDay]:
     days: Counter[str] = Counter()
     for x in found:
         if x.record is not None and x.entry.epsilon_milli:
             days[f"{x.entry.time:%Y-%m-%d}"] += x.entry.epsilon_milli
-    return [Spent(day=day, epsilon_milli=milli) for day, milli in sorted(days.items())]
+    return [LedgerDay(day=day, epsilon_milli=milli) for day, milli in sorted(days.items())]
 
 
 def _left(x: Logged) -> LeftRecord:

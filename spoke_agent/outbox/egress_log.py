@@ -18,7 +18,7 @@ from msgspec import Meta
 from model_formats.core.document import Document
 from model_formats.core.types import AwareDatetime, Digest, Name, digest_of
 from spoke_agent.outbox.errors import LogBroken, LogUnwritable
-from spoke_agent.outbox.policy import Day, SitePolicy, Why
+from spoke_agent.outbox.policy import Day, EgressRule, SitePolicy
 from sync.protocol.egress import EgressRecord, Kind
 from sync.protocol.messages import EgressReceipt
 
@@ -49,7 +49,7 @@ class LogEntry(Document):
     time: AwareDatetime
     asked: Kind
     model: Name | None
-    why: Why
+    why: EgressRule
     policy: Digest | None
     rows: Annotated[int, Meta(ge=0)]
     bytes: Annotated[int, Meta(ge=0)]

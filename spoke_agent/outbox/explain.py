@@ -1,31 +1,31 @@
 """The log in plain words, for people who answer for the data: what left, what it says, and why it was allowed."""
 
 from spoke_agent.outbox.egress_log import Logged
-from spoke_agent.outbox.policy import Why
+from spoke_agent.outbox.policy import EgressRule
 from sync.protocol.egress import MERGED, DriftHist, DriftVerdict, EgressRecord, MaskedKey, MaskedSum, Ops, PerfEstimate, RffMean
 
 __all__ = ["REASONS", "line", "meaning", "payload"]
 
-REASONS: dict[Why, str] = {
-    Why.ALLOWED: "site policy, hub ceiling and regime all allow it",
-    Why.POLICY_UNREADABLE: "the site's policy cannot be read, so nothing may leave",
-    Why.SEALED: "the site is sealed: nothing may leave",
-    Why.VERDICT_ONLY: "the site lets only verdicts and operations out",
-    Why.NOT_IN_SITE_POLICY: "the site's policy does not list this kind",
-    Why.NOT_IN_HUB_CEILING: "the hub does not want this kind",
-    Why.BELOW_REGIME_FLOOR: "the site's data-protection regime forbids this kind",
-    Why.TOO_FEW_ROWS: "it would speak of too few rows",
-    Why.NOTHING_LEFT_TO_SAY: "after merging small counts nothing was left",
-    Why.TOO_SOON: "another of its kind left a short while ago",
-    Why.TOO_LARGE: "it is larger than its kind may be",
-    Why.DAY_FULL: "the day's bytes are used up",
-    Why.LEDGER_EXHAUSTED: "the privacy budget is used up",
-    Why.WINDOW_OVERLAPS: "some of its rows were already counted in a record that left",
-    Why.NOT_SIGNED: "this spoke has no device key to sign with",
-    Why.FEATURE_NOT_ALLOWED: "the hub asks for columns that the site's policy does not list",
-    Why.PEERS_UNKNOWN: "fewer than ten of the sites that answer together are among the peers that this site knows",
-    Why.COHORT_TOO_SMALL: "fewer than ten different sites would answer together, so a sum could show one of them",
-    Why.COHORT_NOT_CERTIFIED: "a site that should answer together with this one is not certified by the device CA",
+REASONS: dict[EgressRule, str] = {
+    EgressRule.ALLOWED: "site policy, hub ceiling and regime all allow it",
+    EgressRule.POLICY_UNREADABLE: "the site's policy cannot be read, so nothing may leave",
+    EgressRule.SEALED: "the site is sealed: nothing may leave",
+    EgressRule.VERDICT_ONLY: "the site lets only verdicts and operations out",
+    EgressRule.NOT_IN_SITE_POLICY: "the site's policy does not list this kind",
+    EgressRule.NOT_IN_HUB_CEILING: "the hub does not want this kind",
+    EgressRule.BELOW_REGIME_FLOOR: "the site's data-protection regime forbids this kind",
+    EgressRule.TOO_FEW_ROWS: "it would speak of too few rows",
+    EgressRule.NOTHING_LEFT_TO_SAY: "after merging small counts nothing was left",
+    EgressRule.TOO_SOON: "another of its kind left a short while ago",
+    EgressRule.TOO_LARGE: "it is larger than its kind may be",
+    EgressRule.DAY_FULL: "the day's bytes are used up",
+    EgressRule.LEDGER_EXHAUSTED: "the privacy budget is used up",
+    EgressRule.WINDOW_OVERLAPS: "some of its rows were already counted in a record that left",
+    EgressRule.NOT_SIGNED: "this spoke has no device key to sign with",
+    EgressRule.FEATURE_NOT_ALLOWED: "the hub asks for columns that the site's policy does not list",
+    EgressRule.PEERS_UNKNOWN: "fewer than ten of the sites that answer together are among the peers that this site knows",
+    EgressRule.COHORT_TOO_SMALL: "fewer than ten different sites would answer together, so a sum could show one of them",
+    EgressRule.COHORT_NOT_CERTIFIED: "a site that should answer together with this one is not certified by the device CA",
 }
 
 

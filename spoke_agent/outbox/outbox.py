@@ -10,7 +10,7 @@ from model_formats.statistics.reference_profile import ReferenceProfile
 from spoke_agent.outbox.egress_log import EgressLog, LogEntry
 from spoke_agent.outbox.errors import PolicyInvalid
 from spoke_agent.outbox.floors import merge_small, noisy, rounded
-from spoke_agent.outbox.policy import Asked, SitePolicy, Why, decide, load_policy, may_tell_counts
+from spoke_agent.outbox.policy import EgressRequest, EgressRule, SitePolicy, decide, load_policy, may_tell_counts
 from sync.bus.bus import BusDown
 from sync.core.clock import Clock
 from sync.core.types import Regime, SpokeId
@@ -92,14 +92,14 @@ class Outbox:
         """Ask to let a word in a federated sum out. A key is judged as if its answer left now, but spends nothing yet."""
         return self._let_out(body, about, asking)
 
-    def refuse(self, kind: Kind, about: About, why: Why) -> None:
+    def refuse(self, kind: Kind, about: About, why: EgressRule) -> None:
         """Write down that something stays, for a reason that was found elsewhere."""
         with self._lock:
             self._refuse(kind, about, why)
 
     def _let_out(self, body: Body, about: About | None, asking: "Asking") -> bool:
         with self._lock:
-            allowed = self._record(body, about, asking) is Why.ALLOWED
+            allowed = self._record(body, about, asking) is EgressRule.ALLOWED
         if allowed:
             self.flush()
         return allowed
@@ -110,10 +110,10 @@ class Outbox:
             try:
                 policy = self.policy()
             except PolicyInvalid:
-                return self._refuse("drift_hist", about, Why.POLICY_UNREADABLE)
+                return self._refuse("drift_hist", about, EgressRule.POLICY_UNREADABLE)
             rule = policy.rule("drift_hist")
             if rule is None:
-                return self._refuse("drift_hist", about, Why.NOT_IN_SITE_POLICY, policy)
+                return self._refuse("drift_hist", about, EgressRule.NOT_IN_SITE_POLICY, policy)
             epsilon = policy.epsilon_per_day if "dp" in rule.protect else 0.0
             chosen = [
                 i
@@ -126,7 +126,7 @@ class Outbox:
                 if (cells := _protected(counts[i], policy, epsilon / max(1, len(chosen)))) is not None
             ]
             if not features:
-                return self._refuse("drift_hist", about, Why.NOTHING_LEFT_TO_SAY, policy)
+                return self._refuse("drift_hist", about, EgressRule.NOTHING_LEFT_TO_SAY, policy)
         step = 1 if epsilon else policy.round_to
         body = DriftHist(
             edges=profile.edges_digest, rounded_to=step, noise_epsilon_milli=round(epsilon * 1000), features=tuple(features)
@@ -187,24 +187,24 @@ class Outbox:
         except PolicyInvalid:
             return True
 
-    def _record(self, body: Body, about: About | None, asking: Asking) -> Why:
+    def _record(self, body: Body, about: About | None, asking: Asking) -> EgressRule:
         now = self._clock.now()
         try:
             policy = self.policy()
         except PolicyInvalid:
-            self._refuse(body.kind, about, Why.POLICY_UNREADABLE)
-            return Why.POLICY_UNREADABLE
+            self._refuse(body.kind, about, EgressRule.POLICY_UNREADABLE)
+            return EgressRule.POLICY_UNREADABLE
         record = self._compose(body, about, policy, now)
         rows, size = about.rows if about else 0, len(record.canonical())
-        asked = Asked(body.kind, rows, size, asking.epsilon, asking.urgent, asking.features, asking.peers)
+        asked = EgressRequest(body.kind, rows, size, asking.epsilon, asking.urgent, asking.features, asking.peers)
         model = about.model if about else None
         ceiling = (self._ceiling() if self._ceiling else None) or EgressCeiling()
         why = decide(policy, ceiling, self._regime, asked, self.log.day(body.kind, model, now))
-        if why is Why.ALLOWED and about and body.kind in _NEVER_TWICE and self._overlaps(body.kind, about):
-            why = Why.WINDOW_OVERLAPS
-        if why is Why.ALLOWED and self._seal is None:
-            why = Why.NOT_SIGNED
-        if why is not Why.ALLOWED or self._seal is None:
+        if why is EgressRule.ALLOWED and about and body.kind in _NEVER_TWICE and self._overlaps(body.kind, about):
+            why = EgressRule.WINDOW_OVERLAPS
+        if why is EgressRule.ALLOWED and self._seal is None:
+            why = EgressRule.NOT_SIGNED
+        if why is not EgressRule.ALLOWED or self._seal is None:
             self._refuse(body.kind, about, why, policy, size=asked.bytes)
             return why
         spent = 0.0 if body.kind == "masked_key" else asking.epsilon
@@ -234,7 +234,9 @@ class Outbox:
         )
         return EgressRecord.parse(record.canonical())  # what leaves is what the strict reader accepts, or nothing
 
-    def _refuse(self, kind: Kind, about: About | None, why: Why, policy: SitePolicy | None = None, *, size: int = 0) -> bool:
+    def _refuse(
+        self, kind: Kind, about: About | None, why: EgressRule, policy: SitePolicy | None = None, *, size: int = 0
+    ) -> bool:
         self.log.add(self._entry(kind, about, why, policy, size, None, 0.0), None, None)
         return False
 
@@ -242,7 +244,7 @@ class Outbox:
         self,
         kind: Kind,
         about: About | None,
-        why: Why,
+        why: EgressRule,
         policy: SitePolicy | None,
         size: int,
         record: EgressRecord | None,

@@ -6,7 +6,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from model_formats.core.runtime import Engine
-from spoke_agent.server.http.transport import Limits
+from spoke_agent.server.http.transport import HttpLimits
 from spoke_agent.site.home import SpokeHome
 
 __all__ = ["ServeSettings"]
@@ -21,7 +21,7 @@ class ServeSettings(Struct, frozen=True):
     """TCP port; 0 takes a free one and writes it to `run/server.port`; None is no TCP, only the unix socket."""
     grpc_port: int | None = None
     """TCP port for gRPC; 0 takes a free one and writes it to `run/grpc.port`; None is no gRPC. Needs the extra `grpc`."""
-    limits: Limits = field(default_factory=Limits)
+    limits: HttpLimits = field(default_factory=HttpLimits)
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     token_file: Path | None = None

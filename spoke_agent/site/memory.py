@@ -8,12 +8,12 @@ import contextlib
 import ctypes
 from pathlib import Path
 
-__all__ = ["slim"]
+__all__ = ["release_unused"]
 
 _DONTNEED = 4
 
 
-def slim() -> None:
+def release_unused() -> None:
     """Best effort: where there is no Linux or no glibc, nothing is given back."""
     with contextlib.suppress(OSError, AttributeError, ValueError):
         libc = ctypes.CDLL(None)

@@ -27,7 +27,7 @@ from sync.core.files import atomic_write
 if TYPE_CHECKING:
     from provisioning.identity.enrol import HubAddress
 
-__all__ = ["Stranger", "remote_ends", "strangers", "watch", "who_may_be_called"]
+__all__ = ["UnexpectedConnection", "remote_ends", "strangers", "watch", "who_may_be_called"]
 
 PAUSE_S: Final = 2.0
 _MOST: Final = 64
@@ -38,7 +38,7 @@ _RESOLVED: Final = ("socket.getaddrinfo", "socket.gethostbyname")
 _CALLED: Final = ("socket.connect", "socket.sendto", "socket.sendmsg")
 
 
-class Stranger(Struct, frozen=True):
+class UnexpectedConnection(Struct, frozen=True):
     """An address or a name that a process tried and should not have."""
 
     process: str
@@ -64,13 +64,15 @@ def who_may_be_called(hub: "HubAddress", more: Iterable[str], environment: Mappi
     return {hub.broker_host, *more, *(host for url in addresses if (host := urlsplit(url).hostname))}
 
 
-def strangers(home: SpokeHome) -> list[Stranger]:
+def strangers(home: SpokeHome) -> list[UnexpectedConnection]:
     """What all processes of this home wrote down, the newest last."""
-    found: list[Stranger] = []
+    found: list[UnexpectedConnection] = []
     for file in sorted(home.run.glob("strangers-*.json")):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # half a file is a lost remark, no more
             told = json.loads(file.read_bytes())
-            found += [Stranger(told["process"], where, int(t), float(last)) for where, (t, last) in told["found"].items()]
+            found += [
+                UnexpectedConnection(told["process"], where, int(t), float(last)) for where, (t, last) in told["found"].items()
+            ]
     return sorted(found, key=lambda s: s.last)
 
 

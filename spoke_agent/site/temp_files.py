@@ -6,12 +6,12 @@ from pathlib import Path
 
 from spoke_agent.site.home import SpokeHome
 
-__all__ = ["clear_leftovers"]
+__all__ = ["remove_temp_files"]
 
 _LEFT = re.compile(r"^\..+\.[0-9a-f]{8}\.tmp$")
 
 
-def clear_leftovers(home: SpokeHome) -> int:
+def remove_temp_files(home: SpokeHome) -> int:
     """Remove them where only the agent writes (and `slots.json`, under its lock); returns how many. The store tidies itself."""
     removed = sum(_clear(folder) for folder in (home.trust, home.mirror))
     if not home.root.is_dir():

@@ -17,7 +17,7 @@ from spoke_agent.tuning.features import labels_of
 from spoke_agent.tuning.tuner import Tuner
 from spoke_agent.update.acceptance import e_value_below
 
-__all__ = ["PROVEN", "AdapterKeeper"]
+__all__ = ["PROVEN", "AdapterLifecycle"]
 
 _LEAST = 30
 _EVERY = 20
@@ -28,7 +28,7 @@ PROVEN = 100
 
 
 @dataclass(slots=True)
-class AdapterKeeper:
+class AdapterLifecycle:
     """Call `look()` from the agent's loop. What it did is returned in words, for the log."""
 
     tuner: Tuner
@@ -38,24 +38,24 @@ class AdapterKeeper:
     def look(self) -> list[str]:
         """Check every model that has a default adapter."""
         told = []
-        for model, places in read_slots(self.tuner.home.slots).models.items():
-            if places.adapter is not None and places.champion is not None and not places.probation:
-                told += self._check(model, places)
+        for model, model_slots in read_slots(self.tuner.home.slots).models.items():
+            if model_slots.adapter is not None and model_slots.champion is not None and not model_slots.probation:
+                told += self._check(model, model_slots)
         return told
 
-    def _check(self, model: str, places: ModelSlots) -> list[str]:
-        if places.champion is None or places.adapter is None:
+    def _check(self, model: str, model_slots: ModelSlots) -> list[str]:
+        if model_slots.champion is None or model_slots.adapter is None:
             return []
-        if self.tuner.base_of(places.champion) != places.adapter.base:
-            return [self._move_on(model, places)]
-        on_trial = places.adapter.probation
-        labelled = self.data.labels(model, places.champion.index)
+        if self.tuner.base_of(model_slots.champion) != model_slots.adapter.base:
+            return [self._move_on(model, model_slots)]
+        on_trial = model_slots.adapter.probation
+        labelled = self.data.labels(model, model_slots.champion.index)
         every = _EVERY_ON_TRIAL if on_trial else _EVERY
         if labelled - self._seen.get(model, -every) < every:
             return []
         self._seen[model] = labelled
-        verdict = self._compared(model, places, _LEAST_ON_TRIAL if on_trial else _LEAST)
-        return [] if verdict is None else self._judged(model, places.adapter.name, verdict, on_trial=on_trial)
+        verdict = self._compared(model, model_slots, _LEAST_ON_TRIAL if on_trial else _LEAST)
+        return [] if verdict is None else self._judged(model, model_slots.adapter.name, verdict, on_trial=on_trial)
 
     def _judged(self, model: str, name: str, verdict: GateVerdict, *, on_trial: bool) -> list[str]:
         counts = f"{verdict.losses} labels against it, {verdict.wins} for it"
@@ -67,19 +67,19 @@ class AdapterKeeper:
             return [f"{name}: {counts}; its probation is over"]
         return []
 
-    def _move_on(self, model: str, places: ModelSlots) -> str:
+    def _move_on(self, model: str, model_slots: ModelSlots) -> str:
         """The champion is another file: refit, or let the new base answer alone."""
-        fresh = self.tuner.refit(model, places.champion) if places.champion else None
+        fresh = self.tuner.refit(model, model_slots.champion) if model_slots.champion else None
         self.tuner.use(model, fresh.name if fresh else None)
         return f"{model}: new base; {'refitted as ' + fresh.name if fresh else 'no adapter is better than it'}"
 
-    def _compared(self, model: str, places: ModelSlots, least: int) -> GateVerdict | None:
+    def _compared(self, model: str, model_slots: ModelSlots, least: int) -> GateVerdict | None:
         """Adapter against hub head on the labelled rows that came after the adapter was made."""
-        if places.adapter is None or places.champion is None:
+        if model_slots.adapter is None or model_slots.champion is None:
             return None
         try:
-            kept = self.tuner.shelf.get(places.adapter.name)
-            trunk = self.tuner.trunk(places.champion)
+            kept = self.tuner.adapter_store.get(model_slots.adapter.name)
+            trunk = self.tuner.trunk(model_slots.champion)
             later = [b for b in self.data.labelled(model, limit=1000) if b.id > kept.record.last_batch]
             if sum(b.rows for b in later) < least or not kept.trusted:
                 return None

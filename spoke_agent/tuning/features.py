@@ -12,9 +12,9 @@ from model_formats.package import Package
 from model_formats.package.adapter import Anchors, read_anchors
 from model_formats.runtimes.select import open_exact
 from spoke_agent.adapters.errors import NotAdaptable
-from spoke_agent.adapters.head_fit import Rows
+from spoke_agent.adapters.head_fit import FitRows
 from spoke_agent.data.store import StoredBatch
-from spoke_agent.site.memory import slim
+from spoke_agent.site.memory import release_unused
 
 __all__ = ["Trunk", "labelled_rows", "labels_of", "open_trunk"]
 
@@ -59,17 +59,17 @@ def open_trunk(package: Package, variant: str) -> Trunk:
     if chosen.format != "onnx":
         raise NotAdaptable(f"{spec.model}@{spec.version}: variant {variant} is {chosen.format}; adapters need an ONNX variant")
     anchors = read_anchors(package.path(ANCHORS))
-    slim()
+    release_unused()
     session = open_exact(package.path(chosen.main))  # as on every CPU, whatever mode serves
-    slim()
+    release_unused()
     return Trunk(session, spec.adapter, anchors, package.files[chosen.main].digest, package.contract)
 
 
-def labelled_rows(trunk: Trunk, batches: Sequence[StoredBatch]) -> Rows:
+def labelled_rows(trunk: Trunk, batches: Sequence[StoredBatch]) -> FitRows:
     """Features and labels of labelled batches (of any version: the contract is the same). May be empty."""
     width = len(trunk.anchors.head.weight)
     features = [trunk.features(batch.inputs) for batch in batches] or [np.empty((0, width), np.float32)]
-    return Rows(np.concatenate(features), labels_of(trunk, batches))
+    return FitRows(np.concatenate(features), labels_of(trunk, batches))
 
 
 def labels_of(trunk: Trunk, batches: Sequence[StoredBatch]) -> Array:

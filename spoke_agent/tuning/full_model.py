@@ -16,8 +16,8 @@ from model_formats.core.runtime import Array, HeadAdapter
 from model_formats.finetune import FitTerms, Method, Sample, fit_file
 from model_formats.package.adapter import Head
 from spoke_agent.adapters.errors import NotAdaptable
-from spoke_agent.adapters.gate import Fold, GateTerms, GateVerdict, judge, side_by_side
-from spoke_agent.adapters.head_fit import Rows
+from spoke_agent.adapters.gate import AdapterGateTerms, Fold, GateVerdict, judge, side_by_side
+from spoke_agent.adapters.head_fit import FitRows
 from spoke_agent.data.store import StoredBatch
 from spoke_agent.tuning.features import Trunk, labelled_rows
 from spoke_agent.tuning.recipe import folds_of, per_class, usable
@@ -46,7 +46,7 @@ def tune_model(
     *,
     current: HeadAdapter | None,
     limit_s: float,
-    gate: GateTerms,
+    gate: AdapterGateTerms,
     fit: FitTerms | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> TunedModel:
@@ -55,17 +55,17 @@ def tune_model(
     `current`: the adapter that answers now. Raises NotAdaptable, TooFewLabels, and what `fit_file` raises.
     """
     rows = labelled_rows(trunk, batches)
-    places = usable(rows, trunk.anchors.head)
-    site, anchors, deadline = _site(batches, rows.labels, places), _anchors(trunk), clock() + limit_s
+    model_slots = usable(rows, trunk.anchors.head)
+    site, anchors, deadline = _site(batches, rows.labels, model_slots), _anchors(trunk), clock() + limit_s
 
     def fitted(mine: Sample, its: Sample, file: Path) -> HeadAdapter:
         fit_file(source, file, mine, its, trunk.point, method, deadline=deadline, terms=fit, clock=clock)
         return trunk.session.load_adapter(str(file), method)
 
-    def answered(model: HeadAdapter, sample: Sample) -> tuple[Rows, list[Head]]:
+    def answered(model: HeadAdapter, sample: Sample) -> tuple[FitRows, list[Head]]:
         return side_by_side([trunk.answers(dict(sample.inputs), a) for a in (model, current, None)], sample.labels)
 
-    fold, of_anchors = folds_of(rows.take(places), _FOLDS), np.arange(len(anchors)) % _FOLDS
+    fold, of_anchors = folds_of(rows.take(model_slots), _FOLDS), np.arange(len(anchors)) % _FOLDS
     with tempfile.TemporaryDirectory(dir=out.parent) as work:
         folds = []
         for k in range(_FOLDS):
@@ -78,12 +78,12 @@ def tune_model(
         if verdict.passed:
             fitted(site, anchors, Path(work) / "all.onnx")
             (Path(work) / "all.onnx").rename(out)
-    return TunedModel(verdict, len(places), per_class(rows.take(places), trunk.anchors.head))
+    return TunedModel(verdict, len(model_slots), per_class(rows.take(model_slots), trunk.anchors.head))
 
 
-def _site(batches: Sequence[StoredBatch], labels: Array, places: Array) -> Sample:
-    inputs = {name: np.concatenate([b.inputs[name] for b in batches])[places] for name in batches[0].inputs}
-    return _numbers(Sample(inputs, _typed(labels[places])))
+def _site(batches: Sequence[StoredBatch], labels: Array, model_slots: Array) -> Sample:
+    inputs = {name: np.concatenate([b.inputs[name] for b in batches])[model_slots] for name in batches[0].inputs}
+    return _numbers(Sample(inputs, _typed(labels[model_slots])))
 
 
 def _anchors(trunk: Trunk) -> Sample:

@@ -33,7 +33,7 @@ def main(home: Path, model: str, origin: str, niceness: int) -> int:
 
 def _tune(home: Path, model: str, origin: "Origin") -> None:
     from provisioning.identity.identity import Identity
-    from spoke_agent.adapters.store import Shelf
+    from spoke_agent.adapters.store import AdapterStore
     from spoke_agent.data.store import open_data
     from spoke_agent.server_api.client import ControlClient
     from spoke_agent.site.home import SpokeHome
@@ -44,9 +44,11 @@ def _tune(home: Path, model: str, origin: "Origin") -> None:
     identity = Identity.load(home)
     signer, data = identity.signer(), open_data(home, regime=identity.regime)
     try:
-        shelf = Shelf(home / "adapters", signer=signer, key=signer.public_key)
+        adapter_store = AdapterStore(home / "adapters", signer=signer, key=signer.public_key)
         server = ControlClient(SpokeHome(home).control_socket)
-        Tuner(home, blobs=BlobStore(home), data=data, shelf=shelf, clock=SystemClock(), server=server).tune(model, origin=origin)
+        Tuner(home, blobs=BlobStore(home), data=data, adapter_store=adapter_store, clock=SystemClock(), server=server).tune(
+            model, origin=origin
+        )
     finally:
         data.close()
 

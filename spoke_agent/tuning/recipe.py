@@ -7,8 +7,8 @@ import numpy as np
 from model_formats.core.runtime import Array
 from model_formats.package.adapter import Anchors, Head
 from spoke_agent.adapters.errors import TooFewLabels
-from spoke_agent.adapters.gate import Fold, GateTerms, GateVerdict, judge
-from spoke_agent.adapters.head_fit import Rows, fit_head, losses
+from spoke_agent.adapters.gate import AdapterGateTerms, Fold, GateVerdict, judge
+from spoke_agent.adapters.head_fit import FitRows, fit_head, losses
 from spoke_agent.adapters.permutation import shuffle
 
 __all__ = ["Tuned", "clean", "folds_of", "per_class", "tune_head", "usable"]
@@ -31,7 +31,7 @@ class Tuned:
     """Rows of each class; for regression one number."""
 
 
-def tune_head(rows: Rows, anchors: Anchors, *, current: Head | None = None, terms: GateTerms | None = None) -> Tuned:
+def tune_head(rows: FitRows, anchors: Anchors, *, current: Head | None = None, terms: AdapterGateTerms | None = None) -> Tuned:
     """Fit and gate a head on a site's rows.
 
     Cross-fitted: in each of four folds (eight below 150 rows) a head is fitted on the others and judged on the rows and anchors
@@ -52,23 +52,23 @@ def tune_head(rows: Rows, anchors: Anchors, *, current: Head | None = None, term
         head = fit_head(others, known.take(of_anchors != k), hub, PENALTIES[best], near=near)
         folds.append(Fold(head, rows.take(fold == k), known.take(of_anchors == k)))
     penalty = PENALTIES[int(np.argmin(sum(t.errors for t in trials)))]
-    verdict = judge(folds, current or hub, hub, terms or GateTerms())
+    verdict = judge(folds, current or hub, hub, terms or AdapterGateTerms())
     head = fit_head(rows, known, hub, penalty, near=_middle([f.fitted for f in folds]))
     return Tuned(head, verdict, penalty, len(rows), per_class(rows, hub))
 
 
-def per_class(rows: Rows, hub: Head) -> tuple[int, ...]:
+def per_class(rows: FitRows, hub: Head) -> tuple[int, ...]:
     """Rows of each class; for regression one number."""
     counts = np.bincount(rows.labels, minlength=hub.weight.shape[1]) if rows.classes else np.array([len(rows)])
     return tuple(int(c) for c in counts)
 
 
-def clean(rows: Rows, hub: Head) -> Rows:
+def clean(rows: FitRows, hub: Head) -> FitRows:
     """Without rows that are not finite, that are there twice, or whose class does not exist. Raises TooFewLabels."""
     return rows.take(usable(rows, hub))
 
 
-def usable(rows: Rows, hub: Head) -> Array:
+def usable(rows: FitRows, hub: Head) -> Array:
     """Places of the rows that `clean` keeps. Raises TooFewLabels."""
     numbers = rows.labels.astype(np.float64)
     sound = np.isfinite(numbers) if numbers.ndim == 1 else np.isfinite(numbers).all(axis=1)
@@ -90,15 +90,15 @@ def usable(rows: Rows, hub: Head) -> Array:
     return places
 
 
-def folds_of(rows: Rows, parts: int) -> Array:
+def folds_of(rows: FitRows, parts: int) -> Array:
     """The fold of each row: 0 .. parts-1, every class spread evenly, by a fixed shuffle."""
     fold: Array = _order(rows) % parts
     return fold
 
 
-def _anchor_rows(anchors: Anchors, rows: Rows) -> Rows:
+def _anchor_rows(anchors: Anchors, rows: FitRows) -> FitRows:
     labels = anchors.labels.astype(np.int64 if rows.classes else np.float64)
-    return Rows(anchors.features.astype(np.float32), labels)
+    return FitRows(anchors.features.astype(np.float32), labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class _Trials:
     errors: Array
 
 
-def _trials(rows: Rows, anchors: Rows, hub: Head, seen: Array, seen_anchors: Array) -> _Trials:
+def _trials(rows: FitRows, anchors: FitRows, hub: Head, seen: Array, seen_anchors: Array) -> _Trials:
     """From the stiffest penalty to the loosest, a few steps each."""
     near, heads, errors = hub, [], []
     for penalty in PENALTIES:
@@ -123,7 +123,7 @@ def _middle(heads: list[Head]) -> Head:
     return Head(np.mean([h.weight for h in heads], axis=0), np.mean([h.bias for h in heads], axis=0))
 
 
-def _order(rows: Rows) -> Array:
+def _order(rows: FitRows) -> Array:
     """Each row's place within its class, shuffled by a fixed seed: taking places by turns is a stratified split."""
     place = np.empty(len(rows), np.int64)
     shuffled = shuffle("folds", len(rows))

@@ -16,14 +16,14 @@ from model_formats.package import open_package
 from model_formats.package.adapter import Head
 from model_formats.package.image_layout import BlobReader
 from spoke_agent.adapters.errors import AdapterUnknown, GateClosed, NotAdaptable, TooFewLabels
-from spoke_agent.adapters.gate import GateTerms, GateVerdict
-from spoke_agent.adapters.store import AdapterRecord, Kept, ShadowSeen, Shelf
+from spoke_agent.adapters.gate import AdapterGateTerms, GateVerdict
+from spoke_agent.adapters.store import AdapterRecord, AdapterStore, ShadowComparison, StoredAdapter
 from spoke_agent.daemon.erasure import Retired
 from spoke_agent.data.store import DataStore, StoredBatch
 from spoke_agent.server_api.errors import ServerUnreachable
 from spoke_agent.server_api.messages import ReconcileAnswer
 from spoke_agent.site.home import SpokeHome
-from spoke_agent.site.memory import slim
+from spoke_agent.site.memory import release_unused
 from spoke_agent.site.slots import AdapterSlot, ModelSlots, Slot, edit_slots, read_slots
 from spoke_agent.tuning.features import Trunk, labelled_rows, open_trunk
 from spoke_agent.tuning.recipe import Tuned, tune_head
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from model_formats.finetune import Method as Whole
     from spoke_agent.tuning.full_model import TunedModel
 
-__all__ = ["Method", "Origin", "Server", "TuneOutcome", "Tuner"]
+__all__ = ["Method", "Origin", "ServerControl", "TuneOutcome", "Tuner"]
 
 Origin = Literal["operator", "schedule", "drift", "new_base", "erasure"]
 Method = Literal["head", "lora", "full"]
@@ -42,7 +42,7 @@ _MOST_ROWS = 5000
 _SHADOW_ROWS = 500
 
 
-class Server(Protocol):
+class ServerControl(Protocol):
     """The serving process (`spoke_agent.server_api.client.ControlClient`)."""
 
     def reconcile(self) -> ReconcileAnswer:
@@ -53,7 +53,7 @@ class Server(Protocol):
 class TuneOutcome:
     """What came of a tuning."""
 
-    kept: Kept
+    kept: StoredAdapter
     verdict: GateVerdict
     serving: bool
     """Whether it answers now; False where the server is not running (it will when it starts) or was not asked to."""
@@ -68,15 +68,15 @@ class Tuner:
         *,
         blobs: BlobReader,
         data: DataStore,
-        shelf: Shelf,
+        adapter_store: AdapterStore,
         clock: Clock,
-        server: Server | None,
-        terms: GateTerms | None = None,
+        server: ServerControl | None,
+        terms: AdapterGateTerms | None = None,
         fit_terms: "FitTerms | None" = None,
     ) -> None:
-        self.home, self.shelf = SpokeHome(home), shelf
+        self.home, self.adapter_store = SpokeHome(home), adapter_store
         self._blobs, self._data, self._clock, self._server = blobs, data, clock, server
-        self._terms, self._fit_terms = terms or GateTerms(), fit_terms
+        self._terms, self._fit_terms = terms or AdapterGateTerms(), fit_terms
 
     def tune(
         self, model: str, *, method: Method = "head", origin: Origin = "operator", use: bool = True, limit_s: float = 600.0
@@ -105,7 +105,7 @@ class Tuner:
         """
         try:
             base = self.base_of(slot)
-            ready = [k for k in self.shelf.all(model) if k.trusted and k.record.base == base]
+            ready = [k for k in self.adapter_store.all(model) if k.trusted and k.record.base == base]
             return ready[-1].record.slot if ready else self._fit(model, slot, None, "new_base").record.slot
         except (NotAdaptable, GateClosed, TooFewLabels):
             return None
@@ -132,15 +132,15 @@ class Tuner:
 
     def erase(self, name: str) -> None:
         """Remove an adapter from slots, server and disk. Raises AdapterUnknown."""
-        record = self.shelf.get(name).record
+        record = self.adapter_store.get(name).record
         if (used := self._slots(record.model).adapter) is not None and used.name == name:
             self.use(record.model, None)
-        self.shelf.erase(name)
+        self.adapter_store.erase(name)
 
     def forget(self, batches: frozenset[int]) -> list[Retired]:
         """Erase the adapters that were fitted on any of these stored batches, and what a cut-off fit left."""
-        self.shelf.sweep()
-        records = [k.record for k in self.shelf.made_from(range(min(batches), max(batches) + 1))] if batches else []
+        self.adapter_store.remove_leftovers()
+        records = [k.record for k in self.adapter_store.made_from(range(min(batches), max(batches) + 1))] if batches else []
         found = [Retired(r.name, r.model, answered=self._answers(r)) for r in records]
         for retired in found:
             self.erase(retired.name)
@@ -166,47 +166,47 @@ class Tuner:
         package = open_package(self._blobs, slot.index)
         return package.files[package.variant(slot.variant).main].digest
 
-    def _fit(self, model: str, slot: Slot, used: AdapterSlot | None, origin: Origin) -> Kept:
+    def _fit(self, model: str, slot: Slot, used: AdapterSlot | None, origin: Origin) -> StoredAdapter:
         trunk = self.trunk(slot)
         batches = list(self._data.labelled(model, limit=_MOST_ROWS))
         rows = labelled_rows(trunk, batches)
         if batches:
             _check_parity(trunk, batches[0])
-        slim()  # the engine's code: the fit needs none of it
+        release_unused()  # the engine's code: the fit needs none of it
         tuned = tune_head(rows, trunk.anchors, current=self._current(trunk, used), terms=self._terms)
         if not tuned.verdict.passed:
-            raise GateClosed(f"{model}@{slot.version}: {_told(tuned.verdict)}")
+            raise GateClosed(f"{model}@{slot.version}: {_gate_counts(tuned.verdict)}")
         if not (np.isfinite(tuned.head.weight).all() and np.isfinite(tuned.head.bias).all()):
             raise NotAdaptable("the fit did not converge to finite numbers")
-        slim()  # the fit's code: writing the adapter needs the engine's again
+        release_unused()  # the fit's code: writing the adapter needs the engine's again
         head = tuned.head
         seen = self._shadow(model, trunk, lambda inputs: trunk.features(inputs) @ head.weight + head.bias)
-        name = self.shelf.next_name(model, slot.version)
+        name = self.adapter_store.next_name(model, slot.version)
         describe = self._record(name, model, slot, trunk, tuned, batches, origin, "head", tuned.penalty, seen)
-        return self.shelf.add(name, trunk.point, tuned.head, describe)
+        return self.adapter_store.add(name, trunk.point, tuned.head, describe)
 
     def _fit_whole(
         self, model: str, slot: Slot, used: AdapterSlot | None, origin: Origin, method: "Whole", limit_s: float
-    ) -> Kept:
+    ) -> StoredAdapter:
         from spoke_agent.tuning.full_model import MOST_ROWS, tune_model  # late: heads are fitted without it
 
         trunk, source = self.trunk(slot), self._blobs.path(self.base_of(slot))
         batches = list(self._data.labelled(model, limit=MOST_ROWS))
         current = self._adapter_in_use(trunk, used)
-        with self.shelf.bench() as work:
+        with self.adapter_store.workspace() as work:
             file = work / "model.onnx"
             tuned = tune_model(
                 trunk, source, file, batches, method, current=current, limit_s=limit_s, gate=self._terms, fit=self._fit_terms
             )
             if not tuned.verdict.passed:
-                raise GateClosed(f"{model}@{slot.version}: {_told(tuned.verdict)}")
+                raise GateClosed(f"{model}@{slot.version}: {_gate_counts(tuned.verdict)}")
             fitted = trunk.session.load_adapter(str(file), "fitted")
             seen = self._shadow(model, trunk, lambda inputs: trunk.answers(inputs, fitted))
-            name = self.shelf.next_name(model, slot.version)
+            name = self.adapter_store.next_name(model, slot.version)
             describe = self._record(name, model, slot, trunk, tuned, batches, origin, method, 0.0, seen)
-            return self.shelf.add_model(name, file, describe)
+            return self.adapter_store.add_model(name, file, describe)
 
-    def _shadow(self, model: str, trunk: Trunk, answers: Callable[[dict[str, Array]], Array]) -> ShadowSeen:
+    def _shadow(self, model: str, trunk: Trunk, answers: Callable[[dict[str, Array]], Array]) -> ShadowComparison:
         """What it would have answered to what callers sent last, labelled or not. Raises GateClosed where that is no number."""
         rows = changed = 0
         for batch in self._data.latest(model, limit=_SHADOW_ROWS):
@@ -215,7 +215,7 @@ class Tuner:
             if not np.isfinite(new[sound]).all():
                 raise GateClosed(f"{model}: in shadow, what was fitted gives no finite answer to rows that callers sent")
             rows, changed = rows + int(sound.sum()), changed + _changed(new[sound], old[sound], trunk)
-        return ShadowSeen(rows=rows, changed=changed)
+        return ShadowComparison(rows=rows, changed=changed)
 
     def _record(
         self,
@@ -228,7 +228,7 @@ class Tuner:
         origin: Origin,
         method: Method,
         penalty: float,
-        seen: ShadowSeen,
+        seen: ShadowComparison,
     ) -> Callable[[str], AdapterRecord]:
         """What the record will say, once the file's digest is known."""
         numbers, now = [b.id for b in batches], self._now()
@@ -258,7 +258,7 @@ class Tuner:
     def _current(self, trunk: Trunk, used: AdapterSlot | None) -> Head | None:
         if used is None or used.base != trunk.base:
             return None
-        kept = self.shelf.get(used.name)
+        kept = self.adapter_store.get(used.name)
         if kept.trusted and kept.record.method != "head":
             raise NotAdaptable(
                 f"{used.name} is a whole fitted model; a head fitted on the hub's trunk is no step on from it",
@@ -269,11 +269,11 @@ class Tuner:
     def _adapter_in_use(self, trunk: Trunk, used: AdapterSlot | None) -> HeadAdapter | None:
         if used is None or used.base != trunk.base:
             return None
-        kept = self.shelf.get(used.name)
+        kept = self.adapter_store.get(used.name)
         return trunk.session.load_adapter(str(kept.file), used.name) if kept.trusted else None
 
     def _fitting(self, model: str, name: str) -> AdapterSlot:
-        kept, slots = self.shelf.get(name), self._slots(model)
+        kept, slots = self.adapter_store.get(name), self._slots(model)
         if not kept.trusted or kept.record.model != model:
             raise AdapterUnknown(f"{name}: not an adapter of {model} made here, or its file was changed")
         if slots.champion is None or self.base_of(slots.champion) != kept.record.base:
@@ -285,11 +285,11 @@ class Tuner:
         edit_slots(
             self.home.slots,
             model,
-            lambda places: places.replace(adapter=places.adapter and places.adapter.replace(probation=False)),
+            lambda model_slots: model_slots.replace(adapter=model_slots.adapter and model_slots.adapter.replace(probation=False)),
         )
 
     def _switch(self, model: str, adapter: AdapterSlot | None) -> None:
-        edit_slots(self.home.slots, model, lambda places: places.replace(adapter=adapter))
+        edit_slots(self.home.slots, model, lambda model_slots: model_slots.replace(adapter=adapter))
 
     def _slots(self, model: str) -> ModelSlots:
         return read_slots(self.home.slots).models.get(model, ModelSlots())
@@ -325,7 +325,7 @@ def _check_parity(trunk: Trunk, batch: StoredBatch) -> None:
         raise NotAdaptable("the package's features and head do not give its output; an adapter would not do what was tested")
 
 
-def _told(v: GateVerdict) -> str:
+def _gate_counts(v: GateVerdict) -> str:
     return (
         f"on {v.rows} held-out rows what was fitted is right where the old is wrong {v.wins} times, the other way round "
         f"{v.losses} times (p = {v.p:.3f}); on {v.anchors} of the hub's rows it scores {v.anchors_after:.2f} against "

@@ -13,7 +13,7 @@ from model_formats.statistics.distributions import binomial_tail
 from sync.core.types import Reason
 from sync.protocol.messages import ProbationTerms, ShadowTerms
 
-__all__ = ["ProbationSeen", "ShadowSeen", "Verdict", "at_most", "e_value_below", "judge_probation", "judge_shadow"]
+__all__ = ["ProbationCounts", "ShadowCounts", "Verdict", "at_most", "e_value_below", "judge_probation", "judge_shadow"]
 
 EARLY_ALPHA = 0.01
 """Chance that a version as good as it claims is called bad during the soak."""
@@ -24,7 +24,7 @@ MIN_ROWS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class ShadowSeen:
+class ShadowCounts:
     """Counts of a candidate beside the champion."""
 
     rows: int = 0
@@ -37,7 +37,7 @@ class ShadowSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class ProbationSeen:
+class ProbationCounts:
     """Counts of a new champion."""
 
     requests: int = 0
@@ -67,7 +67,7 @@ _WAIT = Verdict()
 _PASSED = Verdict(passed=True)
 
 
-def judge_shadow(terms: ShadowTerms, seen: ShadowSeen) -> Verdict:
+def judge_shadow(terms: ShadowTerms, seen: ShadowCounts) -> Verdict:
     """Judge a candidate that is loaded and gave the golden outputs."""
     if seen.latency_ratio is not None and seen.latency_ratio > terms.max_latency_ratio:
         return Verdict(reason=Reason.LATENCY_EXCEEDED)
@@ -80,7 +80,7 @@ def judge_shadow(terms: ShadowTerms, seen: ShadowSeen) -> Verdict:
     return _PASSED if ended else _WAIT
 
 
-def judge_probation(terms: ProbationTerms, seen: ProbationSeen) -> Verdict:
+def judge_probation(terms: ProbationTerms, seen: ProbationCounts) -> Verdict:
     """Judge a new champion: errors, then accuracy on labelled rows against the claim (or what the site allows), then the soak."""
     expected = expected_accuracy(seen.claim, seen.champion_correct, seen.champion_labelled)
     floor = None if expected is None else max(0.0, expected - terms.accuracy_slack)
@@ -125,7 +125,7 @@ def _surely_above(bad: int, n: int, share: float) -> bool:
     return n >= MIN_ROWS and e_value_below(n, n - bad, 1 - share) >= 1 / EARLY_ALPHA
 
 
-def _probation_ended(terms: ProbationTerms, seen: ProbationSeen) -> bool:
+def _probation_ended(terms: ProbationTerms, seen: ProbationCounts) -> bool:
     enough = seen.requests >= terms.min_requests and seen.labelled >= terms.min_labelled
     return seen.waited_s >= terms.soak_s and (enough or seen.waited_s >= terms.max_wait_s)
 

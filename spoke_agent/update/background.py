@@ -4,14 +4,14 @@ import threading
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["InlineJobs", "Job", "Jobs", "ThreadJobs"]
+__all__ = ["InlineJobs", "BackgroundJob", "Jobs", "ThreadJobs"]
 
 T = TypeVar("T")
 Work = Callable[[threading.Event], T]
 """Gets an event that is set when the work should stop; raises or returns soon after."""
 
 
-class Job(Generic[T]):
+class BackgroundJob(Generic[T]):
     """One piece of work under way."""
 
     def __init__(self, work: Work[T], on_done: Callable[[], None]) -> None:
@@ -54,16 +54,16 @@ class Job(Generic[T]):
 class Jobs(Protocol):
     """Where jobs run."""
 
-    def start(self, work: Work[T], on_done: Callable[[], None]) -> Job[T]:
+    def start(self, work: Work[T], on_done: Callable[[], None]) -> BackgroundJob[T]:
         """Begin."""
 
 
 class ThreadJobs:
     """Each on a thread of its own."""
 
-    def start(self, work: Work[T], on_done: Callable[[], None]) -> Job[T]:
+    def start(self, work: Work[T], on_done: Callable[[], None]) -> BackgroundJob[T]:
         """Begin."""
-        job = Job(work, on_done)
+        job = BackgroundJob(work, on_done)
         threading.Thread(target=job.run, name="update", daemon=True).start()
         return job
 
@@ -71,8 +71,8 @@ class ThreadJobs:
 class InlineJobs:
     """At once, in the caller: for sideload and for tests."""
 
-    def start(self, work: Work[T], on_done: Callable[[], None]) -> Job[T]:
+    def start(self, work: Work[T], on_done: Callable[[], None]) -> BackgroundJob[T]:
         """Begin, and end."""
-        job = Job(work, on_done)
+        job = BackgroundJob(work, on_done)
         job.run()
         return job

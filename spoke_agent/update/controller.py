@@ -15,18 +15,18 @@ from model_formats.core.errors import SpokeshaveError
 from spoke_agent.server_api.errors import ServerUnreachable
 from spoke_agent.site.settings import SpokeSettings
 from spoke_agent.site.slots import ModelSlots, edit_slots, read_slots
-from spoke_agent.update.background import Job, Jobs
-from spoke_agent.update.executor import RESUMABLE, Outcome, Steps, Try
-from spoke_agent.update.interfaces import Server, Trust
+from spoke_agent.update.background import BackgroundJob, Jobs
+from spoke_agent.update.executor import RESUMABLE, RetryLater, StateHandlers, StepOutcome
+from spoke_agent.update.interfaces import ServingProcess, Trust
 from spoke_agent.update.journal import Draft, Journal, UnreadableRow
-from spoke_agent.update.planner import cancel_reason, intend
+from spoke_agent.update.planner import cancel_reason, next_event
 from spoke_agent.update.state_machine import ACTIVE, MAX_SAVES, Event, next_state
 from spoke_agent.update.update import Timer, Update, fresh
 from sync.core.types import TERMINAL, Reason, SpokeId, State
 from sync.protocol.messages import DesiredModel, Directive, Report, Serving, UpdateEvidence
 from sync.store import DiskFailed, DiskFull
 
-__all__ = ["Sealer", "Updater"]
+__all__ = ["Sealer", "UpdateController"]
 
 Sealer = Callable[[Report], bytes]
 """Signs a report with the device key."""
@@ -40,10 +40,10 @@ ENTER_PATIENCE_S = 60.0
 
 
 @dataclass(slots=True)
-class _Course:
+class _RunState:
     """What the process remembers of a model between ticks; none of it is needed after a restart."""
 
-    job: Job[Outcome | Try | None] | None = None
+    job: BackgroundJob[StepOutcome | RetryLater | None] | None = None
     waits_for: Reason = Reason.NONE
     tries: int = 0
     next_at: float = 0.0
@@ -53,18 +53,18 @@ class _Course:
     counts: dict[str, object] = field(default_factory=dict)
 
 
-class Updater:
+class UpdateController:
     """Used from one thread; the steps run as jobs."""
 
     def __init__(
         self,
         me: SpokeId,
         journal: Journal,
-        steps: Steps,
+        steps: StateHandlers,
         *,
         slots: Path,
         trust: Trust,
-        server: Server,
+        server: ServingProcess,
         settings: SpokeSettings,
         seal: Sealer,
         jobs: Jobs,
@@ -79,7 +79,7 @@ class Updater:
         self._jobs, self._timer, self._on_change, self._wake = jobs, timer, on_change, wake
         self._now = now or (lambda: timer().wall)
         self._directive = journal.directive()
-        self._courses: dict[str, _Course] = {}
+        self._run_states: dict[str, _RunState] = {}
         self._looked: set[str] = set()
         """Models whose committed version was seen to run here since this process started."""
         steps.others_arrive = self._others_arrive
@@ -106,9 +106,9 @@ class Updater:
                 event = _restart_event(found, clean=clean)
                 crashes = found.crashes + (0 if clean or found.state is not State.PROBATION else 1)
                 self._move(replace(found, crashes=crashes), event, _restart_reason(event))
-        for model, places in read_slots(self._slots).models.items():
+        for model, model_slots in read_slots(self._slots).models.items():
             update = self._journal.update(model)
-            if places.probation and not (isinstance(update, Update) and update.state in _SWITCHED):
+            if model_slots.probation and not (isinstance(update, Update) and update.state in _SWITCHED):
                 self._to_last_good(model)
 
     def tidy(self) -> None:
@@ -129,9 +129,9 @@ class Updater:
 
     def deny(self, denied: frozenset[str]) -> None:
         """Stop serving what the deny list names, where there is something better to go back to."""
-        for model, places in read_slots(self._slots).models.items():
-            found, back = self._journal.update(model), places.last_good
-            if not isinstance(found, Update) or places.champion is None or places.champion.index not in denied:
+        for model, model_slots in read_slots(self._slots).models.items():
+            found, back = self._journal.update(model), model_slots.last_good
+            if not isinstance(found, Update) or model_slots.champion is None or model_slots.champion.index not in denied:
                 continue
             if found.state is State.PROBATION:
                 self._move(found, Event.FAULT, Reason.DENIED)
@@ -146,9 +146,9 @@ class Updater:
 
     def stop(self) -> None:
         """Cancel all jobs. The states stay; the next start goes on from them."""
-        for course in self._courses.values():
-            if course.job:
-                course.job.cancel()
+        for run_state in self._run_states.values():
+            if run_state.job:
+                run_state.job.cancel()
 
     def idle(self) -> bool:
         """Whether nothing is under way: every model is where the directive wants it, or will go no further."""
@@ -156,7 +156,7 @@ class Updater:
 
     def waiting_for(self, model: str) -> str:
         """Why a model's update does not move right now; empty when it does."""
-        return self._courses[model].why if model in self._courses else ""
+        return self._run_states[model].why if model in self._run_states else ""
 
     # ---- one step of one model
 
@@ -169,7 +169,7 @@ class Updater:
         drafts = [d for d in self._journal.drafts() if d.model == model]
         if found and drafts:
             return self._settle(found, drafts)
-        event = intend(found, self._places(model), self._desired(model))
+        event = next_event(found, self._model_slots(model), self._desired(model))
         if event is not None:
             return self._begin(found, model, event)
         if found and found.state is State.COMMITTED and model not in self._looked:
@@ -177,20 +177,20 @@ class Updater:
         return self._work(self._with_new_terms(found)) if found and found.state in ACTIVE else False
 
     def _begin(self, found: Update | None, model: str, event: Event) -> bool:
-        desired, course = self._desired(model), self._course(model)
+        desired, run_state = self._desired(model), self._run_state_of(model)
         if event is Event.CANCELLED and found:
-            self._stop_job(course)
+            self._stop_job(run_state)
             return self._move(found, event, cancel_reason(found, desired))
         if event is Event.REVERTED and found and desired:
             if self._may_go_back(found, desired):
-                return self._move(replace(found, base=self._places(model).last_good), event, Reason.REVERTED_BY_HUB)
+                return self._move(replace(found, base=self._model_slots(model).last_good), event, Reason.REVERTED_BY_HUB)
             event = Event.OFFERED
         if event is Event.RETIRED:
             return self._move(found, event, Reason.CANCELLED) if found else self._retire(model)
         if desired is None:
             return False
         state = found.state if found else State.IDLE
-        base = self._places(model).champion
+        base = self._model_slots(model).champion
         update = replace(fresh(desired, self._generation, self._timer(), base=base), state=state)
         if event is Event.CONFIRMED and base:
             update = replace(update, variant=base.variant)
@@ -206,34 +206,34 @@ class Updater:
         return update
 
     def _work(self, update: Update) -> bool:
-        course = self._course(update.model)
+        run_state = self._run_state_of(update.model)
         if update.entered.elapsed(self._timer()) > self._limit(update):
-            self._stop_job(course)
-            reason = Reason.TIMEOUT if course.waits_for is Reason.NONE else course.waits_for
-            return self._move(update.seen(**course.counts), Event.TIMED_OUT, reason)
-        if course.job is None:
-            if self._timer().monotonic >= course.next_at:
-                course.job = self._jobs.start(lambda cancel: self._steps.work(update, cancel), self._wake)
-            if course.job is None or not course.job.done:
+            self._stop_job(run_state)
+            reason = Reason.TIMEOUT if run_state.waits_for is Reason.NONE else run_state.waits_for
+            return self._move(update.seen(**run_state.counts), Event.TIMED_OUT, reason)
+        if run_state.job is None:
+            if self._timer().monotonic >= run_state.next_at:
+                run_state.job = self._jobs.start(lambda cancel: self._steps.work(update, cancel), self._wake)
+            if run_state.job is None or not run_state.job.done:
                 return False
-        if not course.job.done:
+        if not run_state.job.done:
             return False
-        job, course.job = course.job, None
-        return self._judge(update, course, job.result())
+        job, run_state.job = run_state.job, None
+        return self._judge(update, run_state, job.result())
 
     def _look(self, update: Update) -> bool:
         """Once after a start, which may be on other hardware. A version that is off here now gives its place to last-good, which
         answers for it already; the directive then brings it back, in another variant.
         """
-        course = self._course(update.model)
-        if course.job is None and self._timer().monotonic >= course.next_at:
-            course.job = self._jobs.start(lambda _cancel: self._steps.look(update), self._wake)
-        if course.job is None or not course.job.done:
+        run_state = self._run_state_of(update.model)
+        if run_state.job is None and self._timer().monotonic >= run_state.next_at:
+            run_state.job = self._jobs.start(lambda _cancel: self._steps.look(update), self._wake)
+        if run_state.job is None or not run_state.job.done:
             return False
-        job, course.job = course.job, None
+        job, run_state.job = run_state.job, None
         seen = job.result()
-        if isinstance(seen, Try):
-            course.next_at = self._timer().monotonic + self._settings.tick_s
+        if isinstance(seen, RetryLater):
+            run_state.next_at = self._timer().monotonic + self._settings.tick_s
             return False
         self._looked.add(update.model)
         if seen is None:
@@ -241,28 +241,28 @@ class Updater:
         edit_slots(self._slots, update.model, lambda m: m.replace(champion=m.last_good, candidate=None, probation=False))
         return True
 
-    def _judge(self, update: Update, course: _Course, seen: Outcome | Try | None) -> bool:
+    def _judge(self, update: Update, run_state: _RunState, seen: StepOutcome | RetryLater | None) -> bool:
         if seen is None:
-            course.next_at = self._timer().monotonic + self._settings.tick_s
+            run_state.next_at = self._timer().monotonic + self._settings.tick_s
             return False
-        if isinstance(seen, Try):
-            return self._try_again(update, course, seen)
+        if isinstance(seen, RetryLater):
+            return self._try_again(update, run_state, seen)
         update = replace(update.seen(**seen.counts), variant=seen.variant or update.variant)
         if seen.event is Event.CRASHED and update.crashes == 0:
             return self._move(replace(update, crashes=1), Event.RESTARTED, Reason.CRASHED_IN_PROBATION)
         return self._move(update, seen.event, seen.reason)
 
-    def _try_again(self, update: Update, course: _Course, seen: Try) -> bool:
-        course.why, course.waits_for = seen.why, seen.reason
-        course.counts.update(seen.counts)
+    def _try_again(self, update: Update, run_state: _RunState, seen: RetryLater) -> bool:
+        run_state.why, run_state.waits_for = seen.why, seen.reason
+        run_state.counts.update(seen.counts)
         if seen.reason is Reason.BUDGET_EXHAUSTED:
-            course.next_at = self._timer().monotonic + self._settings.retry_cap_s
+            run_state.next_at = self._timer().monotonic + self._settings.retry_cap_s
             return False
-        course.tries += 1
-        if course.tries >= self._settings.transfer_tries:
-            return self._move(update.seen(**course.counts), Event.FAULT, Reason.TRANSFER_FAILED)
-        pause = min(self._settings.retry_cap_s, self._settings.retry_s * 2 ** min(course.tries - 1, 16))
-        course.next_at = self._timer().monotonic + pause * (0.5 + secrets.randbelow(1000) / 1000)
+        run_state.tries += 1
+        if run_state.tries >= self._settings.transfer_tries:
+            return self._move(update.seen(**run_state.counts), Event.FAULT, Reason.TRANSFER_FAILED)
+        pause = min(self._settings.retry_cap_s, self._settings.retry_s * 2 ** min(run_state.tries - 1, 16))
+        run_state.next_at = self._timer().monotonic + pause * (0.5 + secrets.randbelow(1000) / 1000)
         return False
 
     def _move(self, update: Update, event: Event, reason: Reason) -> bool:
@@ -275,7 +275,7 @@ class Updater:
         fault_at = now if then is State.ROLLED_BACK else None
         moved = replace(update, state=then, reason=reason, entered=now, saves=update.saves + 1, fault_at=fault_at)
         self._journal.save(moved, previous=previous, event=event)
-        self._courses[update.model] = _Course()
+        self._run_states[update.model] = _RunState()
         self._looked.add(update.model)
         self._on_change()
         return True
@@ -284,12 +284,12 @@ class Updater:
 
     def _settle(self, update: Update, drafts: list[Draft]) -> bool:
         """Do the state's first act, then sign what waits. False when the server has to come back first."""
-        course = self._course(update.model)
+        run_state = self._run_state_of(update.model)
         try:
             seen = self._steps.enter(update) if self._steps.enters(update.state) else {}
         except (ServerUnreachable, DiskFull, DiskFailed) as e:
-            course.why = e.message
-            if not self._out_of_patience(update, course):
+            run_state.why = e.message
+            if not self._out_of_patience(update, run_state):
                 return False
             seen = {}
         if seen:
@@ -302,11 +302,11 @@ class Updater:
         self._on_change()
         return True
 
-    def _out_of_patience(self, update: Update, course: _Course) -> bool:
+    def _out_of_patience(self, update: Update, run_state: _RunState) -> bool:
         """A commit is never reported while nobody serves it; all else is, after a while."""
         now = self._timer().monotonic
-        course.entering_since = course.entering_since if course.entering_since is not None else now
-        return update.state is not State.COMMITTED and now - course.entering_since >= ENTER_PATIENCE_S
+        run_state.entering_since = run_state.entering_since if run_state.entering_since is not None else now
+        return update.state is not State.COMMITTED and now - run_state.entering_since >= ENTER_PATIENCE_S
 
     def _report(self, draft: Draft, serving: tuple[Serving, ...], evidence: UpdateEvidence) -> Report:
         return Report(
@@ -343,10 +343,10 @@ class Updater:
 
         edit_slots(self._slots, model, back)
         self._journal.forget(model)
-        self._courses.pop(model, None)
+        self._run_states.pop(model, None)
         desired = self._desired(model)
         if desired is not None:
-            lost = fresh(desired, self._generation, self._timer(), base=self._places(model).champion)
+            lost = fresh(desired, self._generation, self._timer(), base=self._model_slots(model).champion)
             self._move(lost, Event.UNREADABLE, Reason.STATE_UNKNOWN)
 
     def _retire(self, model: str) -> bool:
@@ -372,7 +372,7 @@ class Updater:
         if not isinstance(found, Update):
             return self._desired(model) is not None
         pending = any(d.model == model for d in self._journal.drafts())
-        return pending or found.state in ACTIVE or intend(found, self._places(model), self._desired(model)) is not None
+        return pending or found.state in ACTIVE or next_event(found, self._model_slots(model), self._desired(model)) is not None
 
     def _desired(self, model: str) -> DesiredModel | None:
         if self._directive is None:
@@ -384,20 +384,20 @@ class Updater:
     def _generation(self) -> int:
         return self._directive.generation if self._directive else 0
 
-    def _places(self, model: str) -> ModelSlots:
+    def _model_slots(self, model: str) -> ModelSlots:
         return read_slots(self._slots).models.get(model, ModelSlots())
 
     def _others_arrive(self, model: str | None) -> bool:
         found = self._journal.updates().values()
         return any(isinstance(u, Update) and u.model != model and u.state in _ARRIVING for u in found)
 
-    def _course(self, model: str) -> _Course:
-        return self._courses.setdefault(model, _Course())
+    def _run_state_of(self, model: str) -> _RunState:
+        return self._run_states.setdefault(model, _RunState())
 
-    def _stop_job(self, course: _Course) -> None:
-        if course.job:
-            course.job.cancel()
-            course.job = None
+    def _stop_job(self, run_state: _RunState) -> None:
+        if run_state.job:
+            run_state.job.cancel()
+            run_state.job = None
 
     def _limit(self, update: Update) -> float:
         s, shadow, probation = self._settings, update.desired.shadow, update.desired.probation

@@ -21,10 +21,10 @@ from spoke_agent.site.settings import SpokeSettings
 from spoke_agent.site.slots import ModelSlots, Slot, edit_slots, read_slots
 from spoke_agent.site.time_window import within
 from spoke_agent.update import admission
-from spoke_agent.update.acceptance import ProbationSeen, ShadowSeen, Verdict, judge_probation, judge_shadow
+from spoke_agent.update.acceptance import ProbationCounts, ShadowCounts, Verdict, judge_probation, judge_shadow
 from spoke_agent.update.admission import OFF, Capacity, Choice
 from spoke_agent.update.delta import by_delta, offer_for
-from spoke_agent.update.interfaces import Labels, Release, Server, Transport, Trust
+from spoke_agent.update.interfaces import Labels, Release, ServingProcess, Transport, Trust
 from spoke_agent.update.state_machine import Event
 from spoke_agent.update.update import Timer, Update
 from sync.core.clock import Clock
@@ -33,11 +33,11 @@ from sync.protocol.messages import DesiredModel
 from sync.store import DiskFailed, DiskFull, Store, disk_errors
 from sync.transfer.limits import BudgetExhausted
 
-__all__ = ["RESUMABLE", "Outcome", "Steps", "Try"]
+__all__ = ["RESUMABLE", "StepOutcome", "StateHandlers", "RetryLater"]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class StepOutcome:
     """How a step ended."""
 
     event: Event
@@ -48,7 +48,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
+class RetryLater:
     """The step could not be done now, through nobody's fault here; it is tried again after a pause."""
 
     why: str
@@ -57,14 +57,14 @@ class Try:
     """What to say when the time for the step runs out meanwhile; BUDGET_EXHAUSTED is no failed try."""
 
 
-_Seen = Outcome | Try | None
+_Seen = StepOutcome | RetryLater | None
 RESUMABLE = frozenset({Reason.TRANSFER_FAILED, Reason.TIMEOUT, Reason.BUDGET_EXHAUSTED})
 """What has arrived stays for the next try; the next update that ends well tidies up."""
 _START_SLACK_S = 2.0
 """The two processes' clocks are read a moment apart."""
 
 
-class Steps:
+class StateHandlers:
     """The steps, over their ports. Runs on job threads, at most one for a model at a time."""
 
     def __init__(
@@ -77,7 +77,7 @@ class Steps:
         store: Store,
         trust: Trust,
         transport: Transport,
-        server: Server,
+        server: ServingProcess,
         labels: Labels,
         clock: Clock,
         capacity: Callable[[], Capacity],
@@ -132,9 +132,9 @@ class Steps:
                 return None
             loaded = _of(self._server.reconcile().models, update.model).champion
         except ServerUnreachable as e:
-            return Try(e.message)
+            return RetryLater(e.message)
         reason, detail = _fault_of(loaded) if loaded is not None else (Reason.NONE, "")
-        return Outcome(Event.OTHER_VARIANT, reason, detail) if reason in OFF else None
+        return StepOutcome(Event.OTHER_VARIANT, reason, detail) if reason in OFF else None
 
     # ---- before the switch
 
@@ -144,36 +144,38 @@ class Steps:
             fetched = self._complete(update, release, None, cancel)
             return None if cancel.is_set() else self._admitted(update, fetched)
 
-    def _admitted(self, update: Update, fetched: int) -> Outcome:
+    def _admitted(self, update: Update, fetched: int) -> StepOutcome:
         package = open_package(self._store, update.desired.index)
         if (package.spec.model, package.spec.version) != (update.model, update.desired.version):
-            return Outcome(Event.REFUSED, Reason.PACKAGE_INVALID, f"the package says {package.spec.model}@{package.spec.version}")
+            return StepOutcome(
+                Event.REFUSED, Reason.PACKAGE_INVALID, f"the package says {package.spec.model}@{package.spec.version}"
+            )
         forbidden = admission.residency(package.spec, self._zone, self._regime)
         if forbidden is not Reason.NONE:
-            return Outcome(Event.REFUSED, forbidden, "package.json: residency")
+            return StepOutcome(Event.REFUSED, forbidden, "package.json: residency")
         choice, capacity = self._choice(package, _tried(update))
         counts: dict[str, object] = {"cpu_class": capacity.cpu_class, "passed_over": choice.passed_over}
         if choice.variant is None:
-            return Outcome(Event.REFUSED, choice.reason, "no variant fits this machine", counts=counts)
+            return StepOutcome(Event.REFUSED, choice.reason, "no variant fits this machine", counts=counts)
         total = self._total(package, choice.variant)
         counts |= {"variant": choice.variant, "bytes_received": update.evidence.bytes_received + fetched, "bytes_total": total}
-        return Outcome(Event.PASSED, variant=choice.variant, counts=counts)
+        return StepOutcome(Event.PASSED, variant=choice.variant, counts=counts)
 
     def _choice(self, package: Package, off: Mapping[str, Reason]) -> tuple[Choice, Capacity]:
         here, capacity = frozenset(self._store.digests()), self._capacity()
         sizes = {v.name: admission.download_size(package.files, v, here) for v in package.spec.variants}
         return admission.choose(package.spec, package.evidence, sizes, capacity, off), capacity
 
-    def _another(self, update: Update, reason: Reason, detail: str) -> Outcome:
+    def _another(self, update: Update, reason: Reason, detail: str) -> StepOutcome:
         """The chosen variant is off here: go on with the next one that fits, or end when none is left."""
         package = open_package(self._store, update.desired.index)
         choice, _ = self._choice(package, {**_tried(update), _variant_of(update): reason})
         counts: dict[str, object] = {"passed_over": choice.passed_over, "variant": choice.variant, "engine": None, "mode": None}
         if choice.variant is None:
-            return Outcome(Event.FAULT, choice.reason, detail, counts=counts)
+            return StepOutcome(Event.FAULT, choice.reason, detail, counts=counts)
         mine = package.variant(choice.variant).files
         counts["bytes_total"] = update.evidence.bytes_total + sum(package.files[name].size for name in mine)
-        return Outcome(Event.OTHER_VARIANT, reason, detail, variant=choice.variant, counts=counts)
+        return StepOutcome(Event.OTHER_VARIANT, reason, detail, variant=choice.variant, counts=counts)
 
     def _total(self, package: Package, variant: str) -> int:
         """Bytes of a variant with all that belongs to every variant."""
@@ -191,19 +193,19 @@ class Steps:
             return None
         received = update.evidence.bytes_received + fetched
         used = update.desired.index in self._shortcuts
-        return Outcome(Event.PASSED, counts={"bytes_received": received, "used_delta": used})
+        return StepOutcome(Event.PASSED, counts={"bytes_received": received, "used_delta": used})
 
     def _verify(self, update: Update, _cancel: threading.Event) -> _Seen:
         self._trust.contents(self._store, update.desired, _current(update), _variant_of(update))
         package = open_package(self._store, update.desired.index)
-        return Outcome(Event.PASSED, counts={"claimed_accuracy": _share(package.evidence.claim(_variant_of(update)))})
+        return StepOutcome(Event.PASSED, counts={"claimed_accuracy": _share(package.evidence.claim(_variant_of(update)))})
 
     def _shadow(self, update: Update, _cancel: threading.Event) -> _Seen:
         self._edit(update.model, lambda m: m.replace(candidate=_slot(update)))
         stats = self._stats(update.model)
         if stats.candidate is None or stats.candidate.index != update.desired.index:
             return self._load(update, "candidate")
-        seen = ShadowSeen(
+        seen = ShadowCounts(
             rows=stats.shadow.rows,
             disagreements=stats.shadow.disagreements,
             errors=stats.shadow.errors,
@@ -222,7 +224,7 @@ class Steps:
 
     def _arm(self, _update: Update, _cancel: threading.Event) -> _Seen:
         if within(self._settings.switch_hours, self._settings.timezone, self._clock.now()):
-            return Outcome(Event.PASSED)
+            return StepOutcome(Event.PASSED)
         return None
 
     # ---- the switch, and after
@@ -238,14 +240,14 @@ class Steps:
     def _soak(self, update: Update, _cancel: threading.Event) -> _Seen:
         answer, waited = self._server.stats(), update.entered.elapsed(self._timer())
         if answer.uptime_s + _START_SLACK_S < waited:
-            return Outcome(Event.CRASHED, Reason.CRASHED_IN_PROBATION, "the server started anew during probation")
+            return StepOutcome(Event.CRASHED, Reason.CRASHED_IN_PROBATION, "the server started anew during probation")
         role = answer.models.get(update.model, ModelStats()).champion
         index, base = update.desired.index, update.base
         if role is None or role.index != index:
             return self._load(update, "champion")
         labelled, correct = self._labels.labelled_accuracy(update.model, index, update.entered.wall)
         before = self._labels.labelled_accuracy(update.model, base.index) if base else (0, 0)
-        seen = ProbationSeen(
+        seen = ProbationCounts(
             requests=role.requests,
             errors=role.errors,
             labelled=labelled,
@@ -304,13 +306,13 @@ class Steps:
         """Have the server load a slot, checked by it with the golden vectors; a fault when it cannot."""
         loaded = getattr(_of(self._server.reconcile().models, update.model), role)
         if loaded is None or loaded.index != update.desired.index:
-            return Try("the server does not follow slots.json")
+            return RetryLater("the server does not follow slots.json")
         reason, detail = _fault_of(loaded)
         if reason is Reason.NONE:
             return None
         if role == "candidate" and reason in OFF:
             return self._another(update, reason, detail)
-        return Outcome(Event.FAULT, reason, detail)
+        return StepOutcome(Event.FAULT, reason, detail)
 
     # ---- the store
 
@@ -383,25 +385,25 @@ class Steps:
         return self._server.stats().models.get(model, ModelStats())
 
 
-def _outcome_of(error: SpokeshaveError) -> Outcome | Try:
+def _outcome_of(error: SpokeshaveError) -> StepOutcome | RetryLater:
     if error.retryable or isinstance(error, PackageIncomplete | DiskFailed | ServerUnreachable):
-        return Try(error.message, reason=Reason.BUDGET_EXHAUSTED if isinstance(error, BudgetExhausted) else Reason.NONE)
+        return RetryLater(error.message, reason=Reason.BUDGET_EXHAUSTED if isinstance(error, BudgetExhausted) else Reason.NONE)
     reason = getattr(error, "reason", None)
     if isinstance(reason, Reason):
-        return Outcome(Event.FAULT if isinstance(error, HubError) else Event.REFUSED, reason, error.message)
+        return StepOutcome(Event.FAULT if isinstance(error, HubError) else Event.REFUSED, reason, error.message)
     if isinstance(error, PackageInvalid):
-        return Outcome(Event.REFUSED, Reason.PACKAGE_INVALID, error.message)
+        return StepOutcome(Event.REFUSED, Reason.PACKAGE_INVALID, error.message)
     if isinstance(error, PackageTampered):
-        return Outcome(Event.FAULT, Reason.PACKAGE_TAMPERED, error.message)
+        return StepOutcome(Event.FAULT, Reason.PACKAGE_TAMPERED, error.message)
     if isinstance(error, DiskFull):
-        return Outcome(Event.FAULT, Reason.DISK_FULL, error.message)
+        return StepOutcome(Event.FAULT, Reason.DISK_FULL, error.message)
     raise error
 
 
 def _judged(verdict: Verdict, counts: dict[str, Any]) -> _Seen:
     if verdict.wait:
         return None
-    return Outcome(Event.PASSED if verdict.passed else Event.FAULT, verdict.reason, counts=counts)
+    return StepOutcome(Event.PASSED if verdict.passed else Event.FAULT, verdict.reason, counts=counts)
 
 
 def _slot(update: Update) -> Slot:

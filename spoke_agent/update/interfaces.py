@@ -12,10 +12,10 @@ from spoke_agent.server_api.messages import ReconcileAnswer, StatsAnswer
 from sync.protocol.messages import DesiredModel, Serving
 from sync.store import Store
 
-__all__ = ["Labels", "NoRoad", "Release", "Server", "Transport", "Trust"]
+__all__ = ["Labels", "TransportUnavailable", "Release", "ServingProcess", "Transport", "Trust"]
 
 
-class NoRoad(HubError):
+class TransportUnavailable(HubError):
     """There is no way to the hub right now, and the file is not here."""
 
     code = "no_road"
@@ -63,7 +63,7 @@ class Transport(Protocol):
         """
 
 
-class Server(Protocol):
+class ServingProcess(Protocol):
     """The serving process, by its control socket. Calls raise ServerUnreachable."""
 
     def reconcile(self) -> ReconcileAnswer:

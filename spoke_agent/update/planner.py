@@ -6,12 +6,12 @@ from spoke_agent.update.update import Update
 from sync.core.types import Reason, State
 from sync.protocol.messages import DesiredModel
 
-__all__ = ["cancel_reason", "intend"]
+__all__ = ["cancel_reason", "next_event"]
 
 _SPENT = frozenset({State.FAILED, State.REJECTED, State.ROLLED_BACK})
 
 
-def intend(update: Update | None, slots: ModelSlots, desired: DesiredModel | None) -> Event | None:
+def next_event(update: Update | None, slots: ModelSlots, desired: DesiredModel | None) -> Event | None:
     """The next event that brings this model towards the directive; None when there is nothing to do, or it is under way.
 
     A version that failed here is tried again only when the hub asks anew (another rollout or other terms), so a directive that

@@ -9,24 +9,24 @@ import httpx
 
 from model_formats.core.errors import HubError
 from model_formats.package.oci import INDEX, MANIFEST, Descriptor
-from spoke_agent.update.interfaces import NoRoad, Transport
+from spoke_agent.update.interfaces import Transport, TransportUnavailable
 from sync.bus.bus import Bus
 from sync.core.types import SpokeId
 from sync.protocol.messages import DesiredModel
 from sync.store import Store
 from sync.transfer.fetch import fetch_blob
 from sync.transfer.limits import BudgetExhausted
-from sync.transfer.rate_limit import Pace
+from sync.transfer.rate_limit import RateLimit
 from sync.transfer.receiver import BlockReceiver
 
-__all__ = ["ClosedRoad", "HttpsRoad", "MqttRoad", "Roads"]
+__all__ = ["OfflineTransport", "HttpsTransport", "MqttTransport", "Transports"]
 
 Progress = Callable[[int, int], None] | None
 Choice = Literal["auto", "mqtt", "https"]
 _random = secrets.SystemRandom()
 
 
-class ClosedRoad:
+class OfflineTransport:
     """A spoke without a network: what is not in the store will not come by itself."""
 
     def fetch(
@@ -39,14 +39,16 @@ class ClosedRoad:
         cancel: threading.Event,
         progress: Progress = None,
     ) -> int:
-        """Raises NoRoad."""
-        raise NoRoad(f"{blob.path or blob.digest} of {desired.model}@{desired.version} is not here, and there is no network")
+        """Raises TransportUnavailable."""
+        raise TransportUnavailable(
+            f"{blob.path or blob.digest} of {desired.model}@{desired.version} is not here, and there is no network"
+        )
 
 
-class MqttRoad:
+class MqttTransport:
     """Blocks over the bus."""
 
-    def __init__(self, bus: Bus, zone: str, me: SpokeId, pace: Pace | None = None) -> None:
+    def __init__(self, bus: Bus, zone: str, me: SpokeId, pace: RateLimit | None = None) -> None:
         self._bus, self._zone, self._me, self._pace = bus, zone, me, pace
 
     def fetch(
@@ -64,10 +66,10 @@ class MqttRoad:
         return receiver.receive(blob.digest, blob.size, hashes, cancel=cancel, progress=progress)
 
 
-class HttpsRoad:
+class HttpsTransport:
     """Ranges from the hub's registry."""
 
-    def __init__(self, client: Callable[[], httpx.Client], pace: Pace | None = None) -> None:
+    def __init__(self, client: Callable[[], httpx.Client], pace: RateLimit | None = None) -> None:
         """`client` is made at first use: it already knows the hub's address, its CA and this device's token."""
         self._make, self._client, self._pace = client, None, pace
 
@@ -92,7 +94,7 @@ class HttpsRoad:
         )
 
 
-class Roads:
+class Transports:
     """The road that site and directive agree on. `auto` takes MQTT, and HTTPS where MQTT fails.
 
     When a broker falls, it falls for all: each spoke waits a random part of `spread_s` seconds before it turns to HTTPS, where

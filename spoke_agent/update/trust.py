@@ -18,14 +18,14 @@ from sync.trust.client import TrustStore
 from sync.trust.trusted_release import Released
 from sync.trust.verifier import ReleaseTarget, verify_contents, verify_release
 
-__all__ = ["Belief", "Granted", "Mirror", "TrustedClock"]
+__all__ = ["SiteVerifier", "ReleaseGrant", "MetadataCache", "TrustedClock"]
 
 MAX_FILE = 5_000_000
 MAX_FILES = 1100
 
 
 @dataclass(frozen=True, slots=True)
-class Granted:
+class ReleaseGrant:
     """A release as the steps want it."""
 
     target: ReleaseTarget
@@ -41,7 +41,7 @@ class Granted:
         return Descriptor(self.target.signature, self.target.signature_size, SIGNATURE)
 
 
-class Belief:
+class SiteVerifier:
     """Answers of the verifier, at trusted time. Used from the loop and from job threads."""
 
     def __init__(self, trust: TrustStore, zone: str, regime: Regime) -> None:
@@ -59,9 +59,9 @@ class Belief:
         with self.lock:
             return self._trust.released()
 
-    def release(self, desired: DesiredModel, current: int | None) -> Granted:
+    def release(self, desired: DesiredModel, current: int | None) -> ReleaseGrant:
         """See `ports.Trust`."""
-        return Granted(verify_release(desired, self.released(), self._zone, self._regime, current))
+        return ReleaseGrant(verify_release(desired, self.released(), self._zone, self._regime, current))
 
     def contents(self, blobs: BlobReader, desired: DesiredModel, current: int | None, variant: str) -> None:
         """See `ports.Trust`."""
@@ -71,7 +71,7 @@ class Belief:
         package = open_package(blobs, desired.index)
         verify_contents(package, bundle, target, released, self._zone, self._regime, variant=variant)
 
-    def update(self, mirror: "Mirror") -> Released:
+    def update(self, mirror: "MetadataCache") -> Released:
         """Move the trusted set forward with what the mirror holds. Raises MetadataRefused or MetadataIncomplete."""
         with self.lock:
             return self._trust.update(mirror.get)
@@ -96,7 +96,7 @@ class TrustedClock:
         self._clock.sleep(seconds)
 
 
-class Mirror:
+class MetadataCache:
     """TUF files as they last arrived. On disk, so that a spoke that starts without a network knows what the last one said."""
 
     def __init__(self, folder: Path) -> None:

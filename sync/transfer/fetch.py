@@ -15,7 +15,7 @@ from sync.core.clock import Clock, SystemClock
 from sync.core.retry import retrying
 from sync.store import BLOCK_SIZE, BlobWriter, Store
 from sync.transfer.errors import BlobGone, TransferCancelled, TransferStalled
-from sync.transfer.rate_limit import Pace, Unpaced
+from sync.transfer.rate_limit import RateLimit, Unlimited
 
 __all__ = ["fetch_blob"]
 
@@ -54,7 +54,7 @@ def fetch_blob(
     hashes: Sequence[bytes] | None = None,
     cancel: threading.Event | None = None,
     progress: Callable[[int, int], None] | None = None,
-    pace: Pace | None = None,
+    pace: RateLimit | None = None,
     tries: int = 5,
     clock: Clock | None = None,
 ) -> int:
@@ -70,7 +70,7 @@ def fetch_blob(
         return 0
     with store.writer(digest, size, BLOCK_SIZE) as writer:
         fetch = _Fetch(
-            client, url, writer, hashes, cancel or threading.Event(), progress, pace or Unpaced(), clock or SystemClock()
+            client, url, writer, hashes, cancel or threading.Event(), progress, pace or Unlimited(), clock or SystemClock()
         )
         before = writer.received
         fetch.run(tries)
@@ -90,7 +90,7 @@ class _Fetch:
         hashes: Sequence[bytes] | None,
         cancel: threading.Event,
         progress: Callable[[int, int], None] | None,
-        pace: Pace,
+        pace: RateLimit,
         clock: Clock,
     ) -> None:
         self._client, self._url, self._writer, self._hashes = client, url, writer, hashes

@@ -1,6 +1,6 @@
 """When a site lets a transfer take its line: hours of the day in its own time zone, and so many bytes a day.
 
-Each is a `Pace`, and `together` makes one of several; the receiver stops asking while any of them says wait.
+Each is a `RateLimit`, and `together` makes one of several; the receiver stops asking while any of them says wait.
 """
 
 import json
@@ -16,7 +16,7 @@ from sync.core.clock import Clock
 from sync.core.files import atomic_write
 from sync.core.types import Reason
 from sync.transfer.errors import TransferFailed
-from sync.transfer.rate_limit import Pace, Unpaced
+from sync.transfer.rate_limit import RateLimit, Unlimited
 
 __all__ = ["BudgetExhausted", "DailyBudget", "Hours", "HoursMalformed", "LocalHours", "together"]
 
@@ -158,7 +158,7 @@ class DailyBudget:
 
 
 class _Together:
-    def __init__(self, paces: Iterable[Pace]) -> None:
+    def __init__(self, paces: Iterable[RateLimit]) -> None:
         self._paces, self._lock = tuple(paces), threading.Lock()
 
     def wait(self) -> float:
@@ -171,9 +171,9 @@ class _Together:
                 pace.spend(size)
 
 
-def together(*paces: Pace) -> Pace:
+def together(*paces: RateLimit) -> RateLimit:
     """Waits while any of them does; all of them count. Several transfers may share it."""
-    return _Together(paces) if paces else Unpaced()
+    return _Together(paces) if paces else Unlimited()
 
 
 def _days(text: str) -> frozenset[int]:

@@ -8,10 +8,10 @@ from typing import Protocol
 
 from sync.core.clock import Clock
 
-__all__ = ["Pace", "TokenBucket", "Unpaced"]
+__all__ = ["RateLimit", "TokenBucket", "Unlimited"]
 
 
-class Pace(Protocol):
+class RateLimit(Protocol):
     """Decides when more may flow."""
 
     def wait(self) -> float:
@@ -21,7 +21,7 @@ class Pace(Protocol):
         """So many bytes flowed."""
 
 
-class Unpaced:
+class Unlimited:
     """As fast as it goes."""
 
     def wait(self) -> float:

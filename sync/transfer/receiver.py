@@ -21,8 +21,8 @@ from sync.protocol.messages import Want
 from sync.store import BLOCK_SIZE, BlobWriter, Store
 from sync.transfer.bitmap import decode, encode
 from sync.transfer.errors import TransferCancelled, TransferStalled
-from sync.transfer.rate_limit import Pace, Unpaced
-from sync.transfer.window import Window
+from sync.transfer.rate_limit import RateLimit, Unlimited
+from sync.transfer.window import InFlightWindow
 
 __all__ = ["BlockReceiver", "Patience", "Progress"]
 
@@ -74,12 +74,12 @@ class BlockReceiver:
         store: Store,
         *,
         patience: Patience = Patience(),
-        pace: Pace | None = None,
+        pace: RateLimit | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._bus, self._zone, self._me, self._store = bus, zone, me, store
-        self._patience, self._pace, self._clock = patience, pace or Unpaced(), clock or SystemClock()
-        self._paced = not isinstance(self._pace, Unpaced)
+        self._patience, self._pace, self._clock = patience, pace or Unlimited(), clock or SystemClock()
+        self._paced = not isinstance(self._pace, Unlimited)
 
     def receive(
         self,
@@ -129,7 +129,7 @@ class _Transfer:
         self._owner, self._writer, self._hashes = owner, writer, hashes
         self._cancel, self._progress = cancel, progress
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._window = Window(writer.missing(), writer.blocks)
+        self._window = InFlightWindow(writer.missing(), writer.blocks)
         self._listen_until: float | None = None
         self._listens = len(self._window.missing) > self._window.size
         self._was_up = owner._bus.connected

@@ -27,7 +27,7 @@ from sync.protocol import topics
 from sync.protocol.messages import Want
 from sync.store import BLOCK_SIZE
 from sync.transfer.bitmap import decode
-from sync.transfer.rate_limit import Pace, TokenBucket, Unpaced
+from sync.transfer.rate_limit import RateLimit, TokenBucket, Unlimited
 
 __all__ = ["BlobSender", "Blobs", "SenderStats"]
 
@@ -127,7 +127,7 @@ class BlobSender:
         """
         self._bus, self._blobs, self._may = bus, blobs, may
         self._grace, self._gather_s, self._clock = grace, gather_s, clock or SystemClock()
-        self._pace: Pace = TokenBucket(bytes_per_second, clock=self._clock) if bytes_per_second else Unpaced()
+        self._pace: RateLimit = TokenBucket(bytes_per_second, clock=self._clock) if bytes_per_second else Unlimited()
         self._filter = (f"$share/{group}/" if group else "") + topics.want("+", "+")
         self._inbox: queue.Queue[Message | None] = queue.Queue(_INBOX)
         self._streams: dict[tuple[str, str], _Stream] = {}

@@ -13,10 +13,10 @@ So the wants of a ring fall together, are few, and cost one publish.
 from collections import deque
 from collections.abc import Iterable
 
-__all__ = ["Window"]
+__all__ = ["InFlightWindow"]
 
 
-class Window:
+class InFlightWindow:
     """The window of one blob of `blocks` blocks. `first` and `largest`: blocks on the way at the start, and at most."""
 
     def __init__(self, missing: Iterable[int], blocks: int, *, first: int = 16, largest: int = 64) -> None:

@@ -21,7 +21,7 @@ from sync.core.types import Reason
 from sync.trust.errors import MetadataRefused
 from sync.trust.keys import load_signer, role_signer, save_signer
 
-__all__ = ["ONLINE", "Shelf", "read_metadata"]
+__all__ = ["ONLINE", "RepositoryFiles", "read_metadata"]
 
 R = TypeVar("R", Root, Targets, Snapshot, Timestamp)
 
@@ -38,7 +38,7 @@ def read_metadata(data: bytes) -> Metadata[Any]:
     return metadata
 
 
-class Shelf:
+class RepositoryFiles:
     """The files of one repository. It decides nothing."""
 
     def __init__(self, folder: Path, keys: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_directive_by_another_key(world: World) -> None:
 
 def test_a_directive_signed_with_an_online_key_that_is_not_the_directors(world: World) -> None:
     directive = unseal(world.directive(), [world.repo.director.public_key], Directive)
-    forged = seal(directive, next(world.repo._shelf.signers(world.repo.root.roles["snapshot"].keyids)))
+    forged = seal(directive, next(world.repo._files.signers(world.repo.root.roles["snapshot"].keyids)))
     assert refusal(accept, world, forged) is Reason.DIRECTIVE_UNTRUSTED
 
 

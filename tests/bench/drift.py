@@ -199,12 +199,12 @@ def capture() -> dict[str, Any]:
 
 def estimate_error() -> dict[str, Any] | None:
     """Of the digits package, if the learning bench has built it: error on families of damage that the fit did not see."""
-    from model_formats.package import Layout, open_package
+    from model_formats.package import ImageLayout, open_package
 
     index = BENCH / "digits-package" / "index"
     if not index.exists():
         return None
-    found = open_package(Layout(BENCH / "digits-package" / "layout"), index.read_text()).profile.estimate
+    found = open_package(ImageLayout(BENCH / "digits-package" / "layout"), index.read_text()).profile.estimate
     return (
         {"case": "accuracy estimate, unseen families", "mae": round(found.error, 4), "families": len(found.families)}
         if found

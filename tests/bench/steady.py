@@ -8,7 +8,7 @@ from typing import Any
 from hub.config.settings import HubSettings
 from model_formats.core.types import ModelRef, digest_of
 from model_formats.package import open_package, pack
-from model_formats.package.image_layout import Layout
+from model_formats.package.image_layout import ImageLayout
 from model_formats.signing.signature import sign_package
 from spoke_agent.site.settings import SpokeSettings
 from sync.core.clock import ManualClock
@@ -74,7 +74,7 @@ def verify_cpu_s(folder: Path, size: int) -> float:
     world = World(folder)
     source = write_model_folder(folder / "source", weights=bytes(size))
     index = pack(source, folder / "layout")
-    layout = Layout(folder / "layout")
+    layout = ImageLayout(folder / "layout")
     bundle = sign_package(layout, index, world.publisher)
     content = layout.path(index).read_bytes()
     world.release(str(ModelRef("digits", 1)), content, ("eu",), (), bundle, world.publisher.policy)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hub.train.minilm import WeightsMissing, weights_folder
-from hub.train.recipe import Recipe
+from hub.train.recipe import TrainingRecipe
 from hub.train.runner import recipe, train
 from model_formats.build.build import build_model_folder
 from model_formats.build.dataset import BuildData, read_rows, write_rows
@@ -85,7 +85,7 @@ def fetch_minilm(say: Callable[[str], None] = print) -> bool:
     return True
 
 
-def _recipe(name: str) -> Recipe:
+def _recipe(name: str) -> TrainingRecipe:
     if name != LARGER:
         return recipe(name)
     from tests.bench.quantize import LargerCnn

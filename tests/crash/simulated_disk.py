@@ -28,7 +28,7 @@ class _Change:
 
 
 @dataclass
-class Platter:
+class SimulatedDisk:
     """`attic`: a folder on the same file system, for files that have no name any more but may have one after the failure."""
 
     attic: Path

@@ -19,7 +19,7 @@ from model_formats.delta.encode import encode
 from model_formats.package import open_package, pack
 from spoke_agent.daemon import wiring as assembling
 from spoke_agent.daemon.sideload import follow_through, take_in
-from spoke_agent.daemon.wiring import Parts, assemble
+from spoke_agent.daemon.wiring import AgentComponents, assemble
 from spoke_agent.site.home import SpokeHome
 from spoke_agent.site.settings import SpokeSettings
 from spoke_agent.site.slots import AdapterSlot, edit_slots
@@ -34,7 +34,7 @@ from sync.sideload.bundle import contents_of, write_bundle
 from sync.transfer.sender import BlobSender
 from tests.samples.model_folder import VOCABULARY, WEIGHTS, write_model_folder
 from tests.spoke_agent.daemon.smallhub import SmallHub
-from tests.spoke_agent.fakes import Behaviour, TwinServer
+from tests.spoke_agent.fakes import Behaviour, FakeServer
 
 ME = SpokeId("frankfurt")
 SETTINGS = SpokeSettings(tick_s=0.01, retry_s=0.02, transfer_tries=30)
@@ -70,7 +70,7 @@ class Hub(SmallHub):
             self.bus.publish(Message(topics.tuf(self.zone, name), data, retain=True))
 
 
-class Ground:
+class SweepRun:
     """`template`: a home that serves version 1, once `settle` was called."""
 
     def __init__(self, folder: Path) -> None:
@@ -134,9 +134,9 @@ class Ground:
 
         All that is imported late is here afterwards, for the forks.
         """
-        with self.online(self.home) as parts:
+        with self.online(self.home) as components:
             self.hub.send(ME, self.hub.directive(ME, self.desired(1)))
-            self.follow(parts)
+            self.follow(components)
         head = self.home.adapters / "mine" / "head"
         head.parent.mkdir(parents=True)
         head.write_bytes(HEAD)
@@ -150,36 +150,36 @@ class Ground:
     # ---- a spoke's process
 
     @contextlib.contextmanager
-    def online(self, home: SpokeHome, *, off: Mapping[str, Reason] | None = None) -> Iterator[Parts]:
+    def online(self, home: SpokeHome, *, off: Mapping[str, Reason] | None = None) -> Iterator[AgentComponents]:
         """An agent on a bus of its own, with the hub at the other end. `off`: variants of version 2 that are off here."""
         self.hub.open()
         bus = self.hub.bus.broker.client(ME.username, topics.spoke_rights(ME, self.hub.zone))  # type: ignore[attr-defined]
-        server = TwinServer(home.slots, ManualClock())
+        server = FakeServer(home.slots, ManualClock())
         server.behaviour[2] = Behaviour(off=dict(off or {}))
         try:
-            with assemble(home, SETTINGS, bus=bus, server=server, inline=True) as parts:
-                parts.agent.begin()
-                yield parts
-                parts.agent.end()
+            with assemble(home, SETTINGS, bus=bus, server=server, inline=True) as components:
+                components.agent.begin()
+                yield components
+                components.agent.end()
         finally:
             self.hub.close()
 
-    def follow(self, parts: Parts) -> None:
+    def follow(self, components: AgentComponents) -> None:
         """Until the update has ended, and the hub has its signed report of that."""
-        _until(lambda: self._ended(parts), parts.agent.turn)
+        _until(lambda: self._ended(components), components.agent.turn)
 
-    def _ended(self, parts: Parts) -> bool:
+    def _ended(self, components: AgentComponents) -> bool:
         last = self.hub.reports[ME][-1:]
         said = last and last[0].generation == self.hub.generation and last[0].state in TERMINAL
-        return bool(said) and parts.agent.updater.idle() and not parts.journal.unacknowledged()
+        return bool(said) and components.agent.controller.idle() and not components.journal.unacknowledged()
 
-    def sideload(self, home: SpokeHome, tell: Callable[[Parts], None] = lambda parts: None) -> None:
+    def sideload(self, home: SpokeHome, tell: Callable[[AgentComponents], None] = lambda components: None) -> None:
         """Apply the stick, as `spoke sideload apply` does where no agent runs."""
-        server = TwinServer(home.slots, ManualClock())
-        with assemble(home, SETTINGS, offline=True, inline=True, server=server) as parts:
-            tell(parts)
-            applied = take_in(parts, self.stick)
-            follow_through(parts, applied, SystemClock(), lambda entry: None, SETTINGS.tick_s)
+        server = FakeServer(home.slots, ManualClock())
+        with assemble(home, SETTINGS, offline=True, inline=True, server=server) as components:
+            tell(components)
+            applied = take_in(components, self.stick)
+            follow_through(components, applied, SystemClock(), lambda entry: None, SETTINGS.tick_s)
 
 
 def another_boot() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from hub.app.asgi import create_app
 from hub.config.settings import HubSettings
-from hub.context import Hub, found
+from hub.context import HubContext, found
 from hub.services.enrolments import admit_spoke, invite_spoke
 from hub.services.ingest import take_report, take_status
 from hub.services.releases import ReleaseRequest, accept, add_family, propose_release
@@ -30,7 +30,7 @@ class House:
     def __init__(self, folder, settings, clock, founded):
         self.folder, self.clock = folder, clock
         shutil.copytree(founded, folder / "hub")
-        self.hub = Hub.open(folder / "hub", settings, clock)
+        self.hub = HubContext.open(folder / "hub", settings, clock)
         self.hub.address = HubAddress(url="https://localhost:1", broker_host="localhost", broker_port=2)
         self.publisher = KeySigner.generate()
         self.spokes = {}

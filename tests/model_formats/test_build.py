@@ -15,7 +15,7 @@ from model_formats.documents.evidence import Evidence
 from model_formats.documents.feature_contract import FeatureContract
 from model_formats.documents.package_spec import PackageSpec
 from model_formats.export.onnx_file import OnnxFile
-from model_formats.package import Layout, open_package, pack
+from model_formats.package import ImageLayout, open_package, pack
 from model_formats.package.golden import check_golden, read_golden
 from model_formats.quantize.accuracy_gate import AccuracyDropRefused, judge
 from model_formats.runtimes.select import open_session
@@ -143,7 +143,7 @@ def test_an_openvino_ir_is_made_measured_and_packed_where_it_is_asked_for(
     golden = read_golden(built.folder / "golden.npz")
     assert check_golden(open_session(built.folder / ir.main, engine="openvino"), golden, ir.name).ok
     index = pack(built.folder, tmp_path / "layout")
-    open_package(Layout(tmp_path / "layout"), index).check("openvino-int8")
+    open_package(ImageLayout(tmp_path / "layout"), index).check("openvino-int8")
 
 
 def _short(data: BuildData) -> BuildData:

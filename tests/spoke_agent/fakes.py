@@ -15,7 +15,7 @@ from model_formats.core.cpu_class import CpuClass
 from model_formats.core.errors import HubError
 from model_formats.core.types import digest_of
 from model_formats.package import open_package
-from model_formats.package.image_layout import Layout
+from model_formats.package.image_layout import ImageLayout
 from model_formats.package.oci import Descriptor
 from spoke_agent.server_api.errors import ServerUnreachable
 from spoke_agent.server_api.messages import (
@@ -31,11 +31,11 @@ from spoke_agent.server_api.messages import (
 from spoke_agent.site.home import SpokeHome
 from spoke_agent.site.settings import SpokeSettings
 from spoke_agent.site.slots import ModelSlots, Slot, read_slots
-from spoke_agent.site.temp_files import clear_leftovers
+from spoke_agent.site.temp_files import remove_temp_files
 from spoke_agent.update.admission import Capacity
 from spoke_agent.update.background import InlineJobs
-from spoke_agent.update.controller import Updater
-from spoke_agent.update.executor import Steps
+from spoke_agent.update.controller import UpdateController
+from spoke_agent.update.executor import StateHandlers
 from spoke_agent.update.journal import Journal
 from spoke_agent.update.update import Timer
 from sync.core.clock import ManualClock
@@ -53,30 +53,30 @@ class PowerCut(BaseException):
     """The plug is pulled."""
 
 
-class RoadClosed(HubError):
+class TransportClosed(HubError):
     code = "test_road_closed"
 
 
 @dataclass(frozen=True)
-class TwinRelease:
+class FakeRelease:
     index_size: int
     signature: Descriptor
 
 
-class TwinTrust:
-    def __init__(self, hub: "TwinHub") -> None:
+class FakeTrust:
+    def __init__(self, hub: "FakeHub") -> None:
         self.hub = hub
         self.refused: dict[int, Reason] = {}
         self.bad_contents: set[int] = set()
         self.fallback: set[tuple[int, int]] = set()
 
-    def release(self, desired: DesiredModel, current: int | None) -> TwinRelease:
+    def release(self, desired: DesiredModel, current: int | None) -> FakeRelease:
         if desired.version in self.refused:
             raise ReleaseRefused(self.refused[desired.version], f"{desired.model}@{desired.version}")
         if current and desired.version < current and (current, desired.version) not in self.fallback:
             raise ReleaseRefused(Reason.DOWNGRADE_NOT_GRANTED, f"{current} to {desired.version}")
         size = self.hub.layout(desired.index).path(desired.index).stat().st_size
-        return TwinRelease(size, Descriptor(digest_of(SIGNATURE), len(SIGNATURE), "signature"))
+        return FakeRelease(size, Descriptor(digest_of(SIGNATURE), len(SIGNATURE), "signature"))
 
     def contents(self, blobs, desired: DesiredModel, current: int | None, variant: str) -> None:
         open_package(blobs, desired.index).check(variant)
@@ -85,7 +85,7 @@ class TwinTrust:
 
 
 @cache
-def _published(version: int, off_on: tuple[tuple[str, CpuClass], ...] = ()) -> tuple[Layout, str]:
+def _published(version: int, off_on: tuple[tuple[str, CpuClass], ...] = ()) -> tuple[ImageLayout, str]:
     """Packed once for all tests of this process; nobody writes to it afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="spokeshave-twins-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -94,11 +94,11 @@ def _published(version: int, off_on: tuple[tuple[str, CpuClass], ...] = ()) -> t
     return layout, index
 
 
-class TwinHub:
+class FakeHub:
     """Packages by index, and the road to them."""
 
     def __init__(self) -> None:
-        self.layouts: dict[str, Layout] = {}
+        self.layouts: dict[str, ImageLayout] = {}
         self.versions: dict[int, str] = {}
         self.closed = 0
         self.fetched: Counter[str] = Counter()
@@ -111,14 +111,14 @@ class TwinHub:
         self.versions[version] = index
         return index
 
-    def layout(self, index: str) -> Layout:
+    def layout(self, index: str) -> ImageLayout:
         return self.layouts[index]
 
     def fetch(self, desired, blob, hashes, store, *, cancel, progress=None):
         self.on_fetch(blob)
         if self.closed:
             self.closed -= 1
-            raise RoadClosed("the road is closed")
+            raise TransportClosed("the road is closed")
         if cancel.is_set():
             return 0
         data = self.layout(desired.index).path(blob.digest).read_bytes()
@@ -142,7 +142,7 @@ class Behaviour:
     labels: tuple[int, int] = (0, 0)
 
 
-class TwinServer:
+class FakeServer:
     """Follows slots.json as the real one does, without loading anything."""
 
     def __init__(self, slots: Path, clock: ManualClock) -> None:
@@ -241,10 +241,10 @@ class Rig:
         self.at = "idle"
         self.clock = ManualClock()
         self.boot = "boot-1"
-        self.hub = TwinHub()
-        self.trust = TwinTrust(self.hub)
+        self.hub = FakeHub()
+        self.trust = FakeTrust(self.hub)
         self.slots = folder / "spoke" / "slots.json"
-        self.server = TwinServer(self.slots, self.clock)
+        self.server = FakeServer(self.slots, self.clock)
         self.settings = SpokeSettings(**{"retry_s": 1.0, "transfer_tries": 5, **settings})
         self.capacity = Capacity(1 << 40, 1 << 20, frozenset({"avx2"}), 21, frozenset({"onnxruntime"}), "avx2")
         self.sent: list[Report] = []
@@ -253,10 +253,10 @@ class Rig:
         self.start(clean=clean)
 
     def start(self, *, clean: bool = False) -> None:
-        clear_leftovers(SpokeHome(self.folder / "spoke"))
+        remove_temp_files(SpokeHome(self.folder / "spoke"))
         self.store = BlobStore(self.folder / "spoke")
         self.journal = Journal(self.folder / "spoke" / "journal.db")
-        self.steps = CutSteps(
+        self.steps = CutHandlers(
             self,
             zone="eu",
             regime="gdpr",
@@ -271,7 +271,7 @@ class Rig:
             capacity=lambda: self.capacity,
             timer=self.timer,
         )
-        self.updater = Updater(
+        self.controller = UpdateController(
             ME,
             self.journal,
             self.steps,
@@ -283,7 +283,7 @@ class Rig:
             jobs=InlineJobs(),
             timer=self.timer,
         )
-        self.updater.recover(clean=clean)
+        self.controller.recover(clean=clean)
 
     def restart(self, *, clean: bool = False, boot: str | None = None) -> None:
         self.journal.close()
@@ -325,21 +325,21 @@ class Rig:
         )
 
     def want(self, version: int, **terms: object) -> None:
-        self.updater.follow(self.directive(self.desired(version, **terms)))
+        self.controller.follow(self.directive(self.desired(version, **terms)))
 
     def run(self, seconds: float = 0.0, *, step: float = 1.0) -> None:
-        self.updater.tick()
+        self.controller.tick()
         while seconds > 0:
             self.clock.advance(min(step, seconds))
             seconds -= step
-            self.updater.tick()
+            self.controller.tick()
 
     def settle(self, limit: float = 600.0) -> None:
         """Run until nothing is under way, cutting and restarting as told."""
         while limit > 0:
             try:
-                self.updater.tick()
-                if self.updater.idle():
+                self.controller.tick()
+                if self.controller.idle():
                     return
             except PowerCut:
                 self.restart()
@@ -355,10 +355,10 @@ class Rig:
             raise AssertionError("the power did not fail")
 
     def settle_without_restart(self, limit: float = 600.0) -> None:
-        while limit > 0 and not self.updater.idle():
+        while limit > 0 and not self.controller.idle():
             self.clock.advance(1)
             limit -= 1
-            self.updater.tick()
+            self.controller.tick()
 
     def install(self, version: int) -> None:
         self.want(version)
@@ -370,7 +370,7 @@ class Rig:
         found = read_slots(self.slots).models.get("digits", ModelSlots()).champion
         return found.version if found else None
 
-    def places(self) -> ModelSlots:
+    def model_slots(self) -> ModelSlots:
         return read_slots(self.slots).models.get("digits", ModelSlots())
 
     def chain(self) -> list[str]:
@@ -380,7 +380,7 @@ class Rig:
         return self.sent[-1]
 
 
-class CutSteps(Steps):
+class CutHandlers(StateHandlers):
     """Steps whose power fails where the rig says, once each."""
 
     def __init__(self, rig: Rig, **ports: object) -> None:

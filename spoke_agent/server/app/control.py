@@ -13,7 +13,7 @@ from spoke_agent.server.handlers.prometheus import render_metrics
 from spoke_agent.server.http.transport import Exchange
 from spoke_agent.server.metrics import rss_bytes
 from spoke_agent.server.models.capture import Capture
-from spoke_agent.server.models.model_set import Models
+from spoke_agent.server.models.model_set import ModelSet
 from spoke_agent.server_api.messages import ServingAnswer, StatsAnswer
 
 __all__ = ["Control", "answering"]
@@ -55,7 +55,7 @@ async def _answer(exchange: Exchange, ask: Ask, on_fault: Callable[[Exception], 
 class Control:
     """`handle` is the control socket's handler."""
 
-    def __init__(self, models: Models, capture: Capture | None, *, on_fault: Callable[[Exception], None]) -> None:
+    def __init__(self, models: ModelSet, capture: Capture | None, *, on_fault: Callable[[Exception], None]) -> None:
         self._models = models
         self._capture = capture
         self._started = time.monotonic()

@@ -23,22 +23,22 @@ from typing import TYPE_CHECKING, Any
 from model_formats.core.errors import OperatorError, SpokeshaveError
 from model_formats.core.logging import log_loop_fault
 from spoke_agent.server.app.control import Control
-from spoke_agent.server.handlers.peers import Siblings
+from spoke_agent.server.handlers.peers import PeerWorkers
 from spoke_agent.server.handlers.tracing import Tracing, find_tracing
 from spoke_agent.server.http.access_log import log_answer
-from spoke_agent.server.http.transport import Exchange, HttpServer, Limits
+from spoke_agent.server.http.transport import Exchange, HttpLimits, HttpServer
 from spoke_agent.server.models.capture import Capture, RowStore
-from spoke_agent.server.models.model_set import Models
+from spoke_agent.server.models.model_set import ModelSet
 from spoke_agent.server.rest.routes import Routes
 from spoke_agent.server.settings import ServeSettings
-from spoke_agent.site.memory import slim
+from spoke_agent.site.memory import release_unused
 from sync.core.files import atomic_write
 from sync.store import BlobStore
 
 if TYPE_CHECKING:
     from spoke_agent.server.grpc.server import GrpcServer
 
-__all__ = ["GrpcMissing", "ServeRefused", "Server", "serve", "serve_many"]
+__all__ = ["GrpcMissing", "ServeRefused", "InferenceServer", "serve", "serve_many"]
 
 log = logging.getLogger("spoke.serve")
 _LONGEST_SOCKET_PATH = 107
@@ -63,7 +63,7 @@ class GrpcMissing(OperatorError):
     hint = "Install the extra: pip install 'spokeshave[grpc]'; or start without --grpc-port and serve_grpc_port."
 
 
-class Server:
+class InferenceServer:
     """One serving process. Create it and call `start` inside a running loop."""
 
     def __init__(self, settings: ServeSettings, *, shared: socket.socket | None = None) -> None:
@@ -77,22 +77,22 @@ class Server:
         self._lock = _locked(self.home.run / "server.lock") if settings.worker is None else None  # else the parent holds it
         self.capture = self._capture() if settings.capture else None
         watcher = self.capture.watch if self.capture is not None else None
-        self.models = Models(settings, BlobStore(self.home.store), watcher=watcher)
+        self.models = ModelSet(settings, BlobStore(self.home.store), watcher=watcher)
         token = _token(settings)
-        siblings = _siblings(settings)
-        local = Routes(self.models, self.capture, siblings=siblings)
-        guarded = Routes(self.models, self.capture, token=token, siblings=siblings)
+        peers = _peers(settings)
+        local = Routes(self.models, self.capture, peers=peers)
+        guarded = Routes(self.models, self.capture, token=token, peers=peers)
         tracing = find_tracing()
-        self._grpc = _grpc(settings, self.models, siblings, token, tracing) if settings.grpc_port is not None else None
+        self._grpc = _grpc(settings, self.models, peers, token, tracing) if settings.grpc_port is not None else None
         seen = _seen(settings, tracing)
         self._local = HttpServer(local.handle, settings.limits, on_fault=_fault, on_answer=seen)
         self._tcp = HttpServer(guarded.handle, settings.limits, on_fault=_fault, on_answer=seen)
         control = Control(self.models, self.capture, on_fault=_fault)
-        self._control = HttpServer(control.handle, Limits(connections=64, body_bytes=1 << 20), on_fault=_fault)
+        self._control = HttpServer(control.handle, HttpLimits(connections=64, body_bytes=1 << 20), on_fault=_fault)
 
     async def start(self) -> None:
         """Listen, then load; a worker the other way round. A slot that cannot be loaded does not stop the rest."""
-        await _listen_unix(self._control, _door(self.settings), 0o600)
+        await _listen_unix(self._control, _control_socket(self.settings), 0o600)
         if self._shared is None:
             await _listen_unix(self._local, self.home.server_socket, 0o660)
             await self._listen()
@@ -107,13 +107,13 @@ class Server:
         log.info("serving port=%s models=%s", self.port, ",".join(self.models.live))
 
     async def _load(self) -> None:
-        slim()
+        release_unused()
         try:
             await self.models.reconcile()
         except SpokeshaveError as e:
             log.error("slots_unreadable error=%s", e)  # health says so too, and the agent can put it right
         if self.capture is not None:
-            slim()  # each library makes room for the next: the most a start takes is what counts on a small machine
+            release_unused()  # each library makes room for the next: the most a start takes is what counts on a small machine
             await asyncio.get_running_loop().run_in_executor(None, self.capture.open)
         _settle()
 
@@ -128,7 +128,7 @@ class Server:
         await self.models.close()
         if self.capture is not None:
             await asyncio.get_running_loop().run_in_executor(None, self.capture.close)
-        _door(self.settings).unlink(missing_ok=True)
+        _control_socket(self.settings).unlink(missing_ok=True)
         if self._lock is not None:
             self.home.server_socket.unlink(missing_ok=True)
             os.close(self._lock)
@@ -163,7 +163,7 @@ class Server:
 def serve(
     settings: ServeSettings,
     *,
-    ready: Callable[[Server], None] | None = None,
+    ready: Callable[[InferenceServer], None] | None = None,
     shared: socket.socket | None = None,
     parent: int | None = None,
 ) -> None:
@@ -193,9 +193,9 @@ def serve_many(settings: ServeSettings, *, ready: Callable[[int | None], None] |
 
 
 async def _serve(
-    settings: ServeSettings, ready: Callable[[Server], None] | None, shared: socket.socket | None, parent: int | None
+    settings: ServeSettings, ready: Callable[[InferenceServer], None] | None, shared: socket.socket | None, parent: int | None
 ) -> None:
-    server = Server(settings, shared=shared)
+    server = InferenceServer(settings, shared=shared)
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     loop.set_exception_handler(log_loop_fault)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -251,19 +251,19 @@ def _settle() -> None:
     """
     gc.freeze()
     gc.enable()
-    slim()
+    release_unused()
 
 
-def _door(settings: ServeSettings) -> Path:
+def _control_socket(settings: ServeSettings) -> Path:
     """The control socket; with several workers the parent has that one, and each of them its own."""
     home = settings.folder
     return home.control_socket if settings.worker is None else home.worker_socket(settings.worker)
 
 
-def _siblings(settings: ServeSettings) -> Siblings | None:
+def _peers(settings: ServeSettings) -> PeerWorkers | None:
     if settings.worker is None or settings.workers < 2:
         return None
-    return Siblings([settings.folder.worker_socket(n) for n in range(settings.workers) if n != settings.worker])
+    return PeerWorkers([settings.folder.worker_socket(n) for n in range(settings.workers) if n != settings.worker])
 
 
 def _locked(path: Path) -> int:
@@ -312,7 +312,7 @@ def _seen(settings: ServeSettings, tracing: Tracing | None) -> Callable[[Exchang
 
 
 def _grpc(
-    settings: ServeSettings, models: Models, siblings: Siblings | None, token: bytes | None, tracing: Tracing | None
+    settings: ServeSettings, models: ModelSet, peers: PeerWorkers | None, token: bytes | None, tracing: Tracing | None
 ) -> "GrpcServer":
     """Late and only when asked for: the library takes 12 MB and starts threads."""
     try:
@@ -325,7 +325,7 @@ def _grpc(
     seen = tracing.rpc if tracing is not None else None
     several = settings.worker is not None
     return GrpcServer(
-        Service(models, siblings), body_bytes=settings.limits.body_bytes, token=token, on_answer=seen, reuse_port=several
+        Service(models, peers), body_bytes=settings.limits.body_bytes, token=token, on_answer=seen, reuse_port=several
     )
 
 

@@ -27,7 +27,7 @@ from model_formats.core.errors import SpokeshaveError
 from model_formats.core.logging import log_loop_fault
 from spoke_agent.server.app.control import answering
 from spoke_agent.server.handlers.aggregate import all_reconciled, all_stats
-from spoke_agent.server.http.transport import HttpServer, Limits
+from spoke_agent.server.http.transport import HttpLimits, HttpServer
 from spoke_agent.server.settings import ServeSettings
 from spoke_agent.server_api.client import ControlClient
 from spoke_agent.server_api.errors import ServerUnreachable
@@ -66,7 +66,9 @@ class Workers:
                 (b"GET", b"/control/serving"): self._serving,
             }
         )
-        self._control = HttpServer(answering(routes, log_fault), Limits(connections=64, body_bytes=1 << 20), on_fault=log_fault)
+        self._control = HttpServer(
+            answering(routes, log_fault), HttpLimits(connections=64, body_bytes=1 << 20), on_fault=log_fault
+        )
 
     async def start(self) -> None:
         """Reserve the ports, listen on the unix sockets, start the workers one after the other."""

@@ -19,7 +19,7 @@ def main(number: int, handle: int) -> None:
 
     from model_formats.core.errors import SpokeshaveError
     from model_formats.core.logging import log_to_stderr
-    from spoke_agent.server.app.server import Server, serve
+    from spoke_agent.server.app.server import InferenceServer, serve
     from spoke_agent.server.app.worker_pool import settings_from
     from spoke_agent.site.core_dumps import forbid_core_dumps
     from spoke_agent.site.network_watch import watch
@@ -31,7 +31,7 @@ def main(number: int, handle: int) -> None:
     watch(settings.folder, f"server-{number}", settings.may_call, resolves=bool(settings.may_call))
     shared = socket.socket(fileno=handle)
 
-    def ready(_: Server) -> None:
+    def ready(_: InferenceServer) -> None:
         sys.stdout.write("serving\n")
         sys.stdout.flush()
 

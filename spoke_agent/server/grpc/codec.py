@@ -12,14 +12,14 @@ import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from model_formats.core.runtime import Array
-from spoke_agent.server.grpc.message_cache import Cut, cut, field
+from spoke_agent.server.grpc.message_cache import SplitMessage, field, split_message
 from spoke_agent.server.grpc.messages import MESSAGES
-from spoke_agent.server.protocol.bounded_cache import Remembered
+from spoke_agent.server.protocol.bounded_cache import BoundedCache
 from spoke_agent.server.protocol.json_codec import LONGEST_ID, MOST_TENSORS, InferRequest
 from spoke_agent.server.protocol.tensors import DTYPES, count_of, datatype_of, from_binary, to_binary
 from spoke_agent.server_api.errors import RequestInvalid, Unsupported
 
-__all__ = ["Asked", "decode", "parse_infer", "render_infer"]
+__all__ = ["ParsedRequest", "decode", "parse_infer", "render_infer"]
 
 _CONTENTS: Final = {
     "BOOL": "bool_contents",
@@ -40,7 +40,7 @@ _Answer: Final = MESSAGES["ModelInferResponse"]
 
 
 @dataclass(slots=True)
-class Asked:
+class ParsedRequest:
     """One infer request: whom, what, and whether the answer's tensors are typed too, as the inputs were."""
 
     model: str
@@ -71,17 +71,17 @@ class _Head:
 
 
 _ENTRIES: Final = 256
-_heads: Final[Remembered[bytes, _Head]] = Remembered(_ENTRIES)
-_answers: Final[Remembered[tuple[Any, ...], tuple[bytes, bytes]]] = Remembered(_ENTRIES)
+_heads: Final[BoundedCache[bytes, _Head]] = BoundedCache(_ENTRIES)
+_answers: Final[BoundedCache[tuple[Any, ...], tuple[bytes, bytes]]] = BoundedCache(_ENTRIES)
 
 
-def parse_infer(data: bytes) -> Asked:
+def parse_infer(data: bytes) -> ParsedRequest:
     """Read a ModelInferRequest."""
-    parts = cut(data)
+    parts = split_message(data)
     return _whole(data) if parts is None else _from_parts(parts)
 
 
-def _from_parts(parts: Cut) -> Asked:
+def _from_parts(parts: SplitMessage) -> ParsedRequest:
     """A request in the usual form: its head is most likely known."""
     raws = parts.raws
     head = _heads.recall(parts.head, lambda: _head(parts.head, len(raws)))
@@ -96,7 +96,7 @@ def _from_parts(parts: Cut) -> Asked:
         binary_default=True,
         parameters=head.parameters,
     )
-    return Asked(head.model, head.version, request, typed=False)
+    return ParsedRequest(head.model, head.version, request, typed=False)
 
 
 def _head(data: bytes, raws: int) -> _Head:
@@ -125,7 +125,7 @@ def _id(given: bytes) -> str | None:
     return found or None
 
 
-def _whole(data: bytes) -> Asked:
+def _whole(data: bytes) -> ParsedRequest:
     """Any request."""
     message = decode(_Infer, data)
     if len(message.id) > LONGEST_ID:
@@ -140,10 +140,10 @@ def _whole(data: bytes) -> Asked:
         binary_default=True,
         parameters=_parameters(message.parameters) if message.parameters else {},
     )
-    return Asked(message.model_name, message.model_version or None, request, not raws)
+    return ParsedRequest(message.model_name, message.model_version or None, request, not raws)
 
 
-def render_infer(asked: Asked, model: str, version: str, names: Sequence[str], arrays: Sequence[Array]) -> bytes:
+def render_infer(asked: ParsedRequest, model: str, version: str, names: Sequence[str], arrays: Sequence[Array]) -> bytes:
     """A ModelInferResponse: typed where the request was and every tensor has a typed form, else raw. `names` and `arrays` are
     all visible outputs.
     """

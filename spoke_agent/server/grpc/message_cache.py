@@ -9,7 +9,7 @@ Source: protocol buffers' wire format; every field of ModelInferRequest is lengt
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-__all__ = ["Cut", "cut", "field"]
+__all__ = ["SplitMessage", "split_message", "field"]
 
 _ID: Final = 3 << 3 | 2
 _RAW: Final = 7 << 3 | 2
@@ -17,7 +17,7 @@ _SHORT: Final = 0x80
 _LONGEST: Final = 1024
 
 
-class Cut(NamedTuple):
+class SplitMessage(NamedTuple):
     """One message, cut up."""
 
     head: bytes
@@ -26,7 +26,7 @@ class Cut(NamedTuple):
     raws: list[bytes]
 
 
-def cut(data: bytes) -> Cut | None:
+def split_message(data: bytes) -> SplitMessage | None:
     """The parts of a ModelInferRequest; None when it is not of the usual form."""
     at, end = 0, len(data)
     id_at = id_start = id_end = 0
@@ -52,7 +52,7 @@ def cut(data: bytes) -> Cut | None:
         at = stop
     if not raws or raw_at - (id_end - id_at) > _LONGEST:
         return None
-    return Cut(data[:id_at] + data[id_end:raw_at], data[id_start:id_end], raws)
+    return SplitMessage(data[:id_at] + data[id_end:raw_at], data[id_start:id_end], raws)
 
 
 def field(number: int, values: Sequence[bytes]) -> bytes:

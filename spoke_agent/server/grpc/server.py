@@ -104,7 +104,7 @@ class GrpcServer:
                 context.abort(grpc.StatusCode.INTERNAL, f"the model failed: {type(e).__name__}")
             raise AssertionError("abort raises")
 
-        behaviour: Any = call if self._on_answer is None else _told(call, name, self._on_answer)
+        behaviour: Any = call if self._on_answer is None else _observed(call, name, self._on_answer)
         if name in OPEN:
             behaviour.experimental_thread_pool = self._health
         return behaviour
@@ -116,7 +116,7 @@ class GrpcServer:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "this server asks for a bearer token (metadata authorization)")
 
 
-def _told(call: Call, name: str, on_answer: OnAnswer) -> Call:
+def _observed(call: Call, name: str, on_answer: OnAnswer) -> Call:
     def seen(data: bytes, context: Any) -> bytes:
         started = time.monotonic()
         try:

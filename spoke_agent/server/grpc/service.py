@@ -15,14 +15,14 @@ from typing import Any, Final, TypeVar
 
 from model_formats.core.errors import SpokeshaveError
 from model_formats.core.runtime import Array
-from spoke_agent.server.grpc.codec import Asked, decode, parse_infer, render_infer
+from spoke_agent.server.grpc.codec import ParsedRequest, decode, parse_infer, render_infer
 from spoke_agent.server.grpc.messages import MESSAGES, fill
 from spoke_agent.server.handlers import metadata
 from spoke_agent.server.handlers.infer import choose_adapter, choose_version, deadline_of, key_of
-from spoke_agent.server.handlers.peers import Siblings
+from spoke_agent.server.handlers.peers import PeerWorkers
 from spoke_agent.server.metrics import ModelCounts
-from spoke_agent.server.models.model_set import Models
-from spoke_agent.server.models.version import Lone, Version
+from spoke_agent.server.models.model_set import ModelSet
+from spoke_agent.server.models.version import DirectRun, Version
 from spoke_agent.server_api.errors import DeadlinePassed, NotAllowed, NotServing, Overloaded
 
 __all__ = ["OPEN", "Method", "Service"]
@@ -49,10 +49,10 @@ class GrpcJob:
         "asked",
         "counts",
         "deadline",
+        "direct",
         "error",
         "inputs",
         "key",
-        "lone",
         "outputs",
         "rows",
         "started",
@@ -61,7 +61,7 @@ class GrpcJob:
 
     mirrored = False
 
-    def __init__(self, asked: Asked, wait_s: float | None) -> None:
+    def __init__(self, asked: ParsedRequest, wait_s: float | None) -> None:
         self.started = _now()
         self.asked = asked
         self.deadline = inf if wait_s is None else self.started + wait_s
@@ -72,7 +72,7 @@ class GrpcJob:
         self.error: Exception | None = None
         self.counts: ModelCounts | None = None
         self.version: Version
-        self.lone: Lone
+        self.direct: DirectRun
         """How it is counted, when it ran on its own thread."""
         self._done: threading.Lock
 
@@ -81,26 +81,26 @@ class GrpcJob:
         """For capture and labels; empty when the caller gave none."""
         return self.asked.request.id or ""
 
-    def run_here(self, models: Models) -> bool:
+    def run_here(self, models: ModelSet) -> bool:
         """On the caller's thread: run at once when that is quick; else False, and the loop queues or refuses it.
 
         Two hand-overs between threads cost more than a short run does.
         """
-        places = models.live.get(self.asked.model)
-        if places is None or places.challenger is not None or _now() >= self.deadline:
+        current = models.live.get(self.asked.model)
+        if current is None or current.challenger is not None or _now() >= self.deadline:
             return False  # who is late is refused on the loop; the lot between champion and challenger is drawn once, there
         try:
             self._choose(models)
         except SpokeshaveError:
             return False
         version = self.version
-        if not version.lane.quick or self.rows > version.lane.rows_a_batch:
+        if not version.batcher.idle_inline or self.rows > version.batcher.rows_a_batch:
             return False
-        found = version.run_alone(self.inputs, self.rows, self.adapter)
+        found = version.run_direct(self.inputs, self.rows, self.adapter)
         if found is None:
             return False
         self.outputs, ran, run_s = found
-        self.lone = Lone(
+        self.direct = DirectRun(
             inputs=self.inputs,
             outputs=self.outputs,
             rows=self.rows,
@@ -118,14 +118,14 @@ class GrpcJob:
         self._done = threading.Lock()
         self._done.acquire()
 
-    def submit(self, models: Models) -> None:
+    def submit(self, models: ModelSet) -> None:
         """On the loop: choose the version that answers now, check, queue."""
         self.counts = models.counts.get(self.asked.model)
         try:
             self._choose(models)
             self.counts = self.version.model_counts
             self.version.taken(self)
-            self.version.lane.submit(self)
+            self.version.batcher.submit(self)
         except Exception as e:  # noqa: BLE001 - whatever it is, the thread that waits must be told
             self.fail(e)
 
@@ -160,23 +160,23 @@ class GrpcJob:
         version = self.version
         return render_infer(self.asked, version.model, str(version.number), version.names, self.outputs)
 
-    def _choose(self, models: Models) -> None:
+    def _choose(self, models: ModelSet) -> None:
         request = self.asked.request
-        places, self.version = models.version(self.asked.model, self.asked.version)
-        if places.challenger is not None and self.asked.version is None:
-            self.version = choose_version(places, self.version, request)
+        current, self.version = models.version(self.asked.model, self.asked.version)
+        if current.challenger is not None and self.asked.version is None:
+            self.version = choose_version(current, self.version, request)
         self.rows = self.version.signature.rows(request)
-        self.adapter_name, self.adapter = choose_adapter(places, self.version, request)
+        self.adapter_name, self.adapter = choose_adapter(current, self.version, request)
         self.key: object = key_of(self.version, request, self.adapter_name)
 
 
 class Service:
     """`methods` are called on any thread; the loop is the one that `models` lives on."""
 
-    def __init__(self, models: Models, siblings: Siblings | None = None) -> None:
-        """`siblings`: the other workers, whose counts are told with ours."""
+    def __init__(self, models: ModelSet, peers: PeerWorkers | None = None) -> None:
+        """`peers`: the other workers, whose counts are told with ours."""
         self._models = models
-        self._siblings = siblings
+        self._peers = peers
         self._loop: asyncio.AbstractEventLoop = models.loop
         self._handed: deque[GrpcJob] = deque()
         self._woken = False
@@ -222,10 +222,10 @@ class Service:
         """What a lane does for those it runs, for all that ran on their own threads since the last time."""
         ran = self._ran
         self._counting = False  # before looking, as above
-        groups: dict[tuple[Version, str, object], list[Lone]] = {}
+        groups: dict[tuple[Version, str, object], list[DirectRun]] = {}
         while ran:
             job = ran.popleft()
-            groups.setdefault((job.version, job.adapter_name, job.key), []).append(job.lone)
+            groups.setdefault((job.version, job.adapter_name, job.key), []).append(job.direct)
         for (version, _, _), lones in groups.items():
             version.ran_alone(lones)
 
@@ -250,7 +250,7 @@ class Service:
         async def asked() -> dict[str, Any]:
             self._count()
             own = metadata.statistics(self._models, request.name or None, request.version or None)
-            return own if self._siblings is None else await self._siblings.statistics(own)
+            return own if self._peers is None else await self._peers.statistics(own)
 
         return fill("ModelStatisticsResponse", self._awaited(asked(), wait_s))
 

@@ -10,10 +10,10 @@ from model_formats.core.errors import SpokeshaveError
 from model_formats.core.runtime import Array, HeadAdapter
 from spoke_agent.server.http.transport import Exchange
 from spoke_agent.server.metrics import ModelCounts
-from spoke_agent.server.models.model_set import BASE_HEAD, Models, Places
-from spoke_agent.server.models.version import Lone, Version
+from spoke_agent.server.models.model_set import BASE_HEAD, LoadedModel, ModelSet
+from spoke_agent.server.models.version import DirectRun, Version
 from spoke_agent.server.protocol.json_codec import InferRequest, parse_request, render_response
-from spoke_agent.server.protocol.request_templates import NO_LENDS, KnownForms
+from spoke_agent.server.protocol.request_templates import NO_LENDS, RequestTemplates
 from spoke_agent.server_api.errors import Overloaded, RequestInvalid, UnknownTarget
 
 __all__ = ["InferJob", "answer_error", "choose_adapter", "choose_version", "deadline_of", "infer", "key_of"]
@@ -42,7 +42,7 @@ class InferJob:
 
     mirrored = False
 
-    def __init__(self, exchange: Exchange, request: InferRequest, places: Places, version: Version, rows: int) -> None:
+    def __init__(self, exchange: Exchange, request: InferRequest, current: LoadedModel, version: Version, rows: int) -> None:
         self.exchange = exchange
         self.request = request
         self.version = version
@@ -52,7 +52,7 @@ class InferJob:
         """Monotonic time at which the request was complete."""
         self.request_id = request.id or ""
         """For capture and labels; empty when the caller gave none."""
-        self.adapter_name, self.adapter = choose_adapter(places, version, request)
+        self.adapter_name, self.adapter = choose_adapter(current, version, request)
         self.key: object = key_of(version, request, self.adapter_name)
         self.deadline = deadline_of(request, exchange.started) if request.parameters else inf
         self.answer: tuple[bytes, int | None] | None = None
@@ -76,43 +76,43 @@ class InferJob:
         answer_error(self.exchange, error, self.version.model_counts)
 
 
-def infer(models: Models, forms: KnownForms, model: str, number: str | None, exchange: Exchange) -> None:
+def infer(models: ModelSet, templates: RequestTemplates, model: str, number: str | None, exchange: Exchange) -> None:
     """Parse, check, and run at once or queue one request; every outcome is an answer on the exchange."""
     try:
-        places = models.live.get(model)
-        version = places.answering if places is not None and number is None else None
-        if places is None or version is None:  # another one is asked for, or there is none
-            places, version = models.version(model, number)
-        if version.lane.depth_rows:
-            version.lane.check_room()  # a request that is refused under load costs no parsing
+        current = models.live.get(model)
+        version = current.answering if current is not None and number is None else None
+        if current is None or version is None:  # another one is asked for, or there is none
+            current, version = models.version(model, number)
+        if version.batcher.depth_rows:
+            version.batcher.check_room()  # a request that is refused under load costs no parsing
         alone = _is_alone(exchange, version)
-        lends = version.lends if alone and places.challenger is None else NO_LENDS
+        lends = version.lends if alone and current.challenger is None else NO_LENDS
         length = exchange.headers.get(b"inference-header-content-length")
-        request = forms.parse(exchange.body, lends) if length is None else parse_request(exchange.body, _json_length(length))
-        if places.challenger is not None and number is None:
-            version = choose_version(places, version, request)
+        request = templates.parse(exchange.body, lends) if length is None else parse_request(exchange.body, _json_length(length))
+        if current.challenger is not None and number is None:
+            version = choose_version(current, version, request)
             alone = _is_alone(exchange, version)
         rows = version.signature.rows(request)
-        if alone and _answered_alone(exchange, request, places, version, rows):
+        if alone and _answered_alone(exchange, request, current, version, rows):
             return
         version.last_caller = exchange.caller
-        job = InferJob(exchange, request.kept(), places, version, rows)
+        job = InferJob(exchange, request.kept(), current, version, rows)
         version.taken(job)
-        version.lane.submit(job)
+        version.batcher.submit(job)
     except SpokeshaveError as e:
         answer_error(exchange, e, models.counts.get(model))
 
 
-def _answered_alone(exchange: Exchange, request: InferRequest, places: Places, version: Version, rows: int) -> bool:
+def _answered_alone(exchange: Exchange, request: InferRequest, current: LoadedModel, version: Version, rows: int) -> bool:
     """Answer a request whose caller is alone: the way through the lane costs as much as a short run. False leaves it to the lane,
     which judges and tells what is not as usual.
     """
     adapter_name, adapter = "", None
-    if request.parameters or places.adapter_name:
-        adapter_name, adapter = choose_adapter(places, version, request)
+    if request.parameters or current.adapter_name:
+        adapter_name, adapter = choose_adapter(current, version, request)
         if deadline_of(request, exchange.started) < _now():
             return False
-    found = version.run_alone(request.inputs, rows, adapter, request.lent)
+    found = version.run_direct(request.inputs, rows, adapter, request.lent)
     if found is None:
         return False
     outputs, ran, run_s = found
@@ -125,8 +125,8 @@ def _answered_alone(exchange: Exchange, request: InferRequest, places: Places, v
     else:
         _reply_with_tensors(exchange, body, json_length)
     started = exchange.started
-    lone = Lone(request.inputs, outputs, rows, request.id or "", adapter_name, started, ran, run_s, _now() - started)
-    version.ran_alone((lone,))
+    direct = DirectRun(request.inputs, outputs, rows, request.id or "", adapter_name, started, ran, run_s, _now() - started)
+    version.ran_alone((direct,))
     if adapter is None and request.form is not None and request.form not in version.lends:
         version.lend(request.form, request.inputs, outputs)
     return True
@@ -134,7 +134,7 @@ def _answered_alone(exchange: Exchange, request: InferRequest, places: Places, v
 
 def _is_alone(exchange: Exchange, version: Version) -> bool:
     """Whether the caller follows itself while nothing waits: nobody is there to share the run with."""
-    return exchange.caller == version.last_caller != 0 and version.lane.quick
+    return exchange.caller == version.last_caller != 0 and version.batcher.idle_inline
 
 
 def _reply_with_tensors(exchange: Exchange, body: bytes, json_length: int) -> None:
@@ -153,34 +153,34 @@ def answer_error(exchange: Exchange, error: Exception, counts: ModelCounts | Non
         exchange.refuse(500, f"the model failed: {type(error).__name__}")
 
 
-def choose_version(places: Places, version: Version, request: InferRequest) -> Version:
+def choose_version(current: LoadedModel, version: Version, request: InferRequest) -> Version:
     """The challenger, for its share of the requests that leave the choice to us.
 
     Callers that send the parameter `sticky` (a customer, a till) meet the same version every time; others are dealt by lot.
     """
-    share = places.slots.challenger
-    if places.challenger is None or share is None or "adapter" in request.parameters:
+    share = current.slots.challenger
+    if current.challenger is None or share is None or "adapter" in request.parameters:
         return version
     key = request.text("sticky")
     if share.sticky_only and not key:
         return version
     lot = crc32(key.encode()) % 100 if key else int(random() * 100)  # noqa: S311 - nothing is guarded by it
-    return places.challenger if lot < share.percent else version
+    return current.challenger if lot < share.percent else version
 
 
-def choose_adapter(places: Places, version: Version, request: InferRequest) -> tuple[str, HeadAdapter | None]:
+def choose_adapter(current: LoadedModel, version: Version, request: InferRequest) -> tuple[str, HeadAdapter | None]:
     """The head that answers: asked for by the parameter `adapter`, else the site's default. Raises UnknownTarget."""
     asked = request.text("adapter") if request.parameters else None
     if asked is None:
-        if not places.adapter_name or version is not places.answering:
+        if not current.adapter_name or version is not current.answering:
             return "", None
-        return places.adapter_name, places.adapters[places.adapter_name]
+        return current.adapter_name, current.adapters[current.adapter_name]
     if asked in ("", BASE_HEAD):
         return "", None
-    if version is not places.answering or asked not in places.adapters:
-        names = ", ".join((BASE_HEAD, *places.adapters))
+    if version is not current.answering or asked not in current.adapters:
+        names = ", ".join((BASE_HEAD, *current.adapters))
         raise UnknownTarget(f"parameters.adapter: {asked!r} is not loaded for this version; there are: {names}")
-    return asked, places.adapters[asked]
+    return asked, current.adapters[asked]
 
 
 def key_of(version: Version, request: InferRequest, adapter_name: str) -> object:

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from model_formats.documents.feature_contract import TensorContract
 from spoke_agent.server.metrics import Histogram
-from spoke_agent.server.models.model_set import Models
+from spoke_agent.server.models.model_set import ModelSet
 from spoke_agent.server.models.version import Version
 
 __all__ = ["EXTENSIONS", "config", "index", "metadata", "server", "statistics"]
@@ -26,30 +26,30 @@ def server() -> dict[str, Any]:
     return {"name": "spokeshave", "version": _own_version(), "extensions": list(EXTENSIONS)}
 
 
-def metadata(models: Models, model: str, number: str | None) -> dict[str, Any]:
+def metadata(models: ModelSet, model: str, number: str | None) -> dict[str, Any]:
     """What a model takes and gives. Raises UnknownTarget, NotServing."""
     version = models.version(model, number)[1]
-    engined = version.engined
-    numbers = [v.number for v in models.places(version.model).versions]
+    loaded_version = version.loaded_version
+    numbers = [v.number for v in models.current(version.model).versions]
     return {
         "name": version.model,
         "versions": [str(n) for n in sorted(set(numbers))],
-        "platform": _PLATFORMS[engined.engine],
+        "platform": _PLATFORMS[loaded_version.engine],
         "inputs": [_tensor(t) for t in version.signature.inputs],
         "outputs": [_tensor(t) for t in version.signature.outputs],
         "parameters": {
-            "engine": engined.engine,
-            "mode": engined.session.mode,
-            "placement": engined.placement,
-            "variant": engined.slot.variant,
+            "engine": loaded_version.engine,
+            "mode": loaded_version.session.mode,
+            "placement": loaded_version.placement,
+            "variant": loaded_version.slot.variant,
             "file": version.file,
-            "latency_ms": round(engined.latency_ms, 4),
-            "rows_a_batch": version.lane.rows_a_batch,
+            "latency_ms": round(loaded_version.latency_ms, 4),
+            "rows_a_batch": version.batcher.rows_a_batch,
         },
     }
 
 
-def config(models: Models, model: str, number: str | None) -> dict[str, Any]:
+def config(models: ModelSet, model: str, number: str | None) -> dict[str, Any]:
     """What Triton's clients read of a model configuration. Raises UnknownTarget, NotServing."""
     version = models.version(model, number)[1]
 
@@ -59,32 +59,32 @@ def config(models: Models, model: str, number: str | None) -> dict[str, Any]:
 
     return {
         "name": version.model,
-        "platform": _PLATFORMS[version.engined.engine],
-        "backend": version.engined.engine,
-        "max_batch_size": version.lane.rows_a_batch if version.signature.batched else 0,
+        "platform": _PLATFORMS[version.loaded_version.engine],
+        "backend": version.loaded_version.engine,
+        "max_batch_size": version.batcher.rows_a_batch if version.signature.batched else 0,
         "input": [tensor(t) for t in version.signature.inputs],
         "output": [tensor(t) for t in version.signature.outputs],
     }
 
 
-def index(models: Models) -> list[dict[str, str]]:
+def index(models: ModelSet) -> list[dict[str, str]]:
     """Every version that is loaded or should be, and why one is not."""
     rows = []
-    for name, places in models.live.items():
+    for name, current in models.live.items():
         rows += [
-            {"name": name, "version": str(v.number), "state": "READY", "reason": "" if v is places.answering else "standing by"}
-            for v in places.versions
+            {"name": name, "version": str(v.number), "state": "READY", "reason": "" if v is current.answering else "standing by"}
+            for v in current.versions
         ]
         rows += [
-            {"name": name, "version": str(f.version), "state": "UNAVAILABLE", "reason": f.detail} for f in places.faults.values()
+            {"name": name, "version": str(f.version), "state": "UNAVAILABLE", "reason": f.detail} for f in current.faults.values()
         ]
     return rows
 
 
-def statistics(models: Models, model: str | None, number: str | None) -> dict[str, Any]:
+def statistics(models: ModelSet, model: str | None, number: str | None) -> dict[str, Any]:
     """Counts as Triton tells them, of one version, one model or all. Raises UnknownTarget."""
     names = [model] if model is not None else list(models.live)
-    versions = [v for n in names for v in ([models.version(n, number)[1]] if number else models.places(n).versions)]
+    versions = [v for n in names for v in ([models.version(n, number)[1]] if number else models.current(n).versions)]
     return {"model_stats": [_stats(v) for v in versions]}
 
 

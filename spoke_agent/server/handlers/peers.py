@@ -10,13 +10,13 @@ import orjson
 
 from spoke_agent.server.handlers.aggregate import one_statistics
 
-__all__ = ["Siblings"]
+__all__ = ["PeerWorkers"]
 
 _PATIENCE_S: Final = 2.0
 _LONGEST: Final = 8 << 20
 
 
-class Siblings:
+class PeerWorkers:
     """`ask` is answered by all that are there; one that is on its way back is left out, like a process that has restarted."""
 
     def __init__(self, sockets: Sequence[Path]) -> None:

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 from spoke_agent.server.metrics import Page, VersionCounts, cpu_seconds, rss_bytes
 from spoke_agent.server.models.capture import Capture
-from spoke_agent.server.models.model_set import Models
+from spoke_agent.server.models.model_set import ModelSet
 
 __all__ = ["render_metrics"]
 
 Labels = dict[str, object]
 
 
-def render_metrics(models: Models, capture: Capture | None, uptime_s: float) -> bytes:
+def render_metrics(models: ModelSet, capture: Capture | None, uptime_s: float) -> bytes:
     """Counters and histograms of this process."""
     page = Page()
     page.family("spoke_uptime_seconds", "gauge", "Time since the server started.", [({}, uptime_s)])
@@ -27,7 +27,7 @@ def render_metrics(models: Models, capture: Capture | None, uptime_s: float) -> 
     return page.render()
 
 
-def _models(page: Page, models: Models) -> None:
+def _models(page: Page, models: ModelSet) -> None:
     counts = [({"model": name}, c) for name, c in models.counts.items()]
     page.family("spoke_requests_total", "counter", "Infer requests taken.", [(k, c.requests) for k, c in counts])
     page.family(
@@ -47,14 +47,14 @@ def _models(page: Page, models: Models) -> None:
     )
     page.family("spoke_shadow_dropped_rows_total", "counter", "Rows not mirrored.", [(k, s.dropped) for k, s in shadows])
     answering = [
-        ({"model": n, "version": p.answering.number, "engine": p.answering.engined.engine, "file": p.answering.file}, 1.0)
+        ({"model": n, "version": p.answering.number, "engine": p.answering.loaded_version.engine, "file": p.answering.file}, 1.0)
         for n, p in models.live.items()
         if p.answering is not None
     ]
     page.family("spoke_serving_info", "gauge", "The version that answers.", answering)
 
 
-def _versions(page: Page, models: Models) -> None:
+def _versions(page: Page, models: ModelSet) -> None:
     found = list(_counts(models))
     page.family("spoke_answered_requests_total", "counter", "Infer requests run.", [(k, c.requests) for k, c in found])
     page.family("spoke_rows_total", "counter", "Rows run.", [(k, c.rows) for k, c in found])
@@ -66,16 +66,16 @@ def _versions(page: Page, models: Models) -> None:
     page.histograms("spoke_batch_rows", "Rows in a batch.", [(k, c.batch_rows) for k, c in found])
 
 
-def _counts(models: Models) -> Iterator[tuple[Labels, VersionCounts]]:
-    for name, places in models.live.items():
-        for version in places.versions:
+def _counts(models: ModelSet) -> Iterator[tuple[Labels, VersionCounts]]:
+    for name, current in models.live.items():
+        for version in current.versions:
             role = (
                 "answering"
-                if version is places.answering
+                if version is current.answering
                 else "challenger"
-                if version is places.challenger
+                if version is current.challenger
                 else "candidate"
-                if version is places.candidate
+                if version is current.candidate
                 else "standby"
             )
             yield {"model": name, "version": version.number, "role": role}, version.counts

@@ -10,9 +10,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from spoke_agent.server.protocol.bounded_cache import Remembered
+from spoke_agent.server.protocol.bounded_cache import BoundedCache
 
-__all__ = ["NO_HEAD", "Head", "KnownHeads"]
+__all__ = ["NO_HEAD", "RequestHead", "HeadCache"]
 
 _END: Final = b"\r\n\r\n"
 _MOST: Final = 512
@@ -21,7 +21,7 @@ _OWN_WAY: Final = frozenset({b"content-encoding", b"expect", b"transfer-encoding
 """Headers that make the body, or what follows it, a matter of the grammar."""
 
 
-class Head(Struct, frozen=True):
+class RequestHead(Struct, frozen=True):
     """A request's head."""
 
     method: bytes
@@ -38,16 +38,16 @@ class Head(Struct, frozen=True):
         return int(self.headers.get(b"content-length", 0))
 
 
-NO_HEAD: Final = Head(b"", b"", {}, keep_alive=False)
+NO_HEAD: Final = RequestHead(b"", b"", {}, keep_alive=False)
 
 
-class KnownHeads:
+class HeadCache:
     """Heads by their bytes, those of the last line included."""
 
     def __init__(self) -> None:
-        self._known: Remembered[bytes, tuple[Head, int]] = Remembered(_MOST)
+        self._known: BoundedCache[bytes, tuple[RequestHead, int]] = BoundedCache(_MOST)
 
-    def split(self, data: bytes) -> tuple[Head, bytes] | None:
+    def split(self, data: bytes) -> tuple[RequestHead, bytes] | None:
         """Head and body of what is exactly one request with a known head; None for all else."""
         end = data.find(_END) + 4
         known = self._known.get(data[:end])
@@ -55,7 +55,7 @@ class KnownHeads:
             return None
         return known[0], data[end:]
 
-    def remember(self, data: bytes, head: Head) -> None:
+    def remember(self, data: bytes, head: RequestHead) -> None:
         """Keep the head that `data` starts with, unless it is long or says more of the body than where it ends."""
         end = data.find(_END) + 4
         if data[:1].isalpha() and end <= _LONGEST and head.keep_alive and _OWN_WAY.isdisjoint(head.headers):

@@ -21,10 +21,10 @@ from typing import Any, Final
 import httptools
 from msgspec import Struct
 
-from spoke_agent.server.http.head_cache import NO_HEAD, Head, KnownHeads
+from spoke_agent.server.http.head_cache import NO_HEAD, HeadCache, RequestHead
 from spoke_agent.server.protocol.json_codec import error_body
 
-__all__ = ["Exchange", "Handler", "HttpServer", "Limits"]
+__all__ = ["Exchange", "Handler", "HttpServer", "HttpLimits"]
 
 JSON: Final = b"application/json"
 _PHRASES: Final = {int(status): status.phrase.encode() for status in HTTPStatus}
@@ -35,7 +35,7 @@ _now = time.monotonic
 """Of the same clock as the loop's, which knows only milliseconds where it is uvloop's."""
 
 
-class Limits(Struct, frozen=True):
+class HttpLimits(Struct, frozen=True):
     """What one client may take. Sizes in bytes, times in seconds."""
 
     head_bytes: int = 32 * 1024
@@ -55,7 +55,7 @@ class Exchange:
 
     __slots__ = ("_answer", "_connection", "body", "caller", "headers", "keep_alive", "method", "path", "started")
 
-    def __init__(self, connection: "_Connection", head: Head) -> None:
+    def __init__(self, connection: "_Connection", head: RequestHead) -> None:
         self._connection = connection
         self._answer: bytes | None = None
         self.method = head.method
@@ -112,18 +112,18 @@ class HttpServer:
     def __init__(
         self,
         handler: Handler,
-        limits: Limits | None = None,
+        limits: HttpLimits | None = None,
         *,
         on_fault: Callable[[Exception], None] | None = None,
         on_answer: Callable[[Exchange, int, int], None] | None = None,
     ) -> None:
         """`on_answer` sees every answer as it goes out: the exchange, its status, bytes of its body."""
         self.handler = handler
-        self.limits = limits or Limits()
+        self.limits = limits or HttpLimits()
         self.on_fault = on_fault
         self.on_answer = on_answer
         self.loop = asyncio.get_running_loop()
-        self.heads = KnownHeads()
+        self.heads = HeadCache()
         self.now = self.loop.time()
         """Loop time at the last sweep: exact enough for deadlines, and free to read."""
         self.connections: set[_Connection] = set()
@@ -327,7 +327,7 @@ class _Connection(asyncio.Protocol):
         """Judge the head before any body is taken."""
         self._in_head = False
         limits, headers, parser = self.server.limits, self._headers, self._parser
-        head = Head(parser.get_method(), self._path, headers, keep_alive=parser.should_keep_alive())
+        head = RequestHead(parser.get_method(), self._path, headers, keep_alive=parser.should_keep_alive())
         self._current = Exchange(self, head)
         if len(headers) > limits.headers or (self._big and _size(head) > limits.head_bytes):
             raise _Refused(431, f"more than {limits.headers} headers, or more than {limits.head_bytes} bytes of them")
@@ -488,7 +488,7 @@ class _Refused(Exception):
         self.message = message
 
 
-def _size(head: Head) -> int:
+def _size(head: RequestHead) -> int:
     return len(head.path) + sum(len(name) + len(value) for name, value in head.headers.items())
 
 

@@ -1,6 +1,6 @@
 """Batches of what arrived together. No timers: what is there when a run can start goes into it.
 
-A `Lane` belongs to one loaded version. Jobs that arrive in one turn of the event loop are grouped by key (trailing shapes and
+A `Batcher` belongs to one loaded version. Jobs that arrive in one turn of the event loop are grouped by key (trailing shapes and
 adapter) and run as one batch, on the loop itself when a run is short (`placement` loop) or on the lane's own thread when it is
 not. On the loop, jobs run at once when enough wait, for more would make no row cheaper. Each job gets exactly its own rows back.
 The queue is bounded by the time it would take to work it off, not by a count alone.
@@ -22,7 +22,7 @@ from model_formats.core.errors import SpokeshaveError
 from model_formats.core.runtime import Array, HeadAdapter, InputRefused
 from spoke_agent.server_api.errors import DeadlinePassed, Overloaded
 
-__all__ = ["Batch", "Cost", "Job", "Lane", "Placement", "RowsWrong", "Run"]
+__all__ = ["Batch", "Cost", "Job", "Batcher", "Placement", "RowsWrong", "Run"]
 
 Placement = Literal["loop", "thread"]
 
@@ -106,7 +106,7 @@ Enforce = Callable[[Job], bool]
 Done = Callable[[Batch], None]
 
 
-class Lane:
+class Batcher:
     """The queue of one loaded version.
 
     `run` runs a batch, and is always asked for `outputs`. `within` looks at its values before; when some are out of contract it
@@ -156,7 +156,7 @@ class Lane:
         return self.depth_rows == 0
 
     @property
-    def quick(self) -> bool:
+    def idle_inline(self) -> bool:
         """Whether a job may run at once where it comes in: runs are short, and nothing waits before it."""
         return self._worker is None and self.depth_rows == 0
 
@@ -355,9 +355,9 @@ class RowsWrong(SpokeshaveError):
 class _Worker:
     """The thread of a lane: runs one batch at a time, and wakes the loop once for each."""
 
-    def __init__(self, lane: Lane, loop: asyncio.AbstractEventLoop, name: str) -> None:
+    def __init__(self, batcher: Batcher, loop: asyncio.AbstractEventLoop, name: str) -> None:
         self.busy = False
-        self._lane = lane
+        self._batcher = batcher
         self._loop = loop
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         threading.Thread(target=self._work, name=name, daemon=True).start()
@@ -373,6 +373,6 @@ class _Worker:
 
     def _work(self) -> None:
         while (batch := self._batches.get()) is not None:
-            self._lane.execute(batch)
+            self._batcher.execute(batch)
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(self._lane.ran, batch)
+                self._loop.call_soon_threadsafe(self._batcher.ran, batch)

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from model_formats.core.runtime import Array
-from spoke_agent.data.rows import Batch as StoredRows
+from spoke_agent.data.rows import RowBatch as StoredRows
 from spoke_agent.server.models.version import Answered, Version
 
 __all__ = ["Capture", "Labelled", "RowStore"]

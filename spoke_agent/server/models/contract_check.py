@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from model_formats.core.runtime import Array
 from model_formats.documents.feature_contract import FeatureContract, TensorContract
-from spoke_agent.server.protocol.bounded_cache import Remembered
+from spoke_agent.server.protocol.bounded_cache import BoundedCache
 from spoke_agent.server.protocol.json_codec import InferRequest
 from spoke_agent.server_api.errors import RequestInvalid
 
@@ -57,7 +57,7 @@ class Signature(Struct, frozen=True):
     output_names: tuple[str, ...]
     """Names of the outputs callers may see, in order."""
     _wanted: tuple[_Wanted, ...]
-    _checked: Remembered[object, int] = field(default_factory=lambda: Remembered(64))
+    _checked: BoundedCache[object, int] = field(default_factory=lambda: BoundedCache(64))
     """Rows of requests that are good, by their form."""
 
     @classmethod

@@ -25,7 +25,7 @@ from model_formats.documents.package_spec import GOLDEN, VariantSpec
 from model_formats.package import Package
 from model_formats.package.golden import Golden, GoldenMismatch, GoldenResult, check_golden
 from model_formats.runtimes.select import open_session
-from spoke_agent.server.models.engine_trial import Question, Tried, apart
+from spoke_agent.server.models.engine_trial import EngineQuestion, EngineResult, apart
 from spoke_agent.server.settings import ServeSettings
 from sync.core.files import atomic_write
 
@@ -84,7 +84,7 @@ def open_right(
         raise EngineMissing(f"{variant.main}: none of {', '.join(variant.requires.engines)} can be used here")
     way = _Way(path, package, variant, package.golden(), settings)
     memory = _Memory(settings.folder.run / "engines.json")
-    failed: list[Tried] = []
+    failed: list[EngineResult] = []
     for group in _groups(engines, adaptable=adaptable):
         key = f"{file}/{settings.threads}/{'+'.join(c.engine for c in group)}/{cpu_word()}"
         found = _known(way, memory, key, group) or _tried(way, memory, key, group, failed)
@@ -124,7 +124,7 @@ def _known(way: _Way, memory: "_Memory", key: str, group: tuple[Candidate, ...])
         return None
 
 
-def _tried(way: _Way, memory: "_Memory", key: str, group: tuple[Candidate, ...], failed: list[Tried]) -> Opened | None:
+def _tried(way: _Way, memory: "_Memory", key: str, group: tuple[Candidate, ...], failed: list[EngineResult]) -> Opened | None:
     """The best of what a trial finds right; adds to `failed` what is not."""
     trials = {t.candidate: t for t in _trial(way, group)}
     failed += [t for t in trials.values() if not t.right]
@@ -132,17 +132,17 @@ def _tried(way: _Way, memory: "_Memory", key: str, group: tuple[Candidate, ...],
         try:
             found = way.open(candidate)
         except SpokeshaveError as e:
-            failed.append(Tried(candidate, right=False, detail=e.message, ran=isinstance(e, GoldenMismatch)))
+            failed.append(EngineResult(candidate, right=False, detail=e.message, ran=isinstance(e, GoldenMismatch)))
             continue
         memory.keep(key, candidate)
         return found
     return None
 
 
-def _trial(way: _Way, group: tuple[Candidate, ...]) -> list[Tried]:
+def _trial(way: _Way, group: tuple[Candidate, ...]) -> list[EngineResult]:
     """In a child process; nothing where none can be started (the golden vectors then decide in this one)."""
     golden = str(way.package.path(GOLDEN))
-    question = Question(str(way.path), golden, way.variant.name, group, way.settings.threads, way.variant.allow_bf16)
+    question = EngineQuestion(str(way.path), golden, way.variant.name, group, way.settings.threads, way.variant.allow_bf16)
     try:
         return apart(question, limit_s=way.settings.trial_s, tell=_tell)
     except OSError as e:
@@ -150,12 +150,12 @@ def _trial(way: _Way, group: tuple[Candidate, ...]) -> list[Tried]:
         return []
 
 
-def _tell(fallen: Tried) -> None:
+def _tell(fallen: EngineResult) -> None:
     candidate = fallen.candidate
     log.warning("serve.engine_fell", extra={"engine": candidate.engine, "mode": candidate.mode, "error": fallen.detail})
 
 
-def _order(group: tuple[Candidate, ...], trials: Mapping[Candidate, Tried]) -> list[Candidate]:
+def _order(group: tuple[Candidate, ...], trials: Mapping[Candidate, EngineResult]) -> list[Candidate]:
     """What was right, fastest first; then what the trial left out."""
     right = sorted((t for t in trials.values() if t.right), key=lambda t: t.latency_ms or 0.0)
     return [t.candidate for t in right] + [c for c in group if c not in trials]

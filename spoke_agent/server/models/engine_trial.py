@@ -19,10 +19,10 @@ from model_formats.core.runtime import Candidate
 from model_formats.package.golden import read_golden
 from model_formats.runtimes.select import EngineTrial, try_engines
 
-__all__ = ["Question", "Tried", "apart", "main"]
+__all__ = ["EngineQuestion", "EngineResult", "apart", "main"]
 
 
-class Question(Struct, frozen=True):
+class EngineQuestion(Struct, frozen=True):
     """What is to be tried."""
 
     path: str
@@ -33,7 +33,7 @@ class Question(Struct, frozen=True):
     allow_bf16: bool
 
 
-class Tried(Struct, frozen=True):
+class EngineResult(Struct, frozen=True):
     """How one way did."""
 
     candidate: Candidate
@@ -53,8 +53,8 @@ class _Fell(Exception):
 
 
 def main(question: str) -> bytes:
-    """Answer a `Question` in JSON with the `Tried` of each way, in JSON."""
-    asked = json.decode(question, type=Question)
+    """Answer a `EngineQuestion` in JSON with the `EngineResult` of each way, in JSON."""
+    asked = json.decode(question, type=EngineQuestion)
     golden = read_golden(Path(asked.golden))
     trials = try_engines(
         Path(asked.path), asked.candidates, golden, asked.variant, threads=asked.threads, allow_bf16=asked.allow_bf16
@@ -62,7 +62,7 @@ def main(question: str) -> bytes:
     return json.encode([_told(trial) for trial in trials])
 
 
-def apart(question: Question, *, limit_s: float, tell: Callable[[Tried], None]) -> list[Tried]:
+def apart(question: EngineQuestion, *, limit_s: float, tell: Callable[[EngineResult], None]) -> list[EngineResult]:
     """Try in a child process; in one for each way when that one falls. `tell` hears of every way that fell alone.
 
     Raises OSError where no child can be started.
@@ -72,7 +72,7 @@ def apart(question: Question, *, limit_s: float, tell: Callable[[Tried], None]) 
     except _Fell as e:
         if len(question.candidates) == 1:
             return [_fallen(question.candidates[0], e, tell)]
-    tried: list[Tried] = []
+    tried: list[EngineResult] = []
     for candidate in question.candidates:
         if any(t.right and t.candidate.engine == candidate.engine for t in tried):
             continue  # the exact way after the fast one, as in one child
@@ -83,13 +83,13 @@ def apart(question: Question, *, limit_s: float, tell: Callable[[Tried], None]) 
     return tried
 
 
-def _fallen(candidate: Candidate, error: _Fell, tell: Callable[[Tried], None]) -> Tried:
-    found = Tried(candidate, right=False, detail=str(error), ran=False)
+def _fallen(candidate: Candidate, error: _Fell, tell: Callable[[EngineResult], None]) -> EngineResult:
+    found = EngineResult(candidate, right=False, detail=str(error), ran=False)
     tell(found)
     return found
 
 
-def _child(question: Question, limit_s: float) -> list[Tried]:
+def _child(question: EngineQuestion, limit_s: float) -> list[EngineResult]:
     command = [sys.executable, "-m", "spoke_agent.server.models.engine_trial", json.encode(question).decode()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
@@ -99,7 +99,7 @@ def _child(question: Question, limit_s: float) -> list[Tried]:
     if done.returncode:
         raise _Fell(_end(done.returncode, done.stderr))
     try:
-        return json.decode(done.stdout.splitlines()[-1], type=list[Tried])
+        return json.decode(done.stdout.splitlines()[-1], type=list[EngineResult])
     except (ValueError, IndexError) as e:
         raise _Fell("gave no readable answer") from e
 
@@ -118,9 +118,9 @@ def _signal(number: int) -> str:
         return f"signal {number}"
 
 
-def _told(trial: EngineTrial) -> Tried:
+def _told(trial: EngineTrial) -> EngineResult:
     detail = trial.error or (trial.golden.detail if trial.golden else "not tried")
-    return Tried(trial.candidate, trial.usable, detail, trial.latency_ms, ran=trial.golden is not None)
+    return EngineResult(trial.candidate, trial.usable, detail, trial.latency_ms, ran=trial.golden is not None)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,16 @@ from spoke_agent.site.home import SpokeHome
 from spoke_agent.site.slots import AdapterSlot, Slot
 from sync.core.types import Reason
 
-__all__ = ["Engined", "MemoryRefused", "WrongModel", "load_adapter", "load_version", "measure", "reason_of", "shelf_adapters"]
+__all__ = [
+    "LoadedVersion",
+    "MemoryRefused",
+    "WrongModel",
+    "load_adapter",
+    "load_version",
+    "measure",
+    "reason_of",
+    "stored_adapters",
+]
 
 _PROBE_ROWS = 32
 _PROBE_S = 0.05
@@ -57,7 +66,7 @@ class WrongModel(RefusedError):
     hint = "slots.json was written by hand or is damaged; let the agent write it."
 
 
-class Engined(Struct):
+class LoadedVersion(Struct):
     """A version that is ready to run, and what was measured on the way."""
 
     model: str
@@ -86,7 +95,7 @@ class Engined(Struct):
         return self.session.engine
 
 
-def load_version(settings: ServeSettings, blobs: BlobReader, model: str, slot: Slot, *, adaptable: bool) -> Engined:
+def load_version(settings: ServeSettings, blobs: BlobReader, model: str, slot: Slot, *, adaptable: bool) -> LoadedVersion:
     """Do all of the above. `adaptable` prefers ONNX Runtime, the engine that can switch heads.
 
     Raises what `reason_of` knows; nothing is changed then.
@@ -109,7 +118,7 @@ def load_version(settings: ServeSettings, blobs: BlobReader, model: str, slot: S
     session, engine = opened.session, opened.session.engine
     # 6
     cost, latency_ms, row_ms = measure(session, package.golden(), Signature.of(package.contract))
-    return Engined(
+    return LoadedVersion(
         model=model,
         slot=slot,
         package=package,
@@ -128,7 +137,7 @@ def load_version(settings: ServeSettings, blobs: BlobReader, model: str, slot: S
     )
 
 
-def load_adapter(folder: Path, loaded: Engined, slot: AdapterSlot) -> HeadAdapter:
+def load_adapter(folder: Path, loaded: LoadedVersion, slot: AdapterSlot) -> HeadAdapter:
     """The adapter file with the slot's digest, wherever it lies in the folder.
 
     Raises PackageIncomplete, PackageTampered (fitted on another base), AdapterRefused.
@@ -141,21 +150,21 @@ def load_adapter(folder: Path, loaded: Engined, slot: AdapterSlot) -> HeadAdapte
     return loaded.adapters[slot.file]
 
 
-def shelf_adapters(home: SpokeHome, loaded: Engined) -> dict[str, HeadAdapter]:
+def stored_adapters(home: SpokeHome, loaded: LoadedVersion) -> dict[str, HeadAdapter]:
     """The adapters that callers may name: heads fitted on this very file, by a record that this device signed. The newest ones.
 
     A whole fitted model costs the memory of a model: only the default one is loaded.
     """
     if not any(home.adapters.glob("*/record.json")):
         return {}
-    from spoke_agent.adapters.store import Shelf  # late: a site without adapters needs neither this nor its cryptography
+    from spoke_agent.adapters.store import AdapterStore  # late: a site without adapters needs neither this nor its cryptography
     from sync.trust.keys import load_signer
 
     found: dict[str, HeadAdapter] = {}
     with contextlib.suppress(SpokeshaveError, OSError, RuntimeError):  # a shelf that cannot be believed offers nothing
         signer = load_signer(home.identity / "device.key")
-        shelf = Shelf(home.adapters, signer=signer, key=signer.public_key)
-        records = [kept.record for kept in shelf.all(loaded.model) if kept.trusted]
+        adapter_store = AdapterStore(home.adapters, signer=signer, key=signer.public_key)
+        records = [kept.record for kept in adapter_store.all(loaded.model) if kept.trusted]
         heads = [r for r in records if r.gate.passed and r.base == loaded.file and r.method == "head"]
         for record in heads[-_NAMED_ADAPTERS:]:
             found[record.name] = load_adapter(home.adapters, loaded, record.slot)

@@ -46,7 +46,7 @@ class Mirror:
         self.champion = champion
         self.candidate = candidate
         self._loop = loop
-        self._task: Task = candidate.engined.package.contract.task
+        self._task: Task = candidate.loaded_version.package.contract.task
         self._fits = _same_inputs(champion, candidate)
         self._buffer: deque[_Mirrored] = deque()
         self._waiting = 0
@@ -98,7 +98,7 @@ class Mirror:
 
     def _submit(self, version: Version, mirrored: _Mirrored, then: "_Then") -> None:
         try:
-            version.lane.submit(_MirrorJob(mirrored, then, self._failed))
+            version.batcher.submit(_MirrorJob(mirrored, then, self._failed))
         except Exception:  # noqa: BLE001 - overload: a mirrored row is the first thing to give up
             self.dropped += mirrored.rows
             self._next()
@@ -119,8 +119,8 @@ class Mirror:
     def _next(self) -> None:
         self._busy = False
         if self._buffer and self._timer is None and not self._stopped:
-            cost = self.candidate.lane.cost.of(self._buffer[0].rows)
-            pause = _IDLE_S if self.champion.lane.idle else max(_BUSY_S, 10 * cost)
+            cost = self.candidate.batcher.cost.of(self._buffer[0].rows)
+            pause = _IDLE_S if self.champion.batcher.idle else max(_BUSY_S, 10 * cost)
             self._timer = self._loop.call_later(pause, self._tick)
 
 

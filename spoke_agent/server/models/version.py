@@ -13,16 +13,16 @@ from msgspec.structs import replace
 from model_formats.core.errors import SpokeshaveError
 from model_formats.core.runtime import Array, HeadAdapter, InPlace, InputRefused
 from spoke_agent.server.metrics import ModelCounts, VersionCounts
-from spoke_agent.server.models.batcher import Batch, Job, Lane
+from spoke_agent.server.models.batcher import Batch, Batcher, Job
 from spoke_agent.server.models.contract_check import all_between
-from spoke_agent.server.models.loader import Engined
-from spoke_agent.server.protocol.bounded_cache import Remembered
-from spoke_agent.server.protocol.json_codec import Words
+from spoke_agent.server.models.loader import LoadedVersion
+from spoke_agent.server.protocol.bounded_cache import BoundedCache
+from spoke_agent.server.protocol.json_codec import ResponseTemplate
 from spoke_agent.server.settings import ServeSettings
 from spoke_agent.server_api.messages import GoldenState, LoadedState, RoleStats
 from sync.protocol.serving import Serving
 
-__all__ = ["Answered", "Known", "Lone", "Version", "Watcher"]
+__all__ = ["Answered", "CountedJob", "DirectRun", "Version", "Watcher"]
 
 _LENT_FORMS: Final = 16
 _LENT_BYTES: Final = 1 << 16
@@ -32,7 +32,7 @@ _SHOWN_ROWS: Final = 32
 _now = time.monotonic
 
 
-class Known(Job, Protocol):
+class CountedJob(Job, Protocol):
     """A job whose caller is known to capture and to the counts: a request, and no mirrored one."""
 
     @property
@@ -43,7 +43,7 @@ class Known(Job, Protocol):
     """Empty for the hub's own head."""
 
 
-class Lone(Struct):
+class DirectRun(Struct):
     """A request that ran past the lane and has its answer. Times are monotonic."""
 
     inputs: Mapping[str, Array]
@@ -90,35 +90,41 @@ class Version:
     """Made on the loop from what the loading thread prepared."""
 
     def __init__(
-        self, engined: Engined, settings: ServeSettings, loop: asyncio.AbstractEventLoop, counts: ModelCounts | None = None
+        self,
+        loaded_version: LoadedVersion,
+        settings: ServeSettings,
+        loop: asyncio.AbstractEventLoop,
+        counts: ModelCounts | None = None,
     ) -> None:
-        self.engined = engined
-        self.model = engined.model
-        self.number = engined.slot.version
-        self.index = engined.slot.index
-        self.file = engined.file
-        self.signature = engined.signature
-        self.names = engined.signature.output_names
-        self.words = Words(self.model, str(self.number), [(t.name, t.datatype) for t in engined.signature.outputs])
+        self.loaded_version = loaded_version
+        self.model = loaded_version.model
+        self.number = loaded_version.slot.version
+        self.index = loaded_version.slot.index
+        self.file = loaded_version.file
+        self.signature = loaded_version.signature
+        self.names = loaded_version.signature.output_names
+        self.words = ResponseTemplate(
+            self.model, str(self.number), [(t.name, t.datatype) for t in loaded_version.signature.outputs]
+        )
         self.counts = VersionCounts()
         self.model_counts = counts or ModelCounts()
         self.watchers: tuple[Watcher, ...] = ()
         self.last_caller = 0
         """The connection that asked last; 0 where several did at once."""
-        self.lends: Remembered[object, InPlace | None] = Remembered(_LENT_FORMS)
+        self.lends: BoundedCache[object, InPlace | None] = BoundedCache(_LENT_FORMS)
         """Memory of the engine's, by the form of the requests that are read into it, one at a time and on the loop."""
-        self.lane = Lane(
-            engined.session.run,
-            engined.cost,
-            engined.placement,
+        self.batcher = Batcher(
+            loaded_version.session.run,
+            loaded_version.cost,
+            loaded_version.placement,
             loop=loop,
-            name=f"infer-{engined.model}-{engined.slot.version}",
+            name=f"infer-{loaded_version.model}-{loaded_version.slot.version}",
             outputs=self.names,
-            batched=engined.signature.batched,
+            batched=loaded_version.signature.batched,
             max_rows=settings.max_batch,
             slice_s=settings.slice_ms / 1e3,
             max_wait_s=settings.max_wait_s,
-            within=engined.signature.within,
+            within=loaded_version.signature.within,
             enforce=self._enforce,
             done=self.done,
         )
@@ -130,18 +136,18 @@ class Version:
             version=self.number,
             index=self.index,
             file=self.file,
-            variant=self.engined.slot.variant,
-            engine=self.engined.engine,
-            mode=self.engined.session.mode,
-            cpu_class=self.engined.cpu_class,
+            variant=self.loaded_version.slot.variant,
+            engine=self.loaded_version.engine,
+            mode=self.loaded_version.session.mode,
+            cpu_class=self.loaded_version.cpu_class,
             adapted=adapted,
-            latency_us=round(self.engined.latency_ms * 1e3),
-            row_us=round(self.engined.row_ms_batch * 1e3),
+            latency_us=round(self.loaded_version.latency_ms * 1e3),
+            row_us=round(self.loaded_version.row_ms_batch * 1e3),
         )
 
     def state(self) -> LoadedState:
         """How it is told to the agent."""
-        e = self.engined
+        e = self.loaded_version
         return LoadedState(
             loaded=True,
             version=self.number,
@@ -164,20 +170,20 @@ class Version:
         return RoleStats(
             version=self.number,
             index=self.index,
-            variant=self.engined.slot.variant,
-            engine=self.engined.engine,
-            mode=self.engined.session.mode,
+            variant=self.loaded_version.slot.variant,
+            engine=self.loaded_version.engine,
+            mode=self.loaded_version.session.mode,
             requests=c.requests,
             rows=c.rows,
             errors=c.errors,
             latency_ms_p50=_ms(c.run_us.quantile(0.5)),
             request_ms_p50=_ms(c.request_us.quantile(0.5)),
-            latency_ms=self.engined.latency_ms,
+            latency_ms=self.loaded_version.latency_ms,
         )
 
     def close(self) -> None:
         """Answer what is queued, then let go."""
-        self.lane.close()
+        self.batcher.close()
 
     def taken(self, job: Job) -> None:
         """On the loop: count a request that is taken."""
@@ -187,13 +193,13 @@ class Version:
     def lend(self, form: object, inputs: Mapping[str, Array], outputs: Sequence[Array]) -> None:
         """From now on lend memory to requests of this form, which have such inputs and outputs, where the engine has it."""
         small = sum(array.nbytes for array in (*inputs.values(), *outputs)) <= _LENT_BYTES
-        made = self.engined.session.in_place(inputs, dict(zip(self.names, outputs, strict=True))) if small else None
+        made = self.loaded_version.session.in_place(inputs, dict(zip(self.names, outputs, strict=True))) if small else None
         self.lends.remember(form, made)
 
-    def run_alone(
+    def run_direct(
         self, inputs: Mapping[str, Array], rows: int, adapter: HeadAdapter | None, lent: InPlace | None = None
     ) -> tuple[Sequence[Array], float, float] | None:
-        """On any thread, while the lane is `quick`: run what nobody shares, past the lane. `ran_alone` counts it afterwards.
+        """On any thread, while the lane is `idle_inline`: run what nobody shares, past the lane. `ran_alone` counts it afterwards.
 
         Returns the outputs, the monotonic time at which the run began, and its seconds; None for what the lane must judge and
         tell: values out of contract, or a run that failed.
@@ -202,22 +208,22 @@ class Version:
             return None
         ran = _now()
         try:
-            outputs = self.lane.run(inputs, rows, adapter) if lent is None else lent.run(adapter)
+            outputs = self.batcher.run(inputs, rows, adapter) if lent is None else lent.run(adapter)
         except Exception:  # noqa: BLE001 - engines raise many kinds
             return None
         return outputs, ran, _now() - ran
 
-    def ran_alone(self, lones: Sequence[Lone]) -> None:
+    def ran_alone(self, lones: Sequence[DirectRun]) -> None:
         """On the loop, after their callers have the answers: count requests of one adapter and shape that ran each for itself,
         and show them to the watchers together.
         """
         counts, rows = self.counts, 0
-        for lone in lones:
-            counts.queue_us.add(max(0, int((lone.ran - lone.started) * 1e6)))
-            counts.run_us.add(int(lone.run_s * 1e6))
-            counts.request_us.add(int(lone.request_s * 1e6))
-            counts.batch_rows.add(lone.rows)
-            rows += lone.rows
+        for direct in lones:
+            counts.queue_us.add(max(0, int((direct.ran - direct.started) * 1e6)))
+            counts.run_us.add(int(direct.run_s * 1e6))
+            counts.request_us.add(int(direct.request_s * 1e6))
+            counts.batch_rows.add(direct.rows)
+            rows += direct.rows
         counts.requests += len(lones)
         counts.rows += rows
         self.model_counts.requests += len(lones)
@@ -252,7 +258,7 @@ class Version:
         now = _now()
         for job in batch.jobs:
             counts.request_us.add(int((now - job.started) * 1e6))
-        jobs = cast("Sequence[Known]", batch.jobs)
+        jobs = cast("Sequence[CountedJob]", batch.jobs)
         ids, rows = [job.request_id for job in jobs], [job.rows for job in jobs]
         self._show(Answered(batch.inputs, batch.outputs, batch.rows, ids, rows, jobs[0].adapter_name))
 
@@ -263,25 +269,27 @@ class Version:
             watcher(self, answered)
 
 
-def _together(lones: Sequence[Lone]) -> Iterator[Answered]:
+def _together(lones: Sequence[DirectRun]) -> Iterator[Answered]:
     """As few as may be, of at most `_SHOWN_ROWS` rows (a request of more stays alone)."""
     start = rows = 0
-    for place, lone in enumerate(lones):
-        if rows and rows + lone.rows > _SHOWN_ROWS:
+    for place, direct in enumerate(lones):
+        if rows and rows + direct.rows > _SHOWN_ROWS:
             yield _joined(lones[start:place], rows)
             start, rows = place, 0
-        rows += lone.rows
+        rows += direct.rows
     if rows:
         yield _joined(lones[start:], rows)
 
 
-def _joined(lones: Sequence[Lone], rows: int) -> Answered:
+def _joined(lones: Sequence[DirectRun], rows: int) -> Answered:
     first = lones[0]
     inputs, outputs = first.inputs, first.outputs
     if len(lones) > 1:
-        inputs = {name: np.concatenate([lone.inputs[name] for lone in lones]) for name in inputs}
-        outputs = [np.concatenate(parts) for parts in zip(*(lone.outputs for lone in lones), strict=True)]
-    return Answered(inputs, outputs, rows, [lone.request_id for lone in lones], [lone.rows for lone in lones], first.adapter_name)
+        inputs = {name: np.concatenate([direct.inputs[name] for direct in lones]) for name in inputs}
+        outputs = [np.concatenate(parts) for parts in zip(*(direct.outputs for direct in lones), strict=True)]
+    return Answered(
+        inputs, outputs, rows, [direct.request_id for direct in lones], [direct.rows for direct in lones], first.adapter_name
+    )
 
 
 def _finite(outputs: Sequence[Array]) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from model_formats.core.array_file import read_arrays, write_arrays
 from model_formats.core.runtime import Array, HeadAdapter
 from model_formats.core.types import digest_of_file
-from spoke_agent.server.models.loader import Engined, load_adapter, load_version
+from spoke_agent.server.models.loader import LoadedVersion, load_adapter, load_version
 from spoke_agent.server.models.model_set import BASE_HEAD
 from spoke_agent.server.offline.tables import read_rows, write_rows
 from spoke_agent.server.settings import ServeSettings
@@ -63,10 +63,10 @@ def infer_file(
     _step_back()
     settings = ServeSettings(home=home)
     slots = _slots(settings, model)
-    engined, name, head = _engined(settings, model, slots, adapter)
-    inputs = read_rows(source, engined.signature.inputs)
+    loaded_version, name, head = _loaded_version(settings, model, slots, adapter)
+    inputs = read_rows(source, loaded_version.signature.inputs)
     rows = len(next(iter(inputs.values())))
-    parts = _parts(output, [_digest(source), engined.file, name])
+    parts = _parts(output, [_digest(source), loaded_version.file, name])
     resumed = 0
     for start in range(0, rows, _PART_ROWS):
         part = parts / f"{start:012d}.npz"
@@ -74,11 +74,11 @@ def infer_file(
         if part.exists():
             resumed += end - start
         else:
-            _write_part(part, _run(engined, head, {n: a[start:end] for n, a in inputs.items()}))
+            _write_part(part, _run(loaded_version, head, {n: a[start:end] for n, a in inputs.items()}))
         progress(end, rows)
-    write_rows(output, _results(engined, parts, rows))
+    write_rows(output, _results(loaded_version, parts, rows))
     shutil.rmtree(parts)
-    return BatchResult(model, engined.slot.version, rows, resumed, name, output)
+    return BatchResult(model, loaded_version.slot.version, rows, resumed, name, output)
 
 
 def _slots(settings: ServeSettings, model: str) -> ModelSlots:
@@ -90,39 +90,39 @@ def _slots(settings: ServeSettings, model: str) -> ModelSlots:
     return slots
 
 
-def _engined(
+def _loaded_version(
     settings: ServeSettings, model: str, slots: ModelSlots, adapter: str | None
-) -> tuple[Engined, str, HeadAdapter | None]:
+) -> tuple[LoadedVersion, str, HeadAdapter | None]:
     assert slots.champion is not None  # noqa: S101 - see _slots
     known = slots.adapter.name if slots.adapter is not None else ""
     if adapter not in (None, "", BASE_HEAD, known):
         raise UnknownTarget(f"adapter {adapter!r} is not in use for {model!r}", hint="`spoke adapter list` shows the adapters.")
     wanted = slots.adapter if slots.adapter is not None and adapter in (None, known) else None
-    engined = load_version(settings, BlobStore(settings.home), model, slots.champion, adaptable=wanted is not None)
+    loaded_version = load_version(settings, BlobStore(settings.home), model, slots.champion, adaptable=wanted is not None)
     if wanted is None:
-        return engined, "", None
-    return engined, wanted.name, load_adapter(settings.folder.adapters, engined, wanted)
+        return loaded_version, "", None
+    return loaded_version, wanted.name, load_adapter(settings.folder.adapters, loaded_version, wanted)
 
 
-def _run(engined: Engined, head: HeadAdapter | None, inputs: dict[str, Array]) -> dict[str, Array]:
+def _run(loaded_version: LoadedVersion, head: HeadAdapter | None, inputs: dict[str, Array]) -> dict[str, Array]:
     """One part, in runs that leave the cores to the callers in between."""
-    signature = engined.signature
+    signature = loaded_version.signature
     if not signature.within(inputs):
         inputs = dict(signature.enforce(inputs))
     rows = len(next(iter(inputs.values())))
     runs = [
-        engined.session.run({n: a[at : at + _RUN_ROWS] for n, a in inputs.items()}, signature.output_names, head)
+        loaded_version.session.run({n: a[at : at + _RUN_ROWS] for n, a in inputs.items()}, signature.output_names, head)
         for at in range(0, rows, _RUN_ROWS)
     ]
     return {name: np.concatenate([run[i] for run in runs]) for i, name in enumerate(signature.output_names)}
 
 
-def _results(engined: Engined, parts: Path, rows: int) -> dict[str, Array]:
+def _results(loaded_version: LoadedVersion, parts: Path, rows: int) -> dict[str, Array]:
     found = [read_arrays(part, max_bytes=1 << 30) for part in sorted(parts.glob("*.npz"))]
     columns: dict[str, Array] = {"row": np.arange(rows)}
-    outputs = {name: np.concatenate([f[name] for f in found]) for name in engined.signature.output_names}
-    contract = engined.package.contract
-    first = outputs[engined.signature.output_names[0]]
+    outputs = {name: np.concatenate([f[name] for f in found]) for name in loaded_version.signature.output_names}
+    contract = loaded_version.package.contract
+    first = outputs[loaded_version.signature.output_names[0]]
     if contract.task == "classification" and first.ndim == 2 and first.shape[1] > 1:
         best = first.argmax(axis=1)
         columns["prediction"] = np.array(contract.classes)[best] if contract.classes else best

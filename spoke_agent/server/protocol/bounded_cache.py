@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["Remembered"]
+__all__ = ["BoundedCache"]
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Remembered(dict[K, V]):
+class BoundedCache(dict[K, V]):
     """A bounded memory; when it is full it begins anew. Any thread may use it."""
 
     def __init__(self, most: int) -> None:

@@ -19,7 +19,16 @@ from model_formats.core.runtime import Array, InPlace
 from spoke_agent.server.protocol.tensors import DTYPES, count_of, datatype_of, from_binary, from_json, to_binary, to_json
 from spoke_agent.server_api.errors import RequestInvalid
 
-__all__ = ["LONGEST_ID", "MOST_TENSORS", "InferRequest", "Words", "error_body", "parse_request", "read_id", "render_response"]
+__all__ = [
+    "LONGEST_ID",
+    "MOST_TENSORS",
+    "InferRequest",
+    "ResponseTemplate",
+    "error_body",
+    "parse_request",
+    "read_id",
+    "render_response",
+]
 
 _NOTHING = memoryview(b"")
 LONGEST_ID = 200
@@ -74,7 +83,7 @@ def parse_request(body: bytes, json_length: int | None) -> InferRequest:
     return InferRequest(read_id(document.get("id")), inputs, datatypes, outputs, binary_default, parameters)
 
 
-class Words:
+class ResponseTemplate:
     """What all responses of a version say, written once. `outputs` are all that callers may see: name and datatype, in order."""
 
     def __init__(self, model: str, version: str, outputs: Sequence[tuple[str, str]]) -> None:
@@ -89,7 +98,7 @@ class Words:
             self.of_floats = head + b'"shape":%b,"data":%b}]%b}', DTYPES[outputs[0][1]]
 
 
-def render_response(words: Words, request: InferRequest, arrays: Sequence[Array]) -> tuple[bytes, int | None]:
+def render_response(words: ResponseTemplate, request: InferRequest, arrays: Sequence[Array]) -> tuple[bytes, int | None]:
     """The body, and the length of its JSON part when raw tensors follow it. `arrays` are all outputs of `words`."""
     if words.of_floats is not None and request.outputs is None and not request.binary_default:
         form, dtype = words.of_floats

@@ -17,7 +17,7 @@ from model_formats.core.runtime import InPlace
 from spoke_agent.server.protocol.json_codec import LONGEST_ID, InferRequest, parse_request
 from spoke_agent.server.protocol.tensors import floats_of, from_json
 
-__all__ = ["NO_LENDS", "KnownForms", "Lends"]
+__all__ = ["NO_LENDS", "RequestTemplates", "Lends"]
 
 Lends = Mapping[object, InPlace | None]
 """Memory by form."""
@@ -33,7 +33,7 @@ _PATIENCE: Final = 10_000
 """...until so many came; then all is learned anew."""
 
 
-class _Form:
+class _Template:
     """One form: what its requests say besides the id and the data."""
 
     __slots__ = ("after", "before", "between", "data_end", "floats", "id_start", "like", "tensor")
@@ -52,11 +52,11 @@ class _Form:
         self.like = replace(request, id=None, inputs={})
 
 
-class KnownForms:
+class RequestTemplates:
     """Learned from what comes."""
 
     def __init__(self) -> None:
-        self._known: list[_Form] = []
+        self._known: list[_Template] = []
         self._strangers = 0
 
     def parse(self, body: bytes, lends: Lends = NO_LENDS) -> InferRequest:
@@ -100,7 +100,7 @@ class KnownForms:
                 self._known.append(form)
 
 
-def _form_of(body: bytes, request: InferRequest) -> _Form | None:
+def _form_of(body: bytes, request: InferRequest) -> _Template | None:
     """The form of a request that was read; None where it has none, or says more that is new with every request."""
     start = _value(b'"data":', body)
     if len(request.inputs) != 1 or "sticky" in request.parameters or not start:
@@ -121,7 +121,7 @@ def _form_of(body: bytes, request: InferRequest) -> _Form | None:
         words = before + (b"" if between is None else request_id + between) + data + after
         if not _are_read(words, None if request.id is None else request_id, data):
             return None
-    return _Form(before, between, after, request)
+    return _Template(before, between, after, request)
 
 
 def _value(key: bytes, text: bytes) -> int:

@@ -18,13 +18,13 @@ from model_formats.core.errors import SpokeshaveError
 from spoke_agent.server.handlers import metadata
 from spoke_agent.server.handlers.aggregate import one_page
 from spoke_agent.server.handlers.infer import answer_error, infer
-from spoke_agent.server.handlers.peers import Siblings
+from spoke_agent.server.handlers.peers import PeerWorkers
 from spoke_agent.server.handlers.prometheus import render_metrics
 from spoke_agent.server.http.transport import Exchange
 from spoke_agent.server.models.capture import Capture
-from spoke_agent.server.models.model_set import Models
-from spoke_agent.server.protocol.bounded_cache import Remembered
-from spoke_agent.server.protocol.request_templates import KnownForms
+from spoke_agent.server.models.model_set import ModelSet
+from spoke_agent.server.protocol.bounded_cache import BoundedCache
+from spoke_agent.server.protocol.request_templates import RequestTemplates
 from spoke_agent.server_api.errors import NotAllowed, NotServing, RequestInvalid, UnknownTarget, Unsupported
 
 __all__ = ["Routes"]
@@ -39,17 +39,17 @@ class Routes:
     """`handle` is the transport's handler. `token` guards everything but health, where callers have to show one."""
 
     def __init__(
-        self, models: Models, capture: Capture | None, *, token: bytes | None = None, siblings: Siblings | None = None
+        self, models: ModelSet, capture: Capture | None, *, token: bytes | None = None, peers: PeerWorkers | None = None
     ) -> None:
-        """`siblings`: the other workers, whose counts are told with ours."""
+        """`peers`: the other workers, whose counts are told with ours."""
         self._models = models
         self._capture = capture
         self._token = token
-        self._siblings = siblings
+        self._peers = peers
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = time.monotonic()
-        self._forms = KnownForms()
-        self._known: Remembered[tuple[bytes, bytes], Answer] = Remembered(_REMEMBERED)
+        self._templates = RequestTemplates()
+        self._known: BoundedCache[tuple[bytes, bytes], Answer] = BoundedCache(_REMEMBERED)
 
     def handle(self, exchange: Exchange) -> None:
         """Answer one request."""
@@ -101,7 +101,7 @@ class Routes:
         if rest[:1] == ["versions"] and len(rest) > 1:
             number, rest = rest[1], rest[2:]
         if method == b"POST" and rest == ["infer"]:
-            return partial(infer, self._models, self._forms, model, number)
+            return partial(infer, self._models, self._templates, model, number)
         if method == b"POST" and rest == ["feedback"]:
             return lambda x: self._feedback(x, model)
         if method not in (b"GET", b"HEAD"):
@@ -129,10 +129,10 @@ class Routes:
 
     def _metrics(self, exchange: Exchange) -> None:
         page = render_metrics(self._models, self._capture, time.monotonic() - self._started)
-        if self._siblings is None:
+        if self._peers is None:
             exchange.reply(200, page, content_type=_TEXT)
         else:
-            self._soon(_tell_page(exchange, page, self._siblings))
+            self._soon(_tell_page(exchange, page, self._peers))
 
     def _soon(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._models.loop.create_task(work)
@@ -144,10 +144,10 @@ class Routes:
 
     def _statistics(self, exchange: Exchange, model: str | None, number: str | None) -> None:
         found = metadata.statistics(self._models, model, number)
-        if self._siblings is None:
+        if self._peers is None:
             _json(exchange, found)
         else:
-            self._soon(_tell_statistics(exchange, found, self._siblings))
+            self._soon(_tell_statistics(exchange, found, self._peers))
 
     # ---- one model
 
@@ -156,7 +156,7 @@ class Routes:
         _json(exchange, {"name": model, "ready": True})
 
     def _feedback(self, exchange: Exchange, model: str) -> None:
-        self._models.places(model)
+        self._models.current(model)
         if self._capture is None:
             raise Unsupported("capture is switched off here, so labels have no row to belong to")
         request_id, labels = _feedback_of(exchange.body)
@@ -175,13 +175,13 @@ class Routes:
             raise TokenRequired("this server asks for a bearer token (header Authorization)")
 
 
-async def _tell_page(exchange: Exchange, own: bytes, siblings: Siblings) -> None:
-    pages = [own, *await siblings.ask("/control/metrics")]
+async def _tell_page(exchange: Exchange, own: bytes, peers: PeerWorkers) -> None:
+    pages = [own, *await peers.ask("/control/metrics")]
     exchange.reply(200, one_page([page.decode() for page in pages]).encode(), content_type=_TEXT)
 
 
-async def _tell_statistics(exchange: Exchange, own: dict[str, Any], siblings: Siblings) -> None:
-    _json(exchange, await siblings.statistics(own))
+async def _tell_statistics(exchange: Exchange, own: dict[str, Any], peers: PeerWorkers) -> None:
+    _json(exchange, await peers.statistics(own))
 
 
 class TokenRequired(NotAllowed):

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.rules.gates import Finding, Gate, MinCommitted, Tally, WilsonLower, binomial_tail, contradiction, wilson
+from hub.rules.gates import Gate, GateFinding, MinCommitted, Tally, WilsonLower, binomial_tail, contradiction, wilson
 
-YES, NO = Gate(lambda _: Finding(True, "yes")), Gate(lambda _: Finding(False, "no"))
+YES, NO = Gate(lambda _: GateFinding(True, "yes")), Gate(lambda _: GateFinding(False, "no"))
 
 
 def test_and_keeps_the_first_reason_against_or_the_first_reason_for():

@@ -3,14 +3,14 @@ from typing import Any
 
 import pytest
 
-from hub.rules.egress_residency import Breach, Known, breach_of, judge, may_deploy
+from hub.rules.egress_residency import Breach, KnownPackage, breach_of, judge, may_deploy
 from sync.protocol.egress import DriftHist, DriftVerdict, EgressRecord, FeatureCounts, FeatureVerdict, Ops, PerfEstimate, RffMean
 from sync.protocol.messages import EgressCeiling
 from tests.samples.tabular import INDEX, MODEL, VERSION, profile
 
 AT = datetime(2026, 3, 1, 12, 15, tzinfo=UTC)
 EDGES = profile().edges_digest
-KNOWN = Known(MODEL, VERSION, profile())
+KNOWN = KnownPackage(MODEL, VERSION, profile())
 VERDICT = DriftVerdict(edges=EDGES, level="quiet", evidence=0, budget=100, p=0, joint=0, windows=1, rows=200)
 
 

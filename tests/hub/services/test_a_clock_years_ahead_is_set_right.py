@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hub.services.broker_publisher import Publisher
+from hub.services.broker_publisher import BrokerPublisher
 from hub.services.directives import refresh_directive
 from hub.services.ingest import Ingest
 from hub.store.spokes import find_spoke
@@ -15,7 +15,7 @@ from sync.bus.memory import MemoryBroker
 from sync.core.clock import ManualClock
 from sync.core.types import SpokeId
 from sync.protocol.topics import hub_rights, spoke_rights
-from tests.spoke_agent.fakes import TwinServer
+from tests.spoke_agent.fakes import FakeServer
 
 ME, DAY = SpokeId("dubai"), 86400
 PAST, FUTURE = datetime(1970, 1, 2, tzinfo=UTC), datetime(2036, 1, 1, tzinfo=UTC)
@@ -30,7 +30,7 @@ def field(house):
     bus.connect()
     ingest = Ingest(house.hub, bus)
     ingest.start()
-    publisher = Publisher(house.hub, bus)
+    publisher = BrokerPublisher(house.hub, bus)
     publisher.tick()
     yield house, publisher
     ingest.stop()
@@ -42,21 +42,21 @@ def run(house, wall, until):
     home = SpokeHome(house.folder / "spokes" / ME.username)
     bus = house.broker.client(ME.username, spoke_rights(ME, "me"))
     settings = SpokeSettings(tick_s=0.02, retry_s=0.05)
-    server = TwinServer(home.slots, ManualClock())
-    with assemble(home, settings, bus=bus, server=server, clock=ManualClock(wall)) as parts:
-        parts.agent.begin()
+    server = FakeServer(home.slots, ManualClock())
+    with assemble(home, settings, bus=bus, server=server, clock=ManualClock(wall)) as components:
+        components.agent.begin()
         for _ in range(500):
-            parts.agent.turn()
-            if until(parts):
+            components.agent.turn()
+            if until(components):
                 break
         else:
-            raise AssertionError(parts.agent.last_refusal)
-        parts.agent.end()
+            raise AssertionError(components.agent.last_refusal)
+        components.agent.end()
 
 
 def follows(house):
-    def done(parts):
-        accepted = parts.journal.directive()
+    def done(components):
+        accepted = components.journal.directive()
         return accepted is not None and accepted.generation == generation(house)
 
     return done

@@ -13,7 +13,7 @@ import pytest
 
 from hub.alerts.alert import drift_alerts, retrain_trigger
 from hub.alerts.channels import Alertmanager, AlertNotSent, Mail, Webhook, open_channels
-from hub.alerts.notifier import AlertDesk
+from hub.alerts.notifier import Notifier
 from hub.config.settings import HubSettings, SettingsInvalid
 from hub.rules.fleet_drift import FleetDrift, SiteDrift
 from sync.core.clock import ManualClock
@@ -153,10 +153,10 @@ def test_everybody_is_told_once_and_a_failure_is_made_good_later(house, index, l
     alarmed(house, index)
     hook = Webhook(listener.url, SECRET, ManualClock())
     listener.busy = 3  # all tries of the first turn
-    assert AlertDesk(house.hub, [hook, mail(post_office, ManualClock())]).turn()
+    assert Notifier(house.hub, [hook, mail(post_office, ManualClock())]).turn()
     assert (len(listener.got), len(post_office.got)) == (0, 1)
     for _ in range(2):  # another process, after a restart
-        AlertDesk(house.hub, [hook, mail(post_office, ManualClock())]).turn()
+        Notifier(house.hub, [hook, mail(post_office, ManualClock())]).turn()
     assert (len(listener.got), len(post_office.got)) == (1, 1)
 
 

@@ -2,9 +2,9 @@ import pytest
 
 from hub.rules.rollout_plan import RolloutPlan
 from hub.services import rollout_runner, rollouts
-from hub.services.broker_publisher import Publisher
+from hub.services.broker_publisher import BrokerPublisher
 from hub.services.enrolments import revoke
-from hub.services.zone_blobs import Shelf
+from hub.services.zone_blobs import ZoneBlobs
 from model_formats.core.types import digest_of
 from sync.bus.memory import MemoryBroker
 from sync.protocol import topics
@@ -22,7 +22,7 @@ def broker():
 def publisher(house, broker):
     bus = broker.client("hub", hub_rights())
     bus.connect()
-    return Publisher(house.hub, bus)
+    return BrokerPublisher(house.hub, bus)
 
 
 def heard(broker, device, pattern):
@@ -79,13 +79,13 @@ def test_a_revoked_spokes_directive_is_cleared(house, broker, publisher, eventua
 
 
 def test_blobs_go_only_where_a_released_version_may(house):
-    shelf = Shelf(house.hub)
+    zone_blobs = ZoneBlobs(house.hub)
     index = house.release(1, zones=("me",))
-    assert shelf.may("me", index)
-    assert not shelf.may("eu", index)
-    assert not shelf.may("me", digest_of(b"something else"))
+    assert zone_blobs.may("me", index)
+    assert not zone_blobs.may("eu", index)
+    assert not zone_blobs.may("me", digest_of(b"something else"))
     later = house.release(2)
-    assert shelf.may("eu", later)
+    assert zone_blobs.may("eu", later)
 
 
 def test_a_rollout_reaches_the_retained_directive(house, broker, publisher, eventually):

@@ -246,14 +246,14 @@ def test_a_plan_without_a_way_back_is_refused(house, fleet):
 
 
 def test_a_hub_that_is_opened_again_goes_on_where_it_was(house, fleet):
-    from hub.context import Hub
+    from hub.context import HubContext
 
     frankfurt, dubai = fleet
     index = house.release(1)
     roll(house)
     frankfurt.commits(index)
     house.hub.close()
-    house.hub = Hub.open(house.hub.home.root, house.hub.settings, house.clock)
+    house.hub = HubContext.open(house.hub.home.root, house.hub.settings, house.clock)
     rollout_runner.tick(house.hub)
     assert wanted(house, dubai) == {"digits": 1}
     assert SpokeId("dubai") == dubai.spoke

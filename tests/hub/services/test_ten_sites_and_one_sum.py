@@ -16,7 +16,7 @@ from hub.cli.federated import _show
 from hub.config.settings import HubSettings
 from hub.rules.access import Role
 from hub.services import federated
-from hub.services.broker_publisher import Publisher
+from hub.services.broker_publisher import BrokerPublisher
 from hub.services.directives import refresh_directive
 from hub.services.enrolments import allowed_spokes, revoke
 from hub.services.federated import QuestionInvalid, Terms
@@ -34,7 +34,7 @@ from provisioning.brokers.mosquitto import Broker
 from spoke_agent.daemon.maintenance import open_outbox
 from spoke_agent.daemon.wiring import assemble
 from spoke_agent.data.crypto import load_site_key
-from spoke_agent.data.store import Batch, open_data
+from spoke_agent.data.store import RowBatch, open_data
 from spoke_agent.federated.respondent import Respondent
 from spoke_agent.site.home import SpokeHome
 from spoke_agent.site.settings import SpokeSettings
@@ -47,7 +47,7 @@ from sync.protocol.messages import DesiredModel, ProbationTerms
 from sync.protocol.topics import hub_rights, spoke_rights
 from tests.samples.adaptable import packed_adaptable
 from tests.samples.cohort import released
-from tests.spoke_agent.fakes import TwinServer
+from tests.spoke_agent.fakes import FakeServer
 
 REF = ModelRef("digits", 1)
 OPTED_IN = "epsilon_per_day: 9\nepsilon_per_30_days: 90\nallow: [{kind: masked_sum, consent: board-7}]\n"
@@ -86,7 +86,7 @@ class MosquittoLine:
             return BareSite(stack, region, identity, bus, open_package(layout, region.index))
         home, settings = SpokeHome(identity.folder.parent), SpokeSettings(tick_s=0.001, retry_s=0.05, upkeep_s=0.01)
         shutil.copytree(layout.folder / "blobs", home.store / "blobs", dirs_exist_ok=True)  # so that the test is about sums
-        server = TwinServer(home.slots, region.clock)
+        server = FakeServer(home.slots, region.clock)
         return stack.enter_context(WholeSite.at(home, settings, bus, server, region.clock))
 
     def close(self):
@@ -129,17 +129,17 @@ class BareSite:
 class WholeSite:
     """A whole agent, as `spoke run` has it."""
 
-    def __init__(self, parts, slots):
-        self._parts, self._slots = parts, slots
-        self.data, self.outbox = parts.data, parts.outbox
+    def __init__(self, components, slots):
+        self._parts, self._slots = components, slots
+        self.data, self.outbox = components.data, components.outbox
 
     @classmethod
     @contextlib.contextmanager
     def at(cls, home, settings, bus, server, clock):
-        with assemble(home, settings, bus=bus, server=server, clock=clock) as parts:
-            parts.agent.begin()
-            yield cls(parts, home.slots)
-            parts.agent.end()
+        with assemble(home, settings, bus=bus, server=server, clock=clock) as components:
+            components.agent.begin()
+            yield cls(components, home.slots)
+            components.agent.end()
 
     @property
     def serves(self):
@@ -165,7 +165,7 @@ class Region:
         self.line.hub.connect(timeout=15)
         stack.callback(self.line.hub.close)
         self.ingest = serve_bus(self.hub, self.line.hub, stack)
-        self.publisher = Publisher(self.hub, self.line.hub)
+        self.publisher = BrokerPublisher(self.hub, self.line.hub)
         shares = digits()
         images, labels = shares.held_out.inputs["image"], shares.held_out.labels
         self.labels, self.images, self.sites = {}, {}, {}
@@ -204,7 +204,7 @@ class Region:
         logits = np.eye(10, dtype=np.float32)[labels]
         times = np.full(ROWS, self.hub.now - 3600)
         ids = [f"{name}-{i}" for i in range(ROWS)]
-        data.append(Batch("digits", 1, self.index, ids, times, {"image": self.images[name]}, {"logits": logits}))
+        data.append(RowBatch("digits", 1, self.index, ids, times, {"image": self.images[name]}, {"logits": logits}))
         data.label_rows({i: float(c) for i, c in zip(ids, labels, strict=True)})
 
     def ask(self, statistic="label_counts", **changes):

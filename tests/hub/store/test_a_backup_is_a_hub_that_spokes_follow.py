@@ -8,7 +8,7 @@ import pytest
 
 from hub.app.backup import LIFT, BackupInvalid, back_up, restore
 from hub.config.settings import HubSettings
-from hub.context import Hub, HubMissing
+from hub.context import HubContext, HubMissing
 from hub.services.directives import refresh_directive
 from hub.services.enrolments import invite_spoke
 from hub.store.audit import read_audit
@@ -59,7 +59,7 @@ def lost(house):
 
 def restored(house):
     done = restore(house.folder / "again", house.folder / "hub.tar", house.clock)
-    return done, Hub.open(house.folder / "again", HubSettings(), house.clock)
+    return done, HubContext.open(house.folder / "again", HubSettings(), house.clock)
 
 
 def test_a_spoke_that_saw_more_follows_the_restored_hub(house, lost):
@@ -78,7 +78,7 @@ def test_a_spoke_that_saw_more_follows_the_restored_hub(house, lost):
 def test_without_the_lift_it_would_be_refused_as_a_rollback(house, lost):
     with tarfile.open(house.folder / "hub.tar") as tar:
         tar.extractall(house.folder / "raw", filter="data")
-    hub = Hub.open(house.folder / "raw", HubSettings(), house.clock)
+    hub = HubContext.open(house.folder / "raw", HubSettings(), house.clock)
     with pytest.raises(MetadataRefused) as e:
         lost.hears(hub)
     assert e.value.reason is Reason.METADATA_ROLLBACK

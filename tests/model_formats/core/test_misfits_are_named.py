@@ -31,7 +31,7 @@ POLICY = {"site": "dubai", "regime": "gdpr"}
 def test_the_field_is_named_down_to_the_key(plain: dict[str, Any], said: str):
     with pytest.raises(DocumentRefused) as refused:
         Slots.of_plain(plain)
-    assert said in refused.value.misfit
+    assert said in refused.value.problem
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_the_field_is_named_down_to_the_key(plain: dict[str, Any], said: str):
 def test_the_rule_and_what_might_stand_there_are_told(plain: dict[str, Any], said: str):
     with pytest.raises(DocumentRefused) as refused:
         SitePolicy.of_plain(POLICY | plain)
-    assert said in refused.value.misfit
+    assert said in refused.value.problem
 
 
 def test_what_breaks_a_rule_is_never_given_bytes():

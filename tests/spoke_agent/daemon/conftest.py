@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spoke_agent.daemon.wiring import Parts, assemble
+from spoke_agent.daemon.wiring import AgentComponents, assemble
 from spoke_agent.site.home import SpokeHome
 from spoke_agent.site.settings import SpokeSettings
 from sync.bus.memory import MemoryBroker
@@ -16,7 +16,7 @@ from sync.core.types import SpokeId
 from sync.protocol.topics import hub_rights, spoke_rights
 from tests.samples.model_folder import packed
 from tests.spoke_agent.daemon.smallhub import SmallHub
-from tests.spoke_agent.fakes import TwinServer
+from tests.spoke_agent.fakes import FakeServer
 
 ME = SpokeId("frankfurt")
 
@@ -30,10 +30,10 @@ class Field:
         self.hub.open()
         self.home = SpokeHome(folder / "spoke")
         self.hub.enrol(self.home.root)
-        self.server = TwinServer(self.home.slots, ManualClock())
+        self.server = FakeServer(self.home.slots, ManualClock())
         self.bus = None
         self._open = contextlib.ExitStack()
-        self.parts: Parts | None = None
+        self.components: AgentComponents | None = None
 
     def package(self, version: int, **release: object) -> str:
         layout, index = packed(self.folder / f"build-{version}", version=version)
@@ -41,24 +41,24 @@ class Field:
             self.hub.layout.put(blob.read_bytes())
         return self.hub.release(index, version, **release)
 
-    def start(self, *, clock: Clock | None = None, **settings: object) -> Parts:
+    def start(self, *, clock: Clock | None = None, **settings: object) -> AgentComponents:
         self.bus = self.broker.client(ME.username, spoke_rights(ME, self.hub.zone))
         chosen = SpokeSettings(**{"tick_s": 0.02, "retry_s": 0.05, **settings})
-        self.parts = self._open.enter_context(assemble(self.home, chosen, bus=self.bus, server=self.server, clock=clock))
-        self.parts.agent.begin()
-        return self.parts
+        self.components = self._open.enter_context(assemble(self.home, chosen, bus=self.bus, server=self.server, clock=clock))
+        self.components.agent.begin()
+        return self.components
 
     def stop(self) -> None:
-        if self.parts is not None:
-            self.parts.agent.end()
-            self.parts = None
+        if self.components is not None:
+            self.components.agent.end()
+            self.components = None
         self._open.close()
 
     def until(self, done: Callable[[], object], seconds: float = 20.0) -> None:
         deadline = time.monotonic() + seconds
         while not done():
-            assert time.monotonic() < deadline, (self.hub.chain(ME), self.parts.agent.last_refusal)
-            self.parts.agent.turn()
+            assert time.monotonic() < deadline, (self.hub.chain(ME), self.components.agent.last_refusal)
+            self.components.agent.turn()
 
     def settled(self, state: str = "committed") -> None:
         self.until(lambda: self.hub.chain(ME)[-1:] == [state])

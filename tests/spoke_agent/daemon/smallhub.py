@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from model_formats.core.types import ModelRef
-from model_formats.package.image_layout import Layout
+from model_formats.package.image_layout import ImageLayout
 from model_formats.signing.signature import KeySigner, sign_package
 from provisioning.identity.ca import DeviceCA
 from provisioning.identity.enrol import HubAddress, admit, begin, finish, grant, invite
@@ -36,7 +36,7 @@ class SmallHub:
         self.repository = Repository.create(folder / "tuf")
         self.repository.add_model_family("digits")
         self.publisher = KeySigner.generate()
-        self.layout = Layout(folder / "layout")
+        self.layout = ImageLayout(folder / "layout")
         self.identities: dict[SpokeId, Identity] = {}
         self.reports: dict[SpokeId, list[Report]] = {}
         self.raw: list[bytes] = []

@@ -11,7 +11,7 @@ from spoke_agent.server_api.messages import ShadowStats
 from spoke_agent.site.settings import SpokeSettings
 from spoke_agent.site.slots import read_slots
 from spoke_agent.update.journal import Journal, JournalDamaged
-from spoke_agent.update.trust import Belief
+from spoke_agent.update.trust import SiteVerifier
 from sync.bus.bus import Message
 from sync.core.clock import SystemClock
 from sync.protocol import topics
@@ -38,15 +38,15 @@ def _receipt(field, sequence, *, signer=None, **changes):
 
 def test_only_the_hubs_own_receipt_for_this_device_is_kept(field):
     index = field.package(1)
-    parts = field.start()
+    components = field.start()
     field.hub.want(ME, index, 1)
     field.settled()
     _receipt(field, 7, signer=role_signer())
     _receipt(field, 8, device="sha256:" + "cd" * 32)
     _receipt(field, 9, site="dubai")
     _receipt(field, 4)
-    field.until(parts.outbox.log.receipts)
-    assert [r.sequence for r in parts.outbox.log.receipts()] == [4]
+    field.until(components.outbox.log.receipts)
+    assert [r.sequence for r in components.outbox.log.receipts()] == [4]
 
 
 def test_a_released_version_comes_over_the_bus_and_is_reported_step_by_step(field):
@@ -63,11 +63,11 @@ def test_a_released_version_comes_over_the_bus_and_is_reported_step_by_step(fiel
 
 def test_reports_are_sent_again_until_they_are_acknowledged_and_then_kept_no_longer(field):
     index = field.package(1)
-    parts = field.start()
+    components = field.start()
     field.hub.want(ME, index, 1)
     field.settled()
-    field.until(lambda: not parts.journal.unacknowledged())
-    assert len(parts.journal.latest()) == 1
+    field.until(lambda: not components.journal.unacknowledged())
+    assert len(components.journal.latest()) == 1
 
 
 def test_after_a_reconnect_the_last_word_is_said_again(field):
@@ -109,16 +109,16 @@ def test_a_directive_that_the_disk_would_not_take_is_followed_next_turn(field, m
 
 def test_metadata_that_the_disk_would_not_take_is_believed_next_turn(field, monkeypatch):
     field.start()
-    update, disk = Belief.update, {"works": False}
+    update, disk = SiteVerifier.update, {"works": False}
 
     def while_it_works(self, mirror):
         if not disk["works"]:
             raise DiskFailed("trusted.json: Input/output error")
         return update(self, mirror)
 
-    monkeypatch.setattr(Belief, "update", while_it_works)
+    monkeypatch.setattr(SiteVerifier, "update", while_it_works)
     index = field.package(1)
-    field.until(lambda: field.parts.agent.last_refusal and field.parts.agent._queue.empty())
+    field.until(lambda: field.components.agent.last_refusal and field.components.agent._queue.empty())
     disk["works"] = True
     field.hub.want(ME, index, 1)
     field.settled()
@@ -126,10 +126,10 @@ def test_metadata_that_the_disk_would_not_take_is_believed_next_turn(field, monk
 
 def test_an_agent_tidies_up_when_it_starts(field):
     index = field.package(1)
-    parts = field.start()
+    components = field.start()
     field.hub.want(ME, index, 1)
     field.settled()
-    stray = parts.store.put(b"a removal that a power cut undid")
+    stray = components.store.put(b"a removal that a power cut undid")
     field.stop()
     assert not field.start().store.has(stray)
 
@@ -138,7 +138,7 @@ def test_the_broker_may_restart_in_the_middle(field):
     index = field.package(1)
     field.start()
     field.hub.want(ME, index, 1)
-    field.until(lambda: "admitted" in field.hub.chain(ME) or field.parts.journal.history())
+    field.until(lambda: "admitted" in field.hub.chain(ME) or field.components.journal.history())
     field.broker.stop()
     field.broker.start()
     field.settled()
@@ -181,7 +181,7 @@ def test_a_site_that_turns_its_switch_tells_no_count_of_rows_in_reports_either(f
     assert all(e.withheld for e in told)
     assert not any(e.shadow_rows or e.shadow_disagreements or e.probation_requests or e.labelled for e in told)
     assert told[-1].bytes_received, "what the update itself cost is no word about anybody"
-    assert field.parts.journal.update("digits").evidence.shadow_rows == 40, "the site itself judges by all it knows"
+    assert field.components.journal.update("digits").evidence.shadow_rows == 40, "the site itself judges by all it knows"
 
 
 def test_under_a_policy_that_cannot_be_read_no_count_of_rows_is_told(field):
@@ -250,7 +250,7 @@ def test_a_bad_directive_is_refused_and_told_and_changes_nothing(field, fault):
     field.hub.send(ME, spoil(field, good))
     field.until(lambda: str(field.hub.reports[ME][-1].reason) == reason)
     assert field.hub.reports[ME][-1].serving[0].version == 1
-    assert field.parts.journal.generation == 6
+    assert field.components.journal.generation == 6
 
 
 def test_a_version_not_released_for_the_zone_is_rejected(field):
@@ -314,7 +314,7 @@ def test_garbage_on_the_bus_is_no_reason_to_fall(field):
     for payload in (b"", b"{}", b"\xff" * 100, b"[" * 10_000):
         field.hub.bus.publish(Message(topics.desired(ME), payload))
         field.hub.bus.publish(Message(topics.tuf("eu", "timestamp.json"), payload))
-    field.until(lambda: field.parts.agent.last_refusal)
+    field.until(lambda: field.components.agent.last_refusal)
     field.hub.publish()
     field.hub.want(ME, index, 1)
     field.settled()
@@ -357,5 +357,5 @@ def test_a_clock_that_is_wrong_by_years_is_set_right_by_the_hub_and_the_update_g
     field.start(clock=WrongClock(years))
     field.hub.want(ME, second, 2)
     field.until(lambda: _committed(field, 2))
-    off = field.parts.belief.store.now() - SystemClock().now()
+    off = field.components.verifier.store.now() - SystemClock().now()
     assert abs(off) < timedelta(hours=1)

@@ -7,7 +7,7 @@ import pytest
 from model_formats.core.console import run
 from model_formats.core.cpu_class import this_class
 from spoke_agent.cli import group
-from spoke_agent.daemon.local_socket import AgentAway, Door, DoorRefused, knock
+from spoke_agent.daemon.local_socket import AgentAway, LocalCommandRefused, LocalServer, call_agent
 from spoke_agent.daemon.status import read_status
 from spoke_agent.doctor import examine
 from spoke_agent.site.home import SpokeHome
@@ -89,20 +89,20 @@ def test_the_door_answers_in_lines_and_passes_errors_on(tmp_path):
     def refuse(question, tell):
         raise DirectiveRefused(Reason.WRONG_RECIPIENT, "not for us")
 
-    door = Door(tmp_path / "agent.sock", {"count": count, "refuse": refuse})
-    door.open()
+    local_server = LocalServer(tmp_path / "agent.sock", {"count": count, "refuse": refuse})
+    local_server.open()
     try:
-        assert list(knock(tmp_path / "agent.sock", "count", n=3)) == [0, 1, 2, "done"]
-        with pytest.raises(DoorRefused, match="not for us") as caught:
-            list(knock(tmp_path / "agent.sock", "refuse"))
+        assert list(call_agent(tmp_path / "agent.sock", "count", n=3)) == [0, 1, 2, "done"]
+        with pytest.raises(LocalCommandRefused, match="not for us") as caught:
+            list(call_agent(tmp_path / "agent.sock", "refuse"))
         assert (caught.value.code, caught.value.exit) == ("directive_refused", 4)
-        with pytest.raises(DoorRefused):
-            list(knock(tmp_path / "agent.sock", "dance"))
+        with pytest.raises(LocalCommandRefused):
+            list(call_agent(tmp_path / "agent.sock", "dance"))
         assert (tmp_path / "agent.sock").stat().st_mode & 0o777 == 0o600
     finally:
-        door.close()
+        local_server.close()
     with pytest.raises(AgentAway):
-        list(knock(tmp_path / "agent.sock", "count", n=1))
+        list(call_agent(tmp_path / "agent.sock", "count", n=1))
 
 
 def test_a_process_that_only_the_operator_can_mend_ends_the_run(tmp_path):

@@ -26,7 +26,7 @@ from sync.trust.client import TrustStore
 from sync.trust.keys import key_of_pem
 from sync.trust.verifier import verify_report
 from tests.spoke_agent.daemon.smallhub import SmallHub
-from tests.spoke_agent.fakes import TwinServer
+from tests.spoke_agent.fakes import FakeServer
 from tests.spoke_agent.server.sites import Site
 
 ME = SpokeId("clinic")
@@ -186,13 +186,13 @@ class PowerCut(BaseException):
 
 def test_a_cut_at_the_end_of_one_stick_takes_nothing_from_the_next(clinic):
     """The next start ends what was cut, and tidies up: by then the files of the next stick are here, and no slot names them."""
-    settings, server = SpokeSettings(tick_s=0.02), TwinServer(clinic.home.slots, ManualClock())
+    settings, server = SpokeSettings(tick_s=0.02), FakeServer(clinic.home.slots, ManualClock())
 
     def apply(stick, cut=()):
-        with assemble(clinic.home, settings, offline=True, inline=True, server=server) as parts:
-            enter = parts.steps.enter
-            parts.steps.enter = lambda update: _cut() if update.state in cut else enter(update)
-            follow_through(parts, take_in(parts, stick), SystemClock(), lambda entry: None, 0.02)
+        with assemble(clinic.home, settings, offline=True, inline=True, server=server) as components:
+            enter = components.steps.enter
+            components.steps.enter = lambda update: _cut() if update.state in cut else enter(update)
+            follow_through(components, take_in(components, stick), SystemClock(), lambda entry: None, 0.02)
 
     with pytest.raises(PowerCut):
         apply(clinic.stick(1), cut=[State.COMMITTED])

@@ -14,8 +14,8 @@ def test_a_spoke_that_lost_its_site_key_takes_the_next_version(field, caplog):
     field.stop()
     (field.home.identity / "site.key").unlink()
     with caplog.at_level(logging.ERROR, "spoke_agent.daemon.wiring"):
-        parts = field.start()
-    assert parts.data is None
+        components = field.start()
+    assert components.data is None
     assert [r.getMessage() for r in caplog.records] == ["data.lost"]
     field.hub.want(ME, second, 2)
     field.until(lambda: field.hub.reports[ME][-1].version == 2 and field.hub.chain(ME)[-1] == "committed")
@@ -34,12 +34,12 @@ def test_on_a_full_disk_nothing_leaves_and_afterwards_all_of_it_does(field):
     tap.connect()
     tap.subscribe("ss/v1/site/+/+/egress/+", left.append)
     index = field.package(1)
-    parts = field.start(upkeep_s=0.01, ops_every_s=0.01)
-    log = parts.outbox.log
+    components = field.start(upkeep_s=0.01, ops_every_s=0.01)
+    log = components.outbox.log
     field.until(lambda: left)
     (pages,) = log._connection.execute("PRAGMA page_count").fetchone()
     log._connection.execute(f"PRAGMA max_page_count = {pages}")
-    before = _settled(field, parts, log, left)
+    before = _settled(field, components, log, left)
     field.hub.want(ME, index, 1)
     field.settled()
     assert len(left) == before
@@ -49,10 +49,10 @@ def test_on_a_full_disk_nothing_leaves_and_afterwards_all_of_it_does(field):
     assert len(left) == log.verify().left
 
 
-def _settled(field, parts, log, left):
+def _settled(field, components, log, left):
     """Use up the last free bytes of the file's pages; returns how many messages had left by then."""
     seen = -1
     while seen != (seen := log.head()[0]):
         for _ in range(30):
-            parts.agent.turn()
+            components.agent.turn()
     return len(left)

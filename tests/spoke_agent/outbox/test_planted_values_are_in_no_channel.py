@@ -21,7 +21,7 @@ import httpx
 import numpy as np
 import pytest
 
-from model_formats.package import Layout
+from model_formats.package import ImageLayout
 from provisioning.identity.enrol import HubAddress
 from spoke_agent.data.store import open_data
 from spoke_agent.site.home import SpokeHome
@@ -109,7 +109,7 @@ class Spoke:
 
     def publish(self) -> str:
         layout, index = packed_adaptable(self.folder / "package")
-        for blob in (Layout(layout.folder).folder / "blobs" / "sha256").iterdir():
+        for blob in (ImageLayout(layout.folder).folder / "blobs" / "sha256").iterdir():
             self.hub.layout.put(blob.read_bytes())
         return self.hub.release(index, 1)
 

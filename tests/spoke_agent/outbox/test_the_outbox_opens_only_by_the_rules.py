@@ -7,7 +7,7 @@ import pytest
 from spoke_agent.outbox.errors import LogBroken
 from spoke_agent.outbox.explain import REASONS, line
 from spoke_agent.outbox.outbox import About, Outbox
-from spoke_agent.outbox.policy import Why
+from spoke_agent.outbox.policy import EgressRule
 from sync.bus.bus import BusDown
 from sync.core.clock import ManualClock
 from sync.core.types import Regime, SpokeId
@@ -25,7 +25,7 @@ ABOUT_MANY = About(MODEL, VERSION, INDEX, START, START + timedelta(hours=1), 500
 OPS = Ops(version=(0, 1, 0), disk_free_percent=40, memory_free_percent=30, uptime_hours=5)
 
 
-class Road:
+class FakeTransport:
     """A bus that can be cut."""
 
     def __init__(self) -> None:
@@ -37,22 +37,24 @@ class Road:
         self.sent.append((kind, envelope))
 
 
-def outbox(home: Path, road: Road | None = None, policy: str | None = None, regime: Regime = "ae-pdpl", signer=None) -> Outbox:  # type: ignore[no-untyped-def]
+def outbox(
+    home: Path, transport: FakeTransport | None = None, policy: str | None = None, regime: Regime = "ae-pdpl", signer=None
+) -> Outbox:  # type: ignore[no-untyped-def]
     home.mkdir(exist_ok=True)
     if policy is not None:
         (home / "egress.yaml").write_text(policy)
     signed = signer or device_signer()
-    return Outbox(home, SpokeId("dubai"), regime, clock=ManualClock(), send=road, seal=lambda r: seal(r, signed))
+    return Outbox(home, SpokeId("dubai"), regime, clock=ManualClock(), send=transport, seal=lambda r: seal(r, signed))
 
 
-def whys(box: Outbox) -> list[Why]:
+def whys(box: Outbox) -> list[EgressRule]:
     return [logged.entry.why for logged in box.log.entries()]
 
 
 def test_an_allowed_record_leaves_signed_and_coarse(tmp_path: Path):
-    road, signer = Road(), device_signer()
-    assert outbox(tmp_path, road, signer=signer).offer(VERDICT, ABOUT)
-    ((kind, envelope),) = road.sent
+    transport, signer = FakeTransport(), device_signer()
+    assert outbox(tmp_path, transport, signer=signer).offer(VERDICT, ABOUT)
+    ((kind, envelope),) = transport.sent
     record = unseal(envelope, [signer.public_key], EgressRecord)
     assert kind == "drift_verdict"
     assert record.body == VERDICT
@@ -60,48 +62,48 @@ def test_an_allowed_record_leaves_signed_and_coarse(tmp_path: Path):
 
 
 def test_what_is_not_allowed_stays_and_is_logged(tmp_path: Path):
-    road = Road()
-    box = outbox(tmp_path, road, "allow: [{kind: ops}]")
+    transport = FakeTransport()
+    box = outbox(tmp_path, transport, "allow: [{kind: ops}]")
     assert not box.offer(VERDICT, ABOUT)
-    assert road.sent == []
-    assert whys(box) == [Why.NOT_IN_SITE_POLICY]
+    assert transport.sent == []
+    assert whys(box) == [EgressRule.NOT_IN_SITE_POLICY]
     assert "does not list" in line(next(box.log.entries()))
 
 
 def test_a_broken_policy_closes_the_door(tmp_path: Path):
-    road = Road()
-    box = outbox(tmp_path, road, "allow: [{kind: everything}]")
+    transport = FakeTransport()
+    box = outbox(tmp_path, transport, "allow: [{kind: everything}]")
     assert not box.offer(OPS)
-    assert road.sent == []
-    assert whys(box) == [Why.POLICY_UNREADABLE]
+    assert transport.sent == []
+    assert whys(box) == [EgressRule.POLICY_UNREADABLE]
 
 
 def test_the_switch_holds_for_what_already_waits(tmp_path: Path):
-    road = Road()
-    box = outbox(tmp_path, road)
-    road.up = False
+    transport = FakeTransport()
+    box = outbox(tmp_path, transport)
+    transport.up = False
     assert box.offer(VERDICT, ABOUT)
     (tmp_path / "egress.yaml").write_text("sovereignty: sealed\nallow: [{kind: drift_verdict}]")
-    road.up = True
+    transport.up = True
     assert box.flush() == 0
     assert box.waiting() == []
-    assert road.sent == []
+    assert transport.sent == []
     (tmp_path / "egress.yaml").write_text("allow: [{kind: drift_verdict}]")
     assert box.flush() == 1
 
 
 def test_nothing_is_lost_while_the_bus_is_down_or_the_spoke_restarts(tmp_path: Path):
-    road = Road()
-    road.up = False
-    box = outbox(tmp_path, road)
+    transport = FakeTransport()
+    transport.up = False
+    box = outbox(tmp_path, transport)
     assert box.offer(OPS)
     assert box.offer(VERDICT, ABOUT)
     box.close()
-    road.up = True
-    again = outbox(tmp_path, road)
+    transport.up = True
+    again = outbox(tmp_path, transport)
     assert again.flush() == 2
     assert again.flush() == 0
-    assert [kind for kind, _ in road.sent] == ["ops", "drift_verdict"]
+    assert [kind for kind, _ in transport.sent] == ["ops", "drift_verdict"]
 
 
 def test_without_a_bus_messages_wait_for_the_receipts(tmp_path: Path):
@@ -135,13 +137,13 @@ def test_receipts_of_a_sealed_site_take_nothing_and_nothing_counts_as_carried(tm
 
 
 def test_without_a_key_nothing_leaves(tmp_path: Path):
-    box = Outbox(tmp_path, SpokeId("dubai"), "gdpr", clock=ManualClock(), send=Road())
+    box = Outbox(tmp_path, SpokeId("dubai"), "gdpr", clock=ManualClock(), send=FakeTransport())
     assert not box.offer(OPS)
-    assert whys(box) == [Why.NOT_SIGNED]
+    assert whys(box) == [EgressRule.NOT_SIGNED]
 
 
 def test_records_form_a_chain_that_the_hub_can_check(tmp_path: Path):
-    box = outbox(tmp_path, Road())
+    box = outbox(tmp_path, FakeTransport())
     box.offer(OPS)
     box.offer(VERDICT, About(MODEL, VERSION, INDEX, START, START, 10))  # refused: too few rows
     box.offer(VERDICT, ABOUT)
@@ -164,7 +166,7 @@ def test_records_form_a_chain_that_the_hub_can_check(tmp_path: Path):
     ],
 )
 def test_a_log_that_was_changed_does_not_verify(tmp_path: Path, crime: str):
-    box = outbox(tmp_path, Road())
+    box = outbox(tmp_path, FakeTransport())
     box.offer(OPS)
     box.offer(VERDICT, About(MODEL, VERSION, INDEX, START, START, 10))
     box.offer(VERDICT, ABOUT)
@@ -174,7 +176,7 @@ def test_a_log_that_was_changed_does_not_verify(tmp_path: Path, crime: str):
 
 
 def test_no_row_is_counted_in_two_histograms(tmp_path: Path):
-    box = outbox(tmp_path, Road(), "allow: [{kind: drift_hist}]")
+    box = outbox(tmp_path, FakeTransport(), "allow: [{kind: drift_hist}]")
     counts = [[50 * int(c) for c in f.counts] for f in profile().features]
     one = About(MODEL, VERSION, INDEX, START, START + timedelta(hours=1), 5000)
     overlapping = About(MODEL, VERSION, INDEX, START + timedelta(minutes=59), START + timedelta(hours=2), 5000)
@@ -182,12 +184,12 @@ def test_no_row_is_counted_in_two_histograms(tmp_path: Path):
     assert box.offer_counts(profile(), counts, one)
     assert not box.offer_counts(profile(), counts, overlapping)
     assert box.offer_counts(profile(), counts, after)
-    assert whys(box) == [Why.ALLOWED, Why.WINDOW_OVERLAPS, Why.ALLOWED]
+    assert whys(box) == [EgressRule.ALLOWED, EgressRule.WINDOW_OVERLAPS, EgressRule.ALLOWED]
 
 
 def test_only_the_features_that_the_site_lists_are_counted(tmp_path: Path):
-    road = Road()
-    box = outbox(tmp_path, road, "allow: [{kind: drift_hist, features: [c1, c9]}]")
+    transport = FakeTransport()
+    box = outbox(tmp_path, transport, "allow: [{kind: drift_hist, features: [c1, c9]}]")
     counts = [[int(c) for c in f.counts] for f in profile().features]
     assert box.offer_counts(profile(), counts, About(MODEL, VERSION, INDEX, START, START, 5000))
     (logged,) = box.log.entries()
@@ -201,7 +203,7 @@ def test_noise_spends_a_ledger_that_runs_out_and_survives_a_restart(tmp_path: Pa
     clock = ManualClock()
     found = []
     for day in range(4):
-        box = Outbox(tmp_path, SpokeId("dubai"), "ae-pdpl", clock=clock, send=Road(), seal=lambda r: r.canonical())
+        box = Outbox(tmp_path, SpokeId("dubai"), "ae-pdpl", clock=clock, send=FakeTransport(), seal=lambda r: r.canonical())
         (tmp_path / "egress.yaml").write_text(policy)
         start = START + timedelta(days=day)
         for hour in range(2):
@@ -219,18 +221,18 @@ def test_a_clock_that_jumps_back_gives_no_budget_back_and_verdicts_still_leave(t
     (tmp_path / "egress.yaml").write_text(policy)
     counts = [[int(c) for c in f.counts] for f in profile().features]
     clock = ManualClock(START + timedelta(days=400))
-    box = Outbox(tmp_path, SpokeId("dubai"), "ae-pdpl", clock=clock, send=Road(), seal=lambda r: r.canonical())
+    box = Outbox(tmp_path, SpokeId("dubai"), "ae-pdpl", clock=clock, send=FakeTransport(), seal=lambda r: r.canonical())
     assert box.offer_counts(profile(), counts, ABOUT_MANY)
     clock.set(START)
     later = replace(ABOUT_MANY, start=ABOUT_MANY.end, end=ABOUT_MANY.end + timedelta(hours=1))
     assert not box.offer_counts(profile(), counts, later)
-    assert whys(box)[-1] is Why.LEDGER_EXHAUSTED
+    assert whys(box)[-1] is EgressRule.LEDGER_EXHAUSTED
     assert box.offer(VERDICT, ABOUT)
     assert box.log.verify().left == 2
 
 
 def test_every_rule_has_words():
-    assert set(REASONS) == set(Why)
+    assert set(REASONS) == set(EgressRule)
 
 
 def receipt(box: Outbox, sequence: int, record: str | None = None, day: int = 1) -> None:
@@ -248,7 +250,7 @@ def receipt(box: Outbox, sequence: int, record: str | None = None, day: int = 1)
 
 
 def test_a_log_that_was_cut_off_behind_a_receipt_of_the_hub_does_not_verify(tmp_path: Path):
-    box = outbox(tmp_path, Road())
+    box = outbox(tmp_path, FakeTransport())
     for _ in range(3):
         box.offer(OPS)
     receipt(box, 1, day=1)
@@ -261,7 +263,7 @@ def test_a_log_that_was_cut_off_behind_a_receipt_of_the_hub_does_not_verify(tmp_
 
 
 def test_a_record_that_is_not_the_one_the_hub_has_does_not_verify(tmp_path: Path):
-    box = outbox(tmp_path, Road())
+    box = outbox(tmp_path, FakeTransport())
     box.offer(OPS)
     receipt(box, 1, DIGEST)
     with pytest.raises(LogBroken, match="record 1 is not the one"):

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import uvloop
 
-from spoke_agent.server.app.server import Server
+from spoke_agent.server.app.server import InferenceServer
 from spoke_agent.server.settings import ServeSettings
 from spoke_agent.server_api.client import ControlClient
 from tests.spoke_agent.server.sites import Site
@@ -48,8 +48,8 @@ class Running:
         return self.http.post(f"/v2/models/{model}/infer", json=body, **kwargs)  # type: ignore[arg-type]
 
     @staticmethod
-    async def _start(settings: ServeSettings) -> Server:
-        server = Server(settings)
+    async def _start(settings: ServeSettings) -> InferenceServer:
+        server = InferenceServer(settings)
         await server.start()
         return server
 

@@ -20,7 +20,7 @@ from model_formats.documents.package_spec import (
     Residency,
     VariantSpec,
 )
-from model_formats.package import Layout, pack
+from model_formats.package import ImageLayout, pack
 from model_formats.package.golden import Golden, write_golden
 from model_formats.runtimes.select import open_session
 from spoke_agent.site.slots import AdapterSlot, ModelSlots, Slot, Slots, read_slots, write_slots
@@ -141,10 +141,10 @@ class Site:
         index = pack(folder, self.home)
         return Slot(version=version, index=index, variant=VARIANT)
 
-    def slots(self, model: str = "digits", **places: object) -> None:
+    def slots(self, model: str = "digits", **current: object) -> None:
         """Write one model's places."""
         path = self.home / "slots.json"
-        write_slots(path, read_slots(path).with_model(model, ModelSlots(**places)))  # type: ignore[arg-type]
+        write_slots(path, read_slots(path).with_model(model, ModelSlots(**current)))  # type: ignore[arg-type]
 
     def clear(self) -> None:
         write_slots(self.home / "slots.json", Slots())
@@ -153,7 +153,7 @@ class Site:
         """The model file of a version in the store."""
         from model_formats.package import open_package
 
-        return open_package(Layout(self.home), slot.index).path(MAIN)
+        return open_package(ImageLayout(self.home), slot.index).path(MAIN)
 
     def adapter(self, slot: Slot, name: str = "local", *, winner: int = 3) -> AdapterSlot:
         """An adapter that always answers one class, lying in the home's adapters folder."""

@@ -25,8 +25,8 @@ def queued(monkeypatch):
 
     def watch(running):
         version, found = champion(running), []
-        submit = version.lane.submit
-        monkeypatch.setattr(version.lane, "submit", lambda job: (found.append(job.rows), submit(job)))
+        submit = version.batcher.submit
+        monkeypatch.setattr(version.batcher, "submit", lambda job: (found.append(job.rows), submit(job)))
         return found
 
     return watch
@@ -72,9 +72,9 @@ def test_answers_counts_and_rows_are_those_of_the_lane(site, run, queued, eventu
         running = run(site)
         through = queued(running)
         if not alone:
-            champion(running).lane.depth_rows = 1  # as if something waited, so that nothing goes past it
+            champion(running).batcher.depth_rows = 1  # as if something waited, so that nothing goes past it
         answers = [running.infer(body(rows, id=f"r{alone}{rows}")).json()["outputs"] for rows in (1, 2, 3)]
-        champion(running).lane.depth_rows = 0
+        champion(running).batcher.depth_rows = 0
         assert len(through) == (1 if alone else 3)
         counts = champion(running).counts
         eventually(lambda running=running: running.server.capture.stored_rows == 6)
@@ -128,7 +128,7 @@ def test_a_model_that_fails_is_told_and_counted_once(served, monkeypatch):
         raise RunFailed("it broke")
 
     with monkeypatch.context() as broken:
-        broken.setattr(version.lane, "_run", fail)
+        broken.setattr(version.batcher, "_run", fail)
         assert served.infer(body()).status_code == 500
     assert served.infer(body()).status_code == 200
     assert (version.counts.errors, version.counts.requests, version.model_counts.requests) == (1, 3, 3)

@@ -9,7 +9,7 @@ from model_formats.core.types import digest_of_file
 from model_formats.documents.package_spec import AdapterPoint
 from model_formats.package.adapter import Head
 from spoke_agent.adapters.gate import GateVerdict
-from spoke_agent.adapters.store import AdapterRecord, Shelf
+from spoke_agent.adapters.store import AdapterRecord, AdapterStore
 from sync.trust.keys import device_signer, save_signer
 from tests.spoke_agent.server.sites import D, K
 from tests.spoke_agent.server.test_requests import body
@@ -117,7 +117,7 @@ def shelve(site, slot, name, winner, *, signer, passed=True, base=None):
     bias = np.zeros(K, np.float32)
     bias[winner] = 1000
     head = Head(np.zeros((D, K), np.float32), bias)
-    Shelf(site.home / "adapters", signer=signer, key=signer.public_key).add(name, POINT, head, record)
+    AdapterStore(site.home / "adapters", signer=signer, key=signer.public_key).add(name, POINT, head, record)
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_an_erased_adapter_is_gone_after_the_next_reconcile(site, run, device):
     shelve(site, one, "winter", 3, signer=device)
     site.slots(champion=one)
     running = run(site)
-    Shelf(site.home / "adapters", signer=device, key=device.public_key).erase("winter")
+    AdapterStore(site.home / "adapters", signer=device, key=device.public_key).erase("winter")
     running.control.reconcile()
     assert running.infer(body(parameters={"adapter": "winter"})).status_code == 404
 

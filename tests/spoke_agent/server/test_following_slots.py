@@ -268,9 +268,9 @@ def test_stopping_answers_what_was_taken(site, run):
             answers.append(http.post("/v2/models/digits/infer", json=body(100)).status_code)
 
     caller = threading.Thread(target=ask)
-    lane = running.server.models.live["digits"].answering.lane
+    batcher = running.server.models.live["digits"].answering.batcher
     caller.start()
-    while lane.idle:
+    while batcher.idle:
         assert caller.is_alive()
     running.call(running.server._tcp.stop(grace_s=30))
     caller.join()

@@ -59,7 +59,7 @@ def test_only_the_request_that_holds_it_is_refused_of_those_that_share_a_run(ser
     assert answers[0]["outputs"] == answers[4]["outputs"] == wanted
     assert answers[2]["outputs"][0]["shape"] == [2, 2]
     assert counts(served).errors == 0
-    assert served.server.models.live["words"].answering.lane.depth_rows == 0
+    assert served.server.models.live["words"].answering.batcher.depth_rows == 0
 
 
 def test_nothing_is_left_of_a_batch_in_which_nobody_can_be_answered(served):
@@ -67,7 +67,7 @@ def test_nothing_is_left_of_a_batch_in_which_nobody_can_be_answered(served):
         connection.sendall(_request(body(planted=True)) * 3)
         statuses, _ = _answers(connection, 3)
     assert statuses == [400, 400, 400]
-    assert served.server.models.live["words"].answering.lane.depth_rows == 0
+    assert served.server.models.live["words"].answering.batcher.depth_rows == 0
     assert served.http.post(PATH, json=body()).status_code == 200
 
 

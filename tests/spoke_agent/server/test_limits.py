@@ -15,8 +15,8 @@ import httpx
 import numpy as np
 import pytest
 
-from spoke_agent.server.http.transport import Limits
-from spoke_agent.server.models.batcher import Cost, Lane
+from spoke_agent.server.http.transport import HttpLimits
+from spoke_agent.server.models.batcher import Batcher, Cost
 from spoke_agent.server.protocol.json_codec import parse_request
 from spoke_agent.server_api.errors import DeadlinePassed, Overloaded
 from tests.spoke_agent.server.sites import cnn
@@ -31,7 +31,7 @@ def heavy():
 @pytest.fixture
 def strict(site, run):
     site.slots(champion=site.publish(1))
-    limits = Limits(head_s=0.2, body_s=0.2, idle_s=0.2, write_s=0.2, linger_s=0.2, connections=8, body_bytes=100_000)
+    limits = HttpLimits(head_s=0.2, body_s=0.2, idle_s=0.2, write_s=0.2, linger_s=0.2, connections=8, body_bytes=100_000)
     return run(site, limits=limits)
 
 
@@ -115,7 +115,7 @@ def test_more_connections_than_allowed_are_told_to_wait(strict):
 def test_health_answers_while_a_big_model_works(site, run):
     site.slots(champion=site.publish(1, proto=heavy()))
     running = run(site)
-    assert running.server.models.live["digits"].answering.engined.placement == "thread"
+    assert running.server.models.live["digits"].answering.loaded_version.placement == "thread"
     done = threading.Event()
 
     def ask() -> None:
@@ -210,13 +210,13 @@ def test_each_job_gets_its_own_rows_back(placement):
         return [inputs["x"] * 2]
 
     async def main():
-        lane = Lane(run, Cost(0, 1e-6), placement, loop=asyncio.get_running_loop(), max_rows=16)
+        batcher = Batcher(run, Cost(0, 1e-6), placement, loop=asyncio.get_running_loop(), max_rows=16)
         jobs = [Asked(1 + i % 3, float(i), key=i % 2) for i in range(40)]
         for job in jobs:
-            lane.submit(job)
+            batcher.submit(job)
         while not all(job.got is not None for job in jobs):
             await asyncio.sleep(0)
-        lane.close()
+        batcher.close()
         return jobs
 
     for i, job in enumerate(lane_run(main())):
@@ -233,38 +233,40 @@ def test_who_cannot_be_answered_does_not_keep_the_rest_of_the_batch_from_it(plac
             raise ValueError("no words for it")
 
     async def main():
-        lane = Lane(lambda inputs, outputs, adapter: [inputs["x"]], Cost(0, 1e-6), placement, loop=asyncio.get_running_loop())
+        batcher = Batcher(
+            lambda inputs, outputs, adapter: [inputs["x"]], Cost(0, 1e-6), placement, loop=asyncio.get_running_loop()
+        )
         jobs = [Asked(1, 1.0), Unanswerable(1, 2.0), Asked(1, 3.0)]
         for job in jobs:
-            lane.submit(job)
+            batcher.submit(job)
         while not all(job.got is not None for job in jobs):
             await asyncio.sleep(0)
-        lane.close()
-        return [job.got for job in jobs], lane
+        batcher.close()
+        return [job.got for job in jobs], batcher
 
-    (one, two, three), lane = lane_run(main())
+    (one, two, three), batcher = lane_run(main())
     assert one[0, 0] == 1.0
     assert isinstance(two, ValueError)
     assert three[0, 0] == 3.0
-    assert lane.idle
+    assert batcher.idle
 
 
 def test_on_the_loop_a_full_batch_does_not_wait_for_the_rest_to_be_read():
     async def main():
-        lane = Lane(lambda inputs, outputs, adapter: [inputs["x"]], Cost(0, 1e-6), "loop", loop=asyncio.get_running_loop())
+        batcher = Batcher(lambda inputs, outputs, adapter: [inputs["x"]], Cost(0, 1e-6), "loop", loop=asyncio.get_running_loop())
         jobs = [Asked(1, float(i), key=i % 2) for i in range(200)]
         for job in jobs:
-            lane.submit(job)
+            batcher.submit(job)
         at_once = [job.got is not None for job in jobs]
         await asyncio.sleep(0)
-        return jobs, at_once, lane
+        return jobs, at_once, batcher
 
-    jobs, at_once, lane = lane_run(main())
+    jobs, at_once, batcher = lane_run(main())
     assert at_once.index(False) >= 40
     assert 1 < at_once.count(False) < 100  # the others were with those that came before them
     for i, job in enumerate(jobs):
         np.testing.assert_array_equal(job.got, np.full((1, 2), float(i), np.float32))
-    assert lane.idle
+    assert batcher.idle
 
 
 @pytest.mark.parametrize("placement", ["loop", "thread"])
@@ -275,30 +277,32 @@ def test_a_fault_in_the_model_is_every_callers_and_the_lane_lives_on(placement):
         return [inputs["x"]]
 
     async def main():
-        lane = Lane(run, Cost(0, 1e-6), placement, loop=asyncio.get_running_loop())
+        batcher = Batcher(run, Cost(0, 1e-6), placement, loop=asyncio.get_running_loop())
         bad, good = [Asked(1, -1.0), Asked(1, -1.0)], Asked(1, 1.0)
         for job in bad:
-            lane.submit(job)
+            batcher.submit(job)
         while not all(job.got is not None for job in bad):
             await asyncio.sleep(0)
-        lane.submit(good)
+        batcher.submit(good)
         while good.got is None:
             await asyncio.sleep(0)
-        lane.close()
-        return bad, good, lane
+        batcher.close()
+        return bad, good, batcher
 
-    bad, good, lane = lane_run(main())
+    bad, good, batcher = lane_run(main())
     assert all(isinstance(job.got, RuntimeError) for job in bad)
     assert good.got.shape == (1, 2)
-    assert lane.idle
+    assert batcher.idle
 
 
 def test_a_model_that_mixes_rows_is_caught():
     async def main():
-        lane = Lane(lambda inputs, outputs, adapter: [inputs["x"][:1]], Cost(0, 1e-6), "loop", loop=asyncio.get_running_loop())
+        batcher = Batcher(
+            lambda inputs, outputs, adapter: [inputs["x"][:1]], Cost(0, 1e-6), "loop", loop=asyncio.get_running_loop()
+        )
         jobs = [Asked(1), Asked(1)]
         for job in jobs:
-            lane.submit(job)
+            batcher.submit(job)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         return jobs
@@ -309,15 +313,15 @@ def test_a_model_that_mixes_rows_is_caught():
 def test_a_full_queue_refuses_and_a_late_request_is_not_run():
     async def main():
         loop = asyncio.get_running_loop()
-        lane = Lane(lambda inputs, outputs, adapter: [inputs["x"]], Cost(0, 0.1), "loop", loop=loop, max_wait_s=0.95)
+        batcher = Batcher(lambda inputs, outputs, adapter: [inputs["x"]], Cost(0, 0.1), "loop", loop=loop, max_wait_s=0.95)
         for _ in range(9):
-            lane.submit(Asked(1))
+            batcher.submit(Asked(1))
         with pytest.raises(DeadlinePassed):
-            lane.submit(Asked(1, deadline=loop.time() + 0.5))
-        lane.submit(Asked(1))
+            batcher.submit(Asked(1, deadline=loop.time() + 0.5))
+        batcher.submit(Asked(1))
         with pytest.raises(Overloaded, match="full"):
-            lane.submit(Asked(1))
-        quick = Lane(lambda inputs, outputs, adapter: [inputs["x"]], Cost(0, 0), "loop", loop=loop)
+            batcher.submit(Asked(1))
+        quick = Batcher(lambda inputs, outputs, adapter: [inputs["x"]], Cost(0, 0), "loop", loop=loop)
         late = Asked(1, deadline=loop.time() + 0.001)
         quick.submit(late)
         while loop.time() < late.deadline:
@@ -326,9 +330,9 @@ def test_a_full_queue_refuses_and_a_late_request_is_not_run():
         await asyncio.sleep(0)
         return late, quick
 
-    late, lane = lane_run(main())
+    late, batcher = lane_run(main())
     assert isinstance(late.got, DeadlinePassed)
-    assert lane.idle
+    assert batcher.idle
 
 
 def test_overload_sheds_with_retry_after(site, run):

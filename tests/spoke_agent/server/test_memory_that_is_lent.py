@@ -121,7 +121,7 @@ def test_a_candidate_sees_each_row_with_its_answer(site, run, eventually, monkey
         running.infer(picture(seed))
     shadow = lambda: running.control.stats().models["digits"].shadow  # noqa: E731 - asked again and again
     eventually(lambda: shadow().rows == 20)
-    other = running.server.models.live["digits"].candidate.engined.session
+    other = running.server.models.live["digits"].candidate.loaded_version.session
     theirs = [int(other.run({"image": image(1, seed)}, ["logits"])[0].argmax()) for seed in range(20)]
     differ = sum(int(logits(running, seed).argmax()) != their for seed, their in enumerate(theirs))
     assert 0 < differ < 20
@@ -134,10 +134,10 @@ def test_what_goes_to_the_lane_after_all_keeps_its_values(site, run, monkeypatch
     for seed in range(3):
         running.infer(picture(seed))
     version, lent, waiting = champion(running), [], []
-    submit = version.lane.submit
-    monkeypatch.setattr(version.lane, "submit", lambda job: (waiting.append(job), submit(job)))
-    run_alone = version.run_alone
-    monkeypatch.setattr(version, "run_alone", lambda *given: (lent.append(given[3]), run_alone(*given))[1])
+    submit = version.batcher.submit
+    monkeypatch.setattr(version.batcher, "submit", lambda job: (waiting.append(job), submit(job)))
+    run_direct = version.run_direct
+    monkeypatch.setattr(version, "run_direct", lambda *given: (lent.append(given[3]), run_direct(*given))[1])
     wild = picture(4)
     wild["inputs"][0]["data"][0] = 99.0
     first = answered(running.infer(wild))

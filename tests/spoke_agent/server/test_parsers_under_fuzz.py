@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from spoke_agent.server.protocol.json_codec import InferRequest, Words, parse_request, render_response
+from spoke_agent.server.protocol.json_codec import InferRequest, ResponseTemplate, parse_request, render_response
 from spoke_agent.server.protocol.tensors import DTYPES, count_of, from_binary, from_json, to_binary, to_json
 from spoke_agent.server_api.errors import RequestInvalid
 from tests.fuzz import targets
@@ -102,7 +102,7 @@ def test_nothing_but_a_refusal_comes_from_noise(data, length):
 
 @given(st.lists(tensors(), min_size=1, max_size=3), st.booleans(), st.text(min_size=1, max_size=20))
 def test_an_answer_reads_back(outputs, binary, request_id):
-    words = Words("m%s", "1", [(f'y"{i}%d', datatype) for i, (datatype, _) in enumerate(outputs)])
+    words = ResponseTemplate("m%s", "1", [(f'y"{i}%d', datatype) for i, (datatype, _) in enumerate(outputs)])
     if not binary and any(datatype == "FP16" for datatype, _ in outputs):
         return
     request = InferRequest(request_id, {}, {}, None, binary, {})

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_formats.documents.feature_contract import FeatureContract, TensorContract
-from spoke_agent.server.http.transport import HttpServer, Limits
+from spoke_agent.server.http.transport import HttpLimits, HttpServer
 from spoke_agent.server.models.contract_check import Signature
 from spoke_agent.server.protocol import request_templates
 from spoke_agent.server.protocol.json_codec import parse_request
-from spoke_agent.server.protocol.request_templates import KnownForms
+from spoke_agent.server.protocol.request_templates import RequestTemplates
 from spoke_agent.server_api.errors import RequestInvalid
 
 # ---- requests
@@ -49,7 +49,7 @@ def no_parser(monkeypatch):
 @pytest.mark.parametrize("extra", [{}, {"id": "a"}, {"parameters": {"timeout": 5}}], ids=["plain", "id", "parameters"])
 @pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")], ids=["spaced", "tight"])
 def test_a_form_that_was_read_is_known(no_parser, extra, separators):
-    known = KnownForms()
+    known = RequestTemplates()
     known.parse(json.dumps(request([1.0, 2.5], **extra), separators=separators).encode())
     no_parser()
     again = request([0.25, -3], **extra) | ({"id": "another"} if "id" in extra else {})
@@ -70,7 +70,7 @@ class Lender(dict):
 
 
 def test_values_are_read_into_lent_memory():
-    known, lender = KnownForms(), Lender()
+    known, lender = RequestTemplates(), Lender()
     first, second, third = (known.parse(json.dumps(request([i, 2.5])).encode(), lender) for i in range(3))
     assert first.lent is None
     assert (second.lent,) == (third.lent,) == tuple(lender.values())
@@ -83,7 +83,7 @@ def test_values_are_read_into_lent_memory():
 
 
 def test_what_only_the_long_way_reads_is_not_lent(no_parser):
-    known, lender = KnownForms(), Lender()
+    known, lender = RequestTemplates(), Lender()
     for data in ([1, 2], [3, 4]):
         known.parse(json.dumps(request(data)).encode(), lender)
     no_parser()
@@ -96,7 +96,7 @@ def test_each_version_holds_a_form_against_its_own_contract():
         tensor = TensorContract(name="x", datatype="FP32", shape=shape)
         return Signature.of(FeatureContract(task="regression", inputs=(tensor,), outputs=(tensor,)))
 
-    known, bodies = KnownForms(), [json.dumps(request([float(i)] * 6, [3, 2])).encode() for i in range(3)]
+    known, bodies = RequestTemplates(), [json.dumps(request([float(i)] * 6, [3, 2])).encode() for i in range(3)]
     wide, narrow = taking(-1, 2), taking(-1, 3)
     for body in bodies:
         assert wide.rows(known.parse(body)) == 3
@@ -105,7 +105,7 @@ def test_each_version_holds_a_form_against_its_own_contract():
 
 
 def test_nested_data_has_a_form_too(no_parser):
-    known = KnownForms()
+    known = RequestTemplates()
     known.parse(json.dumps(request([[1, 2], [3, 4]], [2, 2])).encode())
     no_parser()
     assert known.parse(json.dumps(request([[5, 6], [7, 8]], [2, 2])).encode()).inputs["x"].tolist() == [[5, 6], [7, 8]]
@@ -113,7 +113,7 @@ def test_nested_data_has_a_form_too(no_parser):
 
 def test_what_differs_with_every_request_teaches_nothing_for_ever(monkeypatch):
     monkeypatch.setattr(request_templates, "_PATIENCE", 200)
-    known = KnownForms()
+    known = RequestTemplates()
     for i in range(150):
         known.parse(json.dumps(request([1.0], parameters={"timeout": i})).encode())
     assert len(known._known) == request_templates._MOST
@@ -133,14 +133,14 @@ def test_what_differs_with_every_request_teaches_nothing_for_ever(monkeypatch):
     ],
 )
 def test_of_two_equal_keys_the_last_counts(twice):
-    known = KnownForms()
+    known = RequestTemplates()
     for data in ("[]", "[0]", "[2]", "[]"):
         for sent in (twice % data, (twice % data).replace('"a"', '"c"').replace('"b"', '"c"')):
             assert outcome(known.parse, sent.encode()) == outcome(parse_request, sent.encode(), None)
 
 
 def test_a_large_body_teaches_nothing():
-    known = KnownForms()
+    known = RequestTemplates()
     known.parse(json.dumps(request([0.5] * 20_000)).encode())
     assert known._known == []
 
@@ -163,7 +163,7 @@ traps = st.sampled_from(['"data": [', '"data":[1],"x', 'x"data": ', '"id": "y"',
     twice=st.booleans(),
 )
 def test_the_short_way_says_what_the_long_one_says(rounds, name, datatype, shape, order, trap, separators, twice):
-    known, lender = KnownForms(), Lender()
+    known, lender = RequestTemplates(), Lender()
     for data, request_id, more in rounds:
         tensor = {"name": name, "shape": shape, "datatype": datatype, "data": data}
         whole = {"id": request_id, "inputs": [tensor], "parameters": trap}
@@ -243,7 +243,7 @@ def test_empty_lines_before_a_request_teach_nothing():
 
 def test_known_heads_are_few_and_short():
     pieces = [b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % i for i in range(1100)]
-    requests, server, _ = asyncio.run(heard(*pieces, limits=Limits(pipelined=2000)))
+    requests, server, _ = asyncio.run(heard(*pieces, limits=HttpLimits(pipelined=2000)))
     assert len(requests) == 1100
     assert 0 < len(server.heads._known) <= 512
 
@@ -256,8 +256,8 @@ starts = st.sampled_from([GET, POST + b"hello", POST + b"again", *OTHER_WAYS[2:4
 def test_however_requests_are_cut_the_server_hears_the_same(messages, cuts, last_one_closes):
     sent = [*messages, *([OTHER_WAYS[0]] if last_one_closes else [])]
     whole = b"".join(sent)
-    places = sorted({0, len(whole), *(c % (len(whole) + 1) for c in cuts)})
-    in_pieces = [whole[a:b] for a, b in pairwise(places)]
+    current = sorted({0, len(whole), *(c % (len(whole) + 1) for c in cuts)})
+    in_pieces = [whole[a:b] for a, b in pairwise(current)]
     one_by_one, cut = asyncio.run(heard(*sent, wait_s=0.001)), asyncio.run(heard(*in_pieces, wait_s=0.001))
     assert one_by_one[0] == cut[0] == [hearing for m in sent for hearing in asyncio.run(heard(m))[0]]
     assert one_by_one[2] == cut[2]

@@ -19,7 +19,7 @@ def body(rows=1, **extra):
 
 def expected(shared, x):
     version = shared.server.models.live["digits"].answering
-    return version.engined.session.run({"image": x}, ["logits"])[0]
+    return version.loaded_version.session.run({"image": x}, ["logits"])[0]
 
 
 def test_flat_and_nested_json_give_the_same_answer(shared):

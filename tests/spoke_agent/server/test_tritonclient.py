@@ -44,7 +44,7 @@ def test_infer_in_every_mixture_of_json_and_binary(client, shared, binary_in, ou
     x = image(2)
     wanted = None if outputs == "default" else [triton.InferRequestedOutput("logits", binary_data=outputs == "binary")]
     answer = client.infer("digits", given(x, binary=binary_in), outputs=wanted, request_id="r1", model_version="1")
-    session = shared.server.models.live["digits"].answering.engined.session
+    session = shared.server.models.live["digits"].answering.loaded_version.session
     np.testing.assert_allclose(answer.as_numpy("logits"), session.run({"image": x}, ["logits"])[0], rtol=1e-5)
     assert answer.get_response()["id"] == "r1"
 
@@ -61,7 +61,7 @@ def test_async_infer_on_the_thread_pool(shared):
     with triton.InferenceServerClient(f"127.0.0.1:{shared.port}", concurrency=4) as client:
         asked = [client.async_infer("digits", given(image(1, seed=i))) for i in range(16)]
         answers = [a.get_result().as_numpy("logits") for a in asked]
-    session = shared.server.models.live["digits"].answering.engined.session
+    session = shared.server.models.live["digits"].answering.loaded_version.session
     for i, answer in enumerate(answers):
         np.testing.assert_allclose(answer, session.run({"image": image(1, seed=i)}, ["logits"])[0], rtol=1e-4, atol=1e-5)
 

@@ -7,17 +7,17 @@ from hub.train.corruptions import turn
 from hub.train.datasets import digits
 from model_formats.package.adapter import Anchors, Head
 from spoke_agent.adapters.errors import TooFewLabels
-from spoke_agent.adapters.gate import Fold, GateTerms, judge, score
-from spoke_agent.adapters.head_fit import Rows, fit_head, lbfgs, losses
+from spoke_agent.adapters.gate import AdapterGateTerms, Fold, judge, score
+from spoke_agent.adapters.head_fit import FitRows, fit_head, lbfgs, losses
 from spoke_agent.tuning.recipe import clean, tune_head
 from tests.samples.adaptable import features, hub_head
 
 
-def rows(site: str, degrees: float = 0.0, count: int | None = None) -> Rows:
+def rows(site: str, degrees: float = 0.0, count: int | None = None) -> FitRows:
     share = digits().sites[site]
     images = share.inputs["image"]
     turned = turn(images, degrees) if degrees else images
-    return Rows(features(turned), share.labels).take(np.arange(len(share.labels))[:count])
+    return FitRows(features(turned), share.labels).take(np.arange(len(share.labels))[:count])
 
 
 def anchors() -> Anchors:
@@ -59,7 +59,7 @@ def test_a_turned_scanner_is_learned_and_the_hubs_digits_are_not_forgotten():
     tuned = tune_head(rows("frankfurt", 35, 200), anchors())
     test = rows("clinic", 35)
     held = digits().held_out
-    clean_rows = Rows(features(held.inputs["image"][100:]), held.labels[100:])
+    clean_rows = FitRows(features(held.inputs["image"][100:]), held.labels[100:])
     assert tuned.verdict.passed
     assert score(tuned.head, test) > score(hub_head(), test) + 0.2
     assert score(tuned.head, clean_rows) > score(hub_head(), clean_rows) - 0.1
@@ -68,8 +68,8 @@ def test_a_turned_scanner_is_learned_and_the_hubs_digits_are_not_forgotten():
 def test_without_anchors_the_hubs_digits_are_forgotten_more():
     site = rows("frankfurt", 35, 200)
     held = digits().held_out
-    clean_rows = Rows(features(held.inputs["image"][100:]), held.labels[100:])
-    anchored = Rows(features(held.inputs["image"][:100]), held.labels[:100])
+    clean_rows = FitRows(features(held.inputs["image"][100:]), held.labels[100:])
+    anchored = FitRows(features(held.inputs["image"][:100]), held.labels[:100])
     with_them = fit_head(site, anchored, hub_head(), 1e-3)
     without = fit_head(site, None, hub_head(), 1e-3)
     assert score(with_them, clean_rows) > score(without, clean_rows) + 0.03
@@ -78,13 +78,13 @@ def test_without_anchors_the_hubs_digits_are_forgotten_more():
 @pytest.mark.parametrize("seed", range(8))
 def test_shuffled_labels_are_never_accepted(seed: int):
     site = rows("frankfurt", 35 if seed % 2 else 0, 200)
-    shuffled = Rows(site.features, np.random.default_rng(seed).permutation(site.labels))
+    shuffled = FitRows(site.features, np.random.default_rng(seed).permutation(site.labels))
     assert not tune_head(shuffled, anchors()).verdict.passed
 
 
 def test_a_head_that_forgets_the_hub_is_refused_even_when_it_wins_here():
     site = rows("frankfurt", 35, 200)
-    tuned = tune_head(site, anchors(), terms=GateTerms(max_anchor_loss=-0.01))
+    tuned = tune_head(site, anchors(), terms=AdapterGateTerms(max_anchor_loss=-0.01))
     assert not tuned.verdict.passed
     assert tuned.verdict.after > tuned.verdict.before
 
@@ -92,8 +92,8 @@ def test_a_head_that_forgets_the_hub_is_refused_even_when_it_wins_here():
 def test_the_gate_counts_discordant_rows_exactly():
     head = Head(np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
     flipped = Head(np.eye(2, dtype=np.float32)[::-1].copy(), np.zeros(2, np.float32))
-    held = Rows(np.eye(2, dtype=np.float32)[[0] * 5 + [1]], np.array([0] * 5 + [0]))
-    verdict = judge([Fold(head, held)], flipped, head, GateTerms())
+    held = FitRows(np.eye(2, dtype=np.float32)[[0] * 5 + [1]], np.array([0] * 5 + [0]))
+    verdict = judge([Fold(head, held)], flipped, head, AdapterGateTerms())
     assert (verdict.wins, verdict.losses) == (5, 1)
     assert verdict.p == pytest.approx(7 / 64)  # P(X >= 5 of 6)
     assert not verdict.passed
@@ -106,7 +106,7 @@ def test_regression_heads_are_fitted_and_gated_too():
     hub = Head(truth, np.zeros(1, np.float32))
     here = (x @ truth)[:, 0] * 1.5 + 2 + 0.1 * rng.standard_normal(300)
     known = Anchors(x[:60].astype(np.float16), (x[:60] @ truth)[:, 0].astype(np.float32), hub)
-    tuned = tune_head(Rows(x[100:], here[100:]), known, terms=GateTerms(max_anchor_loss=5))
+    tuned = tune_head(FitRows(x[100:], here[100:]), known, terms=AdapterGateTerms(max_anchor_loss=5))
     assert tuned.verdict.passed
     assert tuned.verdict.after > tuned.verdict.before
 
@@ -115,10 +115,10 @@ def test_regression_heads_are_fitted_and_gated_too():
     ("spoil", "told"),
     [
         (lambda r: r.take(np.arange(20)), "20 usable"),
-        (lambda r: Rows(r.features, np.zeros(len(r), np.int64)), "one class"),
-        (lambda r: Rows(r.features, r.labels + 10), "0 usable"),
-        (lambda r: Rows(r.features * np.nan, r.labels), "0 usable"),
-        (lambda r: Rows(r.features[:1].repeat(len(r), axis=0), r.labels), "1 usable"),
+        (lambda r: FitRows(r.features, np.zeros(len(r), np.int64)), "one class"),
+        (lambda r: FitRows(r.features, r.labels + 10), "0 usable"),
+        (lambda r: FitRows(r.features * np.nan, r.labels), "0 usable"),
+        (lambda r: FitRows(r.features[:1].repeat(len(r), axis=0), r.labels), "1 usable"),
     ],
 )
 def test_rows_that_teach_nothing_are_refused_with_what_was_left(spoil: object, told: str):
@@ -130,7 +130,7 @@ def test_some_bad_rows_among_good_ones_are_left_out():
     site = rows("frankfurt", 35, 200)
     spoiled = site.features.copy()
     spoiled[3] = np.inf
-    twice = Rows(np.concatenate([spoiled, site.features]), np.concatenate([site.labels, site.labels]))
+    twice = FitRows(np.concatenate([spoiled, site.features]), np.concatenate([site.labels, site.labels]))
     assert len(clean(twice, hub_head())) == 200
 
 
@@ -146,7 +146,7 @@ def test_any_table_gives_a_finite_head_and_the_same_one_twice(count: int, classe
     rng = np.random.default_rng(seed)
     width = 7
     hub = Head(rng.standard_normal((width, classes)).astype(np.float32), np.zeros(classes, np.float32))
-    site = Rows(rng.standard_normal((count, width)).astype(np.float32), rng.integers(0, classes, count))
+    site = FitRows(rng.standard_normal((count, width)).astype(np.float32), rng.integers(0, classes, count))
     site.labels[:2] = [0, 1]
     known = Anchors(rng.standard_normal((30, width)).astype(np.float16), rng.integers(0, classes, 30), hub)
     first, second = tune_head(site, known), tune_head(site, known)
@@ -156,5 +156,5 @@ def test_any_table_gives_a_finite_head_and_the_same_one_twice(count: int, classe
 
 def test_losses_are_cross_entropy():
     head = Head(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
-    found = losses(head, Rows(np.array([[2.0, 0, 0]], np.float32), np.array([0])))
+    found = losses(head, FitRows(np.array([[2.0, 0, 0]], np.float32), np.array([0])))
     assert found[0] == pytest.approx(np.log(np.exp(2) + 2) - 2)

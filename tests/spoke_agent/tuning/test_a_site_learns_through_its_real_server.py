@@ -12,12 +12,12 @@ import pytest
 from hub.train.corruptions import turn
 from hub.train.datasets import digits
 from model_formats.package import open_package, pack
-from spoke_agent.adapters.store import Shelf
+from spoke_agent.adapters.store import AdapterStore
 from spoke_agent.data.store import open_data
-from spoke_agent.drift.monitor import DriftMonitor, Watched
+from spoke_agent.drift.monitor import DriftMonitor, WatchedModel
 from spoke_agent.outbox.operations import latency_buckets, read_metrics
 from spoke_agent.outbox.outbox import Outbox
-from spoke_agent.server.app.server import Server
+from spoke_agent.server.app.server import InferenceServer
 from spoke_agent.server.settings import ServeSettings
 from spoke_agent.server_api.client import ControlClient
 from spoke_agent.site.slots import ModelSlots, Slot, Slots, write_slots
@@ -45,8 +45,8 @@ def http(home: Path) -> Iterator[httpx.Client]:
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
-    async def start() -> Server:
-        server = Server(ServeSettings(home=home))
+    async def start() -> InferenceServer:
+        server = InferenceServer(ServeSettings(home=home))
         await server.start()
         return server
 
@@ -96,7 +96,7 @@ def test_a_turned_scanner_is_noticed_learned_and_answered(
         home / "drift",
         data,
         box,
-        watched=lambda: [Watched("digits", 1, index)],
+        watched=lambda: [WatchedModel("digits", 1, index)],
         profile=lambda found: open_package(blobs, found).profile,
         clock=clock,
     )
@@ -106,8 +106,8 @@ def test_a_turned_scanner_is_noticed_learned_and_answered(
     assert record.body.level == "alarm"
 
     control = ControlClient(home / "run" / "control.sock")
-    shelf = Shelf(home / "adapters", signer=signer, key=signer.public_key)
-    outcome = Tuner(home, blobs=blobs, data=data, shelf=shelf, clock=clock, server=control).tune("digits")
+    adapter_store = AdapterStore(home / "adapters", signer=signer, key=signer.public_key)
+    outcome = Tuner(home, blobs=blobs, data=data, adapter_store=adapter_store, clock=clock, server=control).tune("digits")
     assert outcome.serving
     assert control.serving()[0].adapted
     after = (infer(http, images[200:], "after").argmax(axis=1) == labels[200:]).mean()

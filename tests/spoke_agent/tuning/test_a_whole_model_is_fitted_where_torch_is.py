@@ -17,7 +17,7 @@ from spoke_agent.adapters.errors import GateClosed, NotAdaptable
 from spoke_agent.daemon.erasure import Scope, erase
 from spoke_agent.server.models.loader import load_version
 from spoke_agent.server.settings import ServeSettings
-from spoke_agent.tuning.adapter_lifecycle import AdapterKeeper
+from spoke_agent.tuning.adapter_lifecycle import AdapterLifecycle
 from spoke_agent.tuning.tuner import Tuner
 from tests.samples.adaptable import packed_adaptable
 from tests.spoke_agent.tuning.test_an_adapter_serves_and_stays_at_the_site import Packed, Site
@@ -34,7 +34,13 @@ def a_site(home: Path, package: Packed, *, shuffled: bool = False) -> Site:
     site = Site(home, package)
     site.label(slice(0, 200), shuffled=shuffled)
     site.tuner = Tuner(
-        home, blobs=site.blobs, data=site.data, shelf=site.shelf, clock=site.clock, server=site.server, fit_terms=QUICK
+        home,
+        blobs=site.blobs,
+        data=site.data,
+        adapter_store=site.adapter_store,
+        clock=site.clock,
+        server=site.server,
+        fit_terms=QUICK,
     )
     return site
 
@@ -52,7 +58,7 @@ def test_it_learns_what_the_head_cannot_and_answers_as_it_was_judged(site: Site,
     assert kept.record.method == method
     assert kept.record.gate.after > head.after + 0.02
     assert kept.record.base == base == digest_of_file(site.blobs.path(base))
-    assert site.places.adapter == kept.record.slot.replace(probation=True)
+    assert site.model_slots.adapter == kept.record.slot.replace(probation=True)
     assert kept.record.shadow.rows == 200
 
     session = open_session(site.blobs.path(base))
@@ -68,12 +74,12 @@ def test_shuffled_labels_change_nothing_and_leave_nothing(tmp_path: Path, packag
     site = a_site(tmp_path / "home", package, shuffled=True)
     with pytest.raises(GateClosed, match="held-out rows"):
         site.tuner.tune("digits", method="full")
-    assert site.places.adapter is None
-    assert [*site.shelf.folder.iterdir()] == []
+    assert site.model_slots.adapter is None
+    assert [*site.adapter_store.folder.iterdir()] == []
 
 
 def test_the_serving_process_loads_it_as_the_default_and_nothing_else_for_its_memory(site: Site):
-    from spoke_agent.server.models.loader import load_adapter, shelf_adapters
+    from spoke_agent.server.models.loader import load_adapter, stored_adapters
 
     kept = site.tuner.tune("digits", method="lora").kept
     settings = ServeSettings(home=site.home)
@@ -82,7 +88,7 @@ def test_the_serving_process_loads_it_as_the_default_and_nothing_else_for_its_me
     images = digits().sites["clinic"].inputs["image"][:8]
     given = loaded.session.run({"image": images}, ["logits"], adapter)[0]
     assert np.array_equal(given, open_session(kept.file).run({"image": images}, ["logits"])[0])
-    assert shelf_adapters(settings.folder, loaded) == {}
+    assert stored_adapters(settings.folder, loaded) == {}
 
 
 def test_a_model_with_another_face_or_a_damaged_one_is_refused(site: Site, tmp_path: Path):
@@ -101,12 +107,12 @@ def test_a_model_with_another_face_or_a_damaged_one_is_refused(site: Site, tmp_p
 
 def test_erasing_one_of_its_rows_retires_it_and_sweeps_what_a_cut_off_fit_left(site: Site):
     kept = site.tuner.tune("digits", method="full").kept
-    left = site.shelf.folder / ".cut-off"
+    left = site.adapter_store.folder / ".cut-off"
     left.mkdir()
     (left / "0.onnx").write_bytes(kept.file.read_bytes())
     record = erase(site.home, site.data, Scope(("0-7",)), derived=site.tuner, clock=site.clock, signer=site.signer)
     assert record.adapters == (kept.record.name,)
-    (head,) = site.shelf.all()  # fitted on what is left, so that the site is not left with the hub's
+    (head,) = site.adapter_store.all()  # fitted on what is left, so that the site is not left with the hub's
     assert (head.record.method, head.record.rows, head.record.origin) == ("head", 199, "erasure")
     assert not left.exists()
     assert not kept.file.exists()
@@ -117,7 +123,7 @@ def test_its_weights_are_nowhere_but_in_the_folder_that_never_leaves(site: Site)
     fitted, base = kept.file.read_bytes(), site.blobs.path(kept.record.base).read_bytes()
     planted = [fitted[i : i + 48] for i in range(0, len(fitted) - 48, 48) if fitted[i : i + 48] not in base]
     assert len(planted) > 100
-    elsewhere = [p for p in site.home.rglob("*") if p.is_file() and site.shelf.folder not in p.parents]
+    elsewhere = [p for p in site.home.rglob("*") if p.is_file() and site.adapter_store.folder not in p.parents]
     assert elsewhere
     assert not any(piece in path.read_bytes() for path in elsewhere for piece in planted)
     assert not site.blobs.has(kept.record.file)
@@ -125,13 +131,13 @@ def test_its_weights_are_nowhere_but_in_the_folder_that_never_leaves(site: Site)
 
 def test_labels_that_turn_against_it_send_it_back(site: Site):
     name = site.tuner.tune("digits", method="full").kept.record.name
-    keeper = AdapterKeeper(site.tuner, site.data)
+    lifecycle = AdapterLifecycle(site.tuner, site.data)
     site.label(slice(200, 400), adapter=name)
-    assert "probation is over" in keeper.look()[0]
+    assert "probation is over" in lifecycle.look()[0]
     site.label(slice(0, 400), adapter=name, by_hub=True)
-    (told,) = keeper.look()
+    (told,) = lifecycle.look()
     assert "labels against it" in told
-    assert site.places.adapter is None
+    assert site.model_slots.adapter is None
 
 
 def test_a_head_is_no_step_on_from_it(site: Site):
@@ -150,13 +156,13 @@ def test_a_site_without_torch_is_told_what_to_install(site: Site, monkeypatch: p
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(TrainMissing, match="torch"):
         site.tuner.tune("digits", method="lora")
-    assert [*site.shelf.folder.iterdir()] == []
+    assert [*site.adapter_store.folder.iterdir()] == []
 
 
 def test_the_time_allowed_ends_it(site: Site):
     with pytest.raises(FitTooLong):
         site.tuner.tune("digits", method="full", limit_s=0.05)
-    assert site.places.adapter is None
+    assert site.model_slots.adapter is None
 
 
 def test_a_package_whose_anchors_come_without_inputs_is_refused(tmp_path: Path):

@@ -19,18 +19,18 @@ def rig(tmp_path):
 
 
 def index_of(rig):
-    return rig.places().challenger.index
+    return rig.model_slots().challenger.index
 
 
 def test_it_rests_in_probation_and_is_over_with_the_next_champion(rig):
     rig.want(3, probation=ProbationTerms(soak_s=50))
     rig.run(10)
     assert rig.champion() == 3
-    assert rig.places().challenger is not None
-    assert rig.places().challenging is None
+    assert rig.model_slots().challenger is not None
+    assert rig.model_slots().challenging is None
     rig.settle()
     assert rig.champion() == 3
-    assert rig.places().challenger is None
+    assert rig.model_slots().challenger is None
 
 
 def test_it_is_back_when_the_next_champion_is_rolled_back(rig):
@@ -40,7 +40,7 @@ def test_it_is_back_when_the_next_champion_is_rolled_back(rig):
     rig.want(2)
     rig.settle()
     assert rig.champion() == 2
-    assert rig.places().challenging.percent == 10
+    assert rig.model_slots().challenging.percent == 10
     assert index in rig.store.digests()
 
 
@@ -48,7 +48,7 @@ def test_its_package_stays_in_the_store_though_last_good_has_moved_on(rig):
     index = index_of(rig)
     rig.want(3, probation=ProbationTerms(soak_s=1000))
     rig.run(10)
-    assert rig.places().last_good.version == 2
+    assert rig.model_slots().last_good.version == 2
     rig.steps.collect()
     assert index in rig.store.digests()
     rig.run(2000)
@@ -60,4 +60,4 @@ def test_a_champion_alone_has_nothing_to_challenge_it(tmp_path):
     rig = Rig(tmp_path)
     rig.install(1)
     with pytest.raises(ChallengerUnknown, match="there are: none"):
-        chosen("digits", rig.places(), 2, percent=5, sticky=False)
+        chosen("digits", rig.model_slots(), 2, percent=5, sticky=False)

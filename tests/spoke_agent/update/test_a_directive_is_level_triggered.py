@@ -72,7 +72,7 @@ def test_going_back_without_a_grant_is_refused_and_the_newer_version_goes_on(rig
 
 
 def test_a_model_that_the_directive_no_longer_names_is_retired_with_its_files(rig):
-    rig.updater.follow(rig.directive())
+    rig.controller.follow(rig.directive())
     rig.settle()
     assert (rig.last().state, rig.last().reason) == (State.IDLE, Reason.CANCELLED)
     assert rig.champion() is None
@@ -82,7 +82,7 @@ def test_a_model_that_the_directive_no_longer_names_is_retired_with_its_files(ri
 def test_a_model_that_is_withdrawn_in_probation_leaves_altogether(rig):
     rig.want(2, probation=ProbationTerms(soak_s=1000))
     rig.run(5)
-    rig.updater.follow(rig.directive())
+    rig.controller.follow(rig.directive())
     rig.settle()
     assert rig.champion() is None
     assert [str(r.state) for r in rig.sent[-2:]] == ["rolled_back", "idle"]
@@ -125,7 +125,7 @@ def test_while_the_server_is_away_the_switch_waits_and_no_report_claims_it(rig):
 
 def test_a_report_does_not_wait_for_a_dead_server_for_ever(rig):
     rig.server.away = True
-    rig.updater.follow(rig.directive())
+    rig.controller.follow(rig.directive())
     rig.run(90)
     assert rig.last().state is State.IDLE
     assert rig.last().serving == ()
@@ -143,8 +143,8 @@ def test_new_terms_for_the_same_version_do_not_begin_it_again(rig):
     rig.want(2, probation=ProbationTerms(soak_s=500))
     rig.run(5)
     count = len(rig.sent)
-    desired = rig.updater.directive.models[0]
-    rig.updater.follow(rig.directive(replace_probation(desired, 8)))
+    desired = rig.controller.directive.models[0]
+    rig.controller.follow(rig.directive(replace_probation(desired, 8)))
     rig.run(10)
     assert [str(r.state) for r in rig.sent[count:]] == ["committed"]
 

@@ -102,11 +102,11 @@ def test_a_cut_while_the_second_variant_is_tried_does_not_try_the_first_again(ri
 
 def ends_on_the_second(rig):
     rig.restart()
-    assert rig.places().champion is not None
+    assert rig.model_slots().champion is not None
     rig.settle()
     assert (rig.last().state, rig.last().serving[0].variant) == (State.COMMITTED, "onnx-fp32")
     assert rig.last().evidence.passed_over == (WRONG,)
-    assert rig.places().candidate is None
+    assert rig.model_slots().candidate is None
 
 
 def test_asked_anew_every_variant_is_tried_anew(rig):
@@ -133,7 +133,7 @@ def moved(rig, behaviour):
 def test_a_machine_that_was_moved_gets_the_variant_that_is_right_there(rig):
     moved(rig, OFF)
     assert (rig.last().state, rig.last().version, rig.last().serving[0].variant) == (State.COMMITTED, 2, "onnx-fp32")
-    assert rig.places().last_good.version == 1
+    assert rig.model_slots().last_good.version == 1
 
 
 def test_where_nothing_is_right_any_more_last_good_serves_and_the_hub_hears_why(rig):

@@ -3,7 +3,7 @@ import pytest
 
 from model_formats.delta.encode import encode
 from model_formats.package import open_package, pack
-from model_formats.package.image_layout import Layout
+from model_formats.package.image_layout import ImageLayout
 from sync.protocol.messages import DeltaOffer, DesiredModel, ProbationTerms
 from tests.samples.model_folder import WEIGHTS, write_model_folder
 from tests.spoke_agent.fakes import SIGNATURE, Rig
@@ -20,7 +20,7 @@ def pair(tmp_path):
         weights[at] ^= 1
     source = write_model_folder(tmp_path / "source", version=2, weights=bytes(weights))
     index = pack(source, tmp_path / "layout")
-    layout = Layout(tmp_path / "layout")
+    layout = ImageLayout(tmp_path / "layout")
     layout.put(SIGNATURE)
     rig.hub.layouts[index] = layout
     rig.hub.versions[2] = index
@@ -33,7 +33,7 @@ def pair(tmp_path):
 def follow(rig, index, base, target, delta, size):
     offer = DeltaOffer(base=base, target=target.digest, delta=delta, size=size)
     model = DesiredModel(model="digits", version=2, index=index, probation=ProbationTerms(soak_s=1), deltas=(offer,))
-    rig.updater.follow(rig.directive(model))
+    rig.controller.follow(rig.directive(model))
     rig.settle()
 
 

@@ -44,7 +44,7 @@ def test_a_cut_around_the_switch_still_ends_well(rig, state, where):
     rig.settle()
     assert rig.last().state is State.COMMITTED
     assert rig.last().serving[0].version == rig.champion() == 2
-    assert not rig.places().probation
+    assert not rig.model_slots().probation
 
 
 @pytest.mark.parametrize("where", ["before_enter", "after_enter"])
@@ -125,7 +125,7 @@ def test_a_lost_journal_in_probation_goes_to_last_good(rig):
         file.unlink()
     rig.start()
     assert rig.champion() == 1
-    assert not rig.places().probation
+    assert not rig.model_slots().probation
 
 
 def test_lost_slots_are_filled_again(rig):
@@ -173,12 +173,12 @@ def test_an_adapter_set_by_tuning_in_the_middle_of_an_update_is_kept(rig):
     rig.run(5)
     edit_slots(rig.slots, "digits", lambda m: m.replace(adapter=adapter))
     rig.settle()
-    assert rig.places().adapter == adapter
+    assert rig.model_slots().adapter == adapter
 
 
 def test_files_that_a_power_cut_brought_back_are_removed_when_nothing_is_under_way(rig):
     stray = rig.store.put(b"its removal had not reached the disk")
-    rig.updater.tidy()
+    rig.controller.tidy()
     assert not rig.store.has(stray)
     assert rig.champion() == 1
 
@@ -187,9 +187,9 @@ def test_what_an_update_may_go_on_from_is_no_litter(rig):
     rig.hub.closed = 10_000
     rig.want(2)
     arriving = rig.store.put(b"of the version that is on its way")
-    rig.updater.tidy()
+    rig.controller.tidy()
     assert rig.store.has(arriving)
     rig.settle()
     assert (rig.last().state, rig.last().reason) == (State.FAILED, Reason.TRANSFER_FAILED)
-    rig.updater.tidy()
+    rig.controller.tidy()
     assert rig.store.has(arriving)

@@ -10,7 +10,7 @@ from model_formats.package.oci import Descriptor
 from spoke_agent.daemon.wiring import manners
 from spoke_agent.site.home import SpokeHome
 from spoke_agent.site.settings import SpokeSettings
-from spoke_agent.update.transport import HttpsRoad, MqttRoad, Roads
+from spoke_agent.update.transport import HttpsTransport, MqttTransport, Transports
 from sync.bus.memory import MemoryBroker
 from sync.core.clock import ManualClock
 from sync.core.types import Reason, SpokeId, State
@@ -52,12 +52,12 @@ def test_a_used_up_budget_stops_either_road_until_tomorrow(hub, tmp_path, choice
     clock, store = ManualClock(), MemoryStore()
     settings = SpokeSettings(bytes_per_day=len(DATA), bytes_per_second=10**9, download_hours="00:00-23:59")
     pace = manners(SpokeHome(tmp_path), settings, clock)
-    roads = Roads(MqttRoad(bus, "eu", ME, pace), HttpsRoad(lambda: client, pace), choice)
+    transports = Transports(MqttTransport(bus, "eu", ME, pace), HttpsTransport(lambda: client, pace), choice)
     pace.spend(len(DATA))
     with pytest.raises(BudgetExhausted):
-        roads.fetch(DESIRED, BLOB, None, store, cancel=threading.Event())
+        transports.fetch(DESIRED, BLOB, None, store, cancel=threading.Event())
     clock.advance(24 * 3600)
-    assert roads.fetch(DESIRED, BLOB, None, store, cancel=threading.Event()) == len(DATA)
+    assert transports.fetch(DESIRED, BLOB, None, store, cancel=threading.Event()) == len(DATA)
     with pytest.raises(BudgetExhausted):  # what came today was counted
         pace.wait()
 

@@ -4,7 +4,7 @@ from model_formats.package import open_package
 from spoke_agent.site.slots import read_slots
 from sync.protocol.messages import DesiredModel, ProbationTerms
 from tests.samples.model_folder import WEIGHTS, packed
-from tests.spoke_agent.fakes import SIGNATURE, Rig, RoadClosed
+from tests.spoke_agent.fakes import SIGNATURE, Rig, TransportClosed
 
 
 def test_a_commit_beside_a_slow_transfer_takes_nothing_from_it(tmp_path):
@@ -17,13 +17,13 @@ def test_a_commit_beside_a_slow_transfer_takes_nothing_from_it(tmp_path):
 
     def closed(blob):
         if blob.digest == weights and rig.champion() != 2:
-            raise RoadClosed("the road is closed")
+            raise TransportClosed("the road is closed")
 
     rig.hub.on_fetch = closed
     letters = DesiredModel(model="letters", version=5, index=index, probation=ProbationTerms(soak_s=0))
-    rig.updater.follow(rig.directive(rig.desired(1), letters))
+    rig.controller.follow(rig.directive(rig.desired(1), letters))
     assert rig.store.has(index)
-    rig.updater.follow(rig.directive(rig.desired(2, probation=ProbationTerms(soak_s=0)), letters))
+    rig.controller.follow(rig.directive(rig.desired(2, probation=ProbationTerms(soak_s=0)), letters))
     rig.settle()
     models = read_slots(rig.slots).models
     assert (models["digits"].champion.version, models["letters"].champion.version) == (2, 5)

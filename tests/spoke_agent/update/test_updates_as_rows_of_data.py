@@ -166,8 +166,8 @@ def test_last_good_stays_pinned_and_the_version_before_it_goes(tmp_path):
     rig = Rig(tmp_path)
     for version in (1, 2, 3):
         rig.install(version)
-    places = rig.places()
-    assert (places.champion.version, places.last_good.version) == (3, 2)
+    model_slots = rig.model_slots()
+    assert (model_slots.champion.version, model_slots.last_good.version) == (3, 2)
     assert rig.hub.versions[1] not in rig.store.digests()
     assert {rig.hub.versions[2], rig.hub.versions[3]} <= rig.store.digests()
 

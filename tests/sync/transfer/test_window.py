@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sync.transfer.bitmap import MAX_BITS, decode, encode
-from sync.transfer.window import Window
+from sync.transfer.window import InFlightWindow
 
 
 @given(st.sets(st.integers(0, MAX_BITS - 1), max_size=300))
@@ -35,13 +35,13 @@ def test_a_bitmap_that_is_none_is_refused(text: str) -> None:
 
 
 def test_the_first_want_asks_for_a_window_and_no_more() -> None:
-    window = Window(range(100), 100, first=8)
+    window = InFlightWindow(range(100), 100, first=8)
     assert window.due() == list(range(8))
     assert window.due() == []
 
 
 def test_more_is_asked_when_half_of_the_window_has_arrived() -> None:
-    window = Window(range(100), 100, first=8)
+    window = InFlightWindow(range(100), 100, first=8)
     window.due()
     for block in range(3):
         window.arrived(block)
@@ -51,7 +51,7 @@ def test_more_is_asked_when_half_of_the_window_has_arrived() -> None:
 
 
 def test_what_others_asked_for_needs_no_asking() -> None:
-    window = Window(range(20), 20, first=8)
+    window = InFlightWindow(range(20), 20, first=8)
     for block in range(4, 12):
         window.arrived(block)
     assert window.due() == list(range(12, 20)), "on with the flow"
@@ -61,7 +61,7 @@ def test_what_others_asked_for_needs_no_asking() -> None:
 
 
 def test_a_block_that_was_overtaken_is_asked_for_again() -> None:
-    window = Window(range(100), 100, first=4, largest=4)
+    window = InFlightWindow(range(100), 100, first=4, largest=4)
     window.due()
     for block in (0, 1, 3):  # 2 is lost
         window.arrived(block)
@@ -71,7 +71,7 @@ def test_a_block_that_was_overtaken_is_asked_for_again() -> None:
 
 
 def test_the_window_grows_when_the_line_ran_dry() -> None:
-    window = Window(range(1000), 1000, first=4, largest=16)
+    window = InFlightWindow(range(1000), 1000, first=4, largest=16)
     sizes = []
     for _ in range(6):
         asked = window.due()
@@ -82,7 +82,7 @@ def test_the_window_grows_when_the_line_ran_dry() -> None:
 
 
 def test_asking_again_names_what_was_on_the_way() -> None:
-    window = Window(range(100), 100, first=8)
+    window = InFlightWindow(range(100), 100, first=8)
     asked = window.due()
     window.arrived(0)
     window.ask_again()
@@ -93,7 +93,7 @@ def test_asking_again_names_what_was_on_the_way() -> None:
 @given(st.integers(1, 300), st.integers(0, 2**32), st.floats(0, 0.5), st.floats(0, 0.3))
 def test_every_block_arrives_whatever_is_lost_doubled_or_late(blocks: int, seed: int, loss: float, late: float) -> None:
     rng = random.Random(seed)
-    window = Window(range(blocks), blocks)
+    window = InFlightWindow(range(blocks), blocks)
     line: list[int] = []
     asked = 0
     while not window.done:
@@ -113,7 +113,7 @@ def test_every_block_arrives_whatever_is_lost_doubled_or_late(blocks: int, seed:
 
 
 def test_what_another_asks_for_is_left_to_it_and_asked_for_again_when_it_does_not_come() -> None:
-    window = Window(range(100), 100, first=8)
+    window = InFlightWindow(range(100), 100, first=8)
     window.asked_by_another(range(8))
     assert not window.wants_more
     assert window.due() == []

@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException
 
 from spoke_agent.cli.serve import serve
 from spoke_agent.server.app.server import GrpcMissing, ServeRefused
-from spoke_agent.server.http.transport import Limits
+from spoke_agent.server.http.transport import HttpLimits
 from tests.spoke_agent.server.grpc.test_tritonclient_grpc import given
 from tests.spoke_agent.server.sites import Site, image
 
@@ -82,19 +82,19 @@ def test_a_known_model_that_is_not_loaded_is_unavailable(site, run):
 def test_a_deadline_that_cannot_be_kept_is_told(site, run):
     site.slots(champion=site.publish(1))
     running = run(site, grpc_port=0)
-    lane = running.server.models.live["digits"].answering.lane
+    batcher = running.server.models.live["digits"].answering.batcher
     with connected(running) as client:
         client.infer("digits", given(image()))
-        lane.depth_rows += (rows := int(1.0 / lane.cost.row_s))  # a second of work waits
+        batcher.depth_rows += (rows := int(1.0 / batcher.cost.row_s))  # a second of work waits
         for how in ({"timeout": 100_000}, {"client_timeout": 0.2}):
             with pytest.raises(InferenceServerException) as caught:
                 client.infer("digits", given(image()), **how)
             assert status(caught) == "DEADLINE_EXCEEDED"
-        lane.depth_rows += 10 * rows
+        batcher.depth_rows += 10 * rows
         with pytest.raises(InferenceServerException, match="queue is full") as caught:
             client.infer("digits", given(image()))
         assert status(caught) == "UNAVAILABLE"
-        lane.depth_rows -= 11 * rows
+        batcher.depth_rows -= 11 * rows
         assert client.infer("digits", given(image()), timeout=5_000_000, client_timeout=10).as_numpy("logits").shape == (1, 10)
     stats = running.control.stats().models["digits"]
     assert stats.shed == 3
@@ -125,7 +125,7 @@ def test_tls_is_that_of_http(site, run, session_ca, tmp_path):
 
 def test_too_many_bytes_are_refused(site, run):
     site.slots(champion=site.publish(1))
-    with connected(run(site, grpc_port=0, limits=Limits(body_bytes=100_000))) as client:
+    with connected(run(site, grpc_port=0, limits=HttpLimits(body_bytes=100_000))) as client:
         for algorithm in (None, "gzip"):
             with pytest.raises(InferenceServerException) as caught:
                 client.infer("digits", given(np.zeros((1000, 1, 8, 8), np.float32)), compression_algorithm=algorithm)
@@ -186,7 +186,7 @@ def test_health_answers_while_every_thread_waits(site, run):
     running = run(site, grpc_port=0)
     version = running.server.models.live["digits"].answering
     entered = threading.Event()
-    real = version.lane.submit
+    real = version.batcher.submit
     jobs = []
 
     def hold(job):
@@ -194,16 +194,16 @@ def test_health_answers_while_every_thread_waits(site, run):
         if len(jobs) == 16:  # as many as there are threads
             entered.set()
 
-    version.lane.submit = hold
-    version.lane.depth_rows += 1  # so that nothing runs past the queue
+    version.batcher.submit = hold
+    version.batcher.depth_rows += 1  # so that nothing runs past the queue
     with connected(running) as client:
         done = threading.Semaphore(0)
         for _ in range(40):
             client.async_infer("digits", given(image()), lambda result, error: done.release())
         assert entered.wait(30)
         assert client.is_server_live(client_timeout=20)
-        version.lane.submit = real
-        version.lane.depth_rows -= 1
+        version.batcher.submit = real
+        version.batcher.depth_rows -= 1
         running.loop.call_soon_threadsafe(lambda: [real(job) for job in jobs])
         for _ in range(40):
             assert done.acquire(timeout=30)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spoke_agent.server.grpc.codec import Asked, parse_infer, render_infer
+from spoke_agent.server.grpc.codec import ParsedRequest, parse_infer, render_infer
 from spoke_agent.server.grpc.messages import MESSAGES
 from spoke_agent.server.protocol.json_codec import InferRequest
 from spoke_agent.server.protocol.tensors import DTYPES, from_binary, to_binary
@@ -104,7 +104,7 @@ def test_raw_tensors_come_out_as_they_went_in(tensor):
 @given(tensors())
 def test_typed_tensors_come_out_as_they_went_in(tensor):
     datatype, array = tensor
-    asked = Asked("m", None, InferRequest(None, {}, {}, None, True, {}), typed=True)
+    asked = ParsedRequest("m", None, InferRequest(None, {}, {}, None, True, {}), typed=True)
     answer = Answer.FromString(render_infer(asked, "m", "1", ["y"], [array]))
     if datatype == "FP16":
         assert answer.raw_output_contents  # it has no typed form

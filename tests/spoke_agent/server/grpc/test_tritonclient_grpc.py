@@ -24,7 +24,7 @@ def client(shared):
 @pytest.fixture
 def direct(shared):
     """The model itself, without a server."""
-    session = shared.server.models.live["digits"].answering.engined.session
+    session = shared.server.models.live["digits"].answering.loaded_version.session
     return lambda x: session.run({"image": x}, ["logits"])[0]
 
 
