@@ -39,7 +39,7 @@ class HubMissing(OperatorError):
 
 @dataclass(slots=True)
 class HubContext:
-    """An open hub: database, trust, registry, CA. No thread runs in here; `wake` tells the loops of server.py to look now."""
+    """An open hub: database, trust, registry, CA. No thread runs in here; `wake` tells hub_process.py to look now."""
 
     home: HubHome
     settings: HubSettings

@@ -105,6 +105,6 @@ class Notifier:
 
 
 def open_notifier(hub: HubContext, owner: str) -> Notifier | None:
-    """The desk with the receivers that the settings name; None where they name none. Raises SettingsInvalid."""
+    """A notifier with the receivers that the settings name; None where they name none. Raises SettingsInvalid."""
     channels, manager = open_channels(hub.settings, hub.clock)
     return Notifier(hub, channels, manager, owner=owner) if channels or manager else None

@@ -1,4 +1,4 @@
-"""`/ca`, `/enrolments`: how a spoke gets its identity. The words are provisioning.enrol's."""
+"""`/ca`, `/enrolments`: how a spoke gets its identity. The messages are those of provisioning/identity/enrol.py."""
 
 from datetime import datetime, timedelta
 from typing import Annotated

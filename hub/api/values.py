@@ -1,6 +1,6 @@
 """Our values inside FastAPI's models: said as they are, with the schema they have.
 
-FastAPI knows pydantic's models; what is signed and sent is a `Value` (`model_formats.core.document`). `Annotated[Serving, AS_IT_IS]`
+FastAPI knows pydantic's models; what is signed and sent is a `Value` (core/document.py). `Annotated[Serving, AS_IT_IS]`
 lets one stand in the other.
 """
 

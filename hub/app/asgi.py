@@ -28,7 +28,7 @@ ROUTERS = (
 
 
 def create_app(hub: HubContext) -> FastAPI:
-    """Build it. Starts nothing: the loops are server.py's."""
+    """Build it. Starts nothing: the loops are hub_process.py's."""
     app = FastAPI(title="Spokeshave hub", version="1", docs_url=None, redoc_url=None, openapi_url=f"{API}/openapi.json")
     app.state.hub = hub
     install_problems(app)

@@ -1,4 +1,4 @@
-"""What the registry knows: small marker files for who has what. The content lies in `contents.py`, here or elsewhere.
+"""What the registry knows: small marker files for who has what. The content lies in `blob_backend.py`, here or elsewhere.
 
     blobs/sha256/<hex>                          content, or what of it is near
     repositories/<name>/_blobs/<hex>            this repository may serve the blob

@@ -1,6 +1,6 @@
 """Gates: small conditions over what a ring has shown, joined with `&` and `|`.
 
-A gate answers with a `GateFinding`: whether it holds, and why, in words for an operator. Advance gates are joined with `&` (all must
+A gate answers with a GateFinding: whether it holds, and why, for an operator. Advance gates are joined with `&` (all must
 hold), abort gates with `|` (one is enough). Statistics: Wilson score bounds (Wilson 1927) and exact binomial tails, one-sided.
 """
 

@@ -1,4 +1,4 @@
-"""What operators do with rollouts: look before, apply, approve, pause, resume, abort. `hub/services/rollout_runner.py` carries them out."""
+"""What operators do with rollouts: preview, apply, approve, pause, resume, abort. `rollout_runner.py` carries them out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """A model that was trained elsewhere, and rows in files: what `hub model import` builds from.
 
-From a notebook: `import_model("model.onnx", Path("train.npz"), Path("held-out.npz"))`, then `build_model_folder(brought.source, out,
+From a notebook: `import_model("model.onnx", Path("train.npz"), Path("test.npz"))`, then `build_model_folder(brought.source, out,
 brought.data, options)` with `options.contract = brought.contract`.
 """
 

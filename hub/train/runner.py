@@ -1,6 +1,6 @@
 """Tracked runs: every training leaves one folder with `run.json` and its weights, enough to say later what made a model.
 
-`train("digits", runs=folder)` is the whole of it; then `model_formats.build.build.build_model_folder(trained.source, out, trained.data,
+`train("digits", runs=folder)` trains; then `model_formats.build.build.build_model_folder(trained.source, out, trained.data,
 trained.options)`, or `build` here, which does both.
 """
 

@@ -1,6 +1,6 @@
 """Build a model folder: export, variants, gate, golden vectors, profile, anchors, evidence, card.
 
-The folder is what `model_formats.package.pack` turns into a package. Steps live in `variants.py` and `reference.py`.
+The folder is what `model_formats.package.pack` turns into a package. Steps live in `variants.py` and `reference_data.py`.
 """
 
 import platform

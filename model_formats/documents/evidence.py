@@ -8,22 +8,10 @@ from model_formats.core.cpu_class import CpuClass
 from model_formats.core.document import Document, Value
 from model_formats.core.runtime import Engine, Mode
 from model_formats.core.types import AwareDatetime, Digest, Name
-from model_formats.statistics.distributions import binomial_tail
 
-__all__ = [
-    "CalibrationSet",
-    "ClassEvidence",
-    "Evidence",
-    "GateResult",
-    "Lineage",
-    "SliceScore",
-    "VariantEvidence",
-    "expected_accuracy",
-]
+__all__ = ["CalibrationSet", "ClassEvidence", "Evidence", "GateResult", "Lineage", "SliceScore", "VariantEvidence"]
 
 Share = Annotated[float, Meta(ge=0, le=1)]
-MIN_COMPARED = 30
-"""Labelled champion rows from which on a site's own accuracy counts as what can be expected there."""
 
 
 class SliceScore(Value):
@@ -135,16 +123,3 @@ class Evidence(Document):
     def variants_for(self, cpu_class: CpuClass) -> tuple[str, ...]:
         """Variants, best first, that the evidence does not rule out on that class; empty: it rules out every one."""
         return tuple(v.variant for v in self.variants if v.right_on(cpu_class) is not False)
-
-
-def expected_accuracy(claim: float | None, champion_correct: int, champion_labelled: int) -> float | None:
-    """What a version can be held to at a site: its claim, or what the champion reaches there where it surely falls short of that.
-
-    A scanner that has turned hurts both. Surely: an exact one-sided binomial test at 5 %, since a champion that is a little
-    unlucky excuses nothing. Both ends judge by it: the spoke in probation, the hub over its rollout.
-    """
-    if claim is None or champion_labelled < MIN_COMPARED:
-        return claim
-    missed = champion_labelled - champion_correct
-    short = binomial_tail(missed, champion_labelled, 1 - claim) < 0.05
-    return champion_correct / champion_labelled if short else claim

@@ -7,7 +7,7 @@
     └── manifest of variant onnx-fp32   (the same common files, by the same digests)
     referrers of the index: signature, evidence, card, provenance
 
-`pack` and `unpack` are in `packing.py`, `missing` and `open_package` in `opening.py`, the allow-list of files in `contents.py`.
+`pack` and `unpack` are in `write.py`, `missing` and `open_package` in `read.py`, the allow-list of files in `allowed_files.py`.
 """
 
 from model_formats.package.block_hashes import BLOCK_BYTES, BlockList

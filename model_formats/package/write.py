@@ -57,7 +57,7 @@ class TargetExists(OperatorError):
 
 
 def pack(folder: Path, layout: Path) -> str:
-    """Pack a model folder (names in `spec.py`) into an OCI image layout; returns the digest of the version's index.
+    """Pack a model folder (names in `package_spec.py`) into an OCI image layout; returns the digest of the version's index.
 
     Writes `blocks.json` into the folder first. A layout may hold many versions; equal files are kept once. The version is named
     `<model>-<version>` in the layout. Raises ModelFolderInvalid (links, strange names, pages that contradict the files).

@@ -140,7 +140,7 @@ def verify_package(blobs: BlobReader, index: str, bundle: bytes, policy: Publish
 
     1. The bundle is a Sigstore bundle 0.3 of bounded size with exactly one signature, over an in-toto statement.
     2. The signer is one the policy names: a key by its hash; or a certificate that is valid at `now`, for signing code, for a
-       name of the policy, under a root of the policy; or a keyless identity (see `keyless.py`).
+       name of the policy, under a root of the policy; or a keyless identity (see `sigstore.py`).
     3. The signature is that signer's.
     4. The statement lists exactly the files of the package, by path and digest: nothing left out, nothing else, no exemptions.
     """

@@ -27,7 +27,7 @@ from sync.core.files import atomic_write
 from sync.trust.dsse import seal, unseal
 from sync.trust.keys import Key, Signer
 
-__all__ = ["AdapterRecord", "StoredAdapter", "ShadowComparison", "AdapterStore"]
+__all__ = ["AdapterRecord", "AdapterStore", "Retired", "ShadowComparison", "StoredAdapter"]
 
 
 class ShadowComparison(Value):
@@ -70,7 +70,7 @@ class AdapterRecord(Document):
 
 @dataclass(frozen=True, slots=True)
 class StoredAdapter:
-    """An adapter on the shelf. `trusted`: its record is signed by this device and its file is the one recorded."""
+    """An adapter in the store. `trusted`: its record is signed by this device and its file is the one recorded."""
 
     record: AdapterRecord
     folder: Path
@@ -132,7 +132,7 @@ class AdapterStore:
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
-        """A folder to work in, beside the adapters and as private. Gone afterwards; `remove_leftovers` takes what a crash left."""
+        """A private folder beside the adapters, removed at the end; `remove_leftovers` removes what a crash left."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as work:
             yield Path(work)
@@ -143,7 +143,7 @@ class AdapterStore:
             shutil.rmtree(path, ignore_errors=True)
 
     def all(self, model: str | None = None) -> list[StoredAdapter]:
-        """What is on the shelf, oldest first."""
+        """All stored adapters, oldest first."""
         folders = sorted(self.folder.glob("*/record.json")) if self.folder.is_dir() else []
         found = [self._read(path.parent) for path in folders if not path.parent.name.startswith(".")]
         return sorted((k for k in found if model in (None, k.record.model)), key=lambda k: (k.record.created, k.record.name))
@@ -172,3 +172,12 @@ class AdapterStore:
 def _named(record: AdapterRecord) -> str:
     """By its digest; the ending tells an adapter from a whole model."""
     return record.file.removeprefix("sha256:") + (".onnx_adapter" if record.method == "head" else ".onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """An adapter that was erased, and whether it answered by default."""
+
+    name: str
+    model: str
+    answered: bool

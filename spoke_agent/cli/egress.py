@@ -1,4 +1,4 @@
-"""`spoke egress`: what left this site, in plain words and to the byte; and the switch that closes the door."""
+"""`spoke egress`: what left this site, in plain words and to the byte; and the switch that stops everything."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -117,7 +117,7 @@ def adapter() -> None:
 @click.option("--model", help="Of one model only.")
 @pass_context
 def list_(ctx: Context, *, model: str | None) -> None:
-    """What is on the shelf, and which one answers."""
+    """The stored adapters, and which one answers."""
     from spoke_agent.site.slots import read_slots
 
     site = _open(ctx.home)

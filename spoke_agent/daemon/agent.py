@@ -121,7 +121,7 @@ class Agent:
         self.wake()
 
     def ask(self, call: Callable[[], T]) -> T:
-        """Run something on the loop's thread and wait for its answer (for the local door). Raises what it raised."""
+        """Run something on the loop's thread and wait for its answer (for the local socket). Raises what it raised."""
         errand = BackgroundJob(lambda _cancel: call(), lambda: None)
         self._queue.put(errand)
         errand.wait()

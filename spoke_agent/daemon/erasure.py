@@ -18,13 +18,14 @@ from msgspec import Meta
 
 from model_formats.core.document import Document
 from model_formats.core.types import AwareDatetime, Name
+from spoke_agent.adapters.store import Retired
 from spoke_agent.data.store import DataStore
 from sync.core.clock import Clock
 from sync.core.files import atomic_write
 from sync.trust.dsse import seal
 from sync.trust.keys import Signer
 
-__all__ = ["Derived", "ErasureRecord", "Retired", "Scope", "erase"]
+__all__ = ["Derived", "ErasureRecord", "Scope", "erase"]
 
 
 class ErasureRecord(Document):
@@ -56,15 +57,6 @@ class Scope:
     def name(self) -> Literal["subject", "before", "all"]:
         """In the record's words."""
         return "all" if self.everything else "before" if self.before else "subject"
-
-
-@dataclass(frozen=True, slots=True)
-class Retired:
-    """An adapter that was erased, and whether it answered by default."""
-
-    name: str
-    model: str
-    answered: bool
 
 
 class Derived(Protocol):

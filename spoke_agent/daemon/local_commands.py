@@ -1,4 +1,4 @@
-"""What the agent does when asked at its door: tell how it is, and take a sideload in."""
+"""The commands of the agent's local socket: status, and applying a sideloaded bundle."""
 
 import time
 from collections.abc import Mapping

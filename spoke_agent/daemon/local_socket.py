@@ -1,4 +1,4 @@
-"""The agent's private door on this machine: a unix socket (0600) that takes one JSON line and answers with JSON lines.
+"""The agent's local socket on this machine: a unix socket (0600) that takes one JSON line and answers with JSON lines.
 
 A question is `{"op": name, ...}`; answers are `{"line": ...}` as many as there are, then `{"done": value}` or `{"error": {...}}`.
 """
@@ -49,7 +49,7 @@ class LocalServer:
         self._path = path
         self._server = _Server(_short(path), ops)
         path.chmod(0o600)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="door", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="local-socket", daemon=True)
 
     def open(self) -> None:
         """Begin to answer."""

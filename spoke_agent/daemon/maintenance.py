@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 def open_outbox(
     home: Path, identity: Identity, clock: Clock, *, bus: Bus | None, ceiling: Callable[[], EgressCeiling | None]
 ) -> "Outbox":
-    """The one door out of this site, sending over the bus where there is one."""
+    """The outbox of this site, sending over the bus where there is one."""
     from spoke_agent.outbox.outbox import Outbox
 
     signer = identity.signer()
@@ -150,7 +150,7 @@ class Maintenance:
             log.info("adapter.tuned", extra={"what": words})
 
     def _offer_operations(self) -> None:
-        """Through the same door as everything else: the site's policy decides whether it leaves."""
+        """Through the outbox like everything else: the site's policy decides whether it leaves."""
         now = self._clock.monotonic()
         if now - self._told_ops < self._settings.ops_every_s:
             return

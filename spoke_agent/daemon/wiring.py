@@ -212,7 +212,7 @@ def _road(home: SpokeHome, identity: Identity, settings: SpokeSettings, clock: C
 
 
 def manners(home: SpokeHome, settings: SpokeSettings, clock: Clock) -> RateLimit:
-    """Rate, hours and budget of this site as one pace for both roads."""
+    """Rate, hours and budget of this site as one rate limit for both transports."""
     zone, paces = ZoneInfo(settings.timezone), list[RateLimit]()
     if settings.bytes_per_second:
         paces.append(TokenBucket(settings.bytes_per_second, clock=clock))

@@ -224,7 +224,7 @@ class DataStore:
     # ---- erasing ----------------------------------------------------------------------------------------------------------
 
     def erase(self, *, before: datetime | float | None = None, request_ids: Sequence[str] = (), everything: bool = False) -> int:
-        """Remove rows for good: content overwritten, write-ahead log emptied. What was made from them is `erase.py`'s matter."""
+        """Remove rows for good: content overwritten, write-ahead log emptied. `erasure.py` erases what was made of them."""
         with self._transaction():
             gone = self._remove(before, request_ids, everything=everything)
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

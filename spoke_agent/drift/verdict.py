@@ -34,7 +34,7 @@ class DriftWindow:
 
 
 def judge(profile: ReferenceProfile, table: Array) -> DriftWindow:
-    """Count, test and combine. `table` is what `model_formats.statistics.reference_profile.columns` gives for the window's rows."""
+    """Count, test and combine. `table` is what `reference_profile.columns` gives for the window's rows."""
     return judge_counts(profile, count(profile, table), rff(profile, table).sum(axis=0), len(table))
 
 

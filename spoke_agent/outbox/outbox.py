@@ -1,4 +1,4 @@
-"""The one door: asks policy and floors, writes the log, then sends."""
+"""The only way out of a site: asks policy and floors, writes the log, then sends."""
 
 import threading
 from collections.abc import Callable
@@ -138,7 +138,7 @@ class Outbox:
         return load_policy(self._home, self._me.site, self._regime)
 
     def told(self, evidence: UpdateEvidence) -> UpdateEvidence:
-        """What a report may say of an update: all of it, or nothing that was counted over rows. A closed door tells nothing."""
+        """What a report may say of an update: all of it, or nothing that was counted over rows. A closed outbox tells nothing."""
         try:
             whole = may_tell_counts(self.policy(), self._regime)
         except PolicyInvalid:

@@ -1,5 +1,6 @@
 """The serving process: follows `slots.json`, answers the Open Inference Protocol v2, and falls alone when it falls.
 
-Start reading at `server.py` (what is put together), then a request's way: `transport` -> `routes` -> `inference_protocol` ->
-`scheduler` -> `engine`, and back. `models.py` holds who is champion; `client.py` is how the agent talks to this process.
+Start at `app/server.py` (the composition). A request passes `http/transport`, `rest/routes` or `grpc/service`, `handlers/infer`,
+`models/batcher` and an engine opened by `models/loader`. `models/model_set.py` knows which version is champion. Other processes
+of the site talk to this one through `spoke_agent/server_api/`.
 """

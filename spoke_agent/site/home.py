@@ -79,12 +79,12 @@ class SpokeHome(Struct, frozen=True):
 
     @property
     def control_socket(self) -> Path:
-        """The server's private door for the agent, 0600."""
+        """The server's control socket for the agent, 0600."""
         return self.run / "control.sock"
 
     @property
     def server_socket(self) -> Path:
-        """The server's Open Inference Protocol door on this machine."""
+        """The server's Open Inference Protocol socket on this machine."""
         return self.run / "server.sock"
 
     @property
@@ -98,7 +98,7 @@ class SpokeHome(Struct, frozen=True):
         return self.run / "grpc.port"
 
     def worker_socket(self, number: int) -> Path:
-        """The private door of one of several server processes, 0600."""
+        """The control socket of one of several server processes, 0600."""
         return self.run / f"worker-{number}.sock"
 
     def strangers(self, process: str) -> Path:
@@ -107,7 +107,7 @@ class SpokeHome(Struct, frozen=True):
 
     @property
     def agent_socket(self) -> Path:
-        """The agent's private door for the command line, 0600."""
+        """The agent's local socket for the command line, 0600."""
         return self.run / "agent.sock"
 
     @property

@@ -84,7 +84,7 @@ class SpokeSettings(Value):
 
     # transfer
     transport: Literal["auto", "mqtt", "https"] = "auto"
-    """Which road packages take here; `auto` leaves it to the directive, then tries MQTT and falls back to HTTPS."""
+    """Which transport packages take here; `auto` leaves it to the directive, then tries MQTT and falls back to HTTPS."""
     bytes_per_second: Annotated[int, Meta(ge=0)] = 0
     """Ceiling on the download rate; 0 is none."""
     bytes_per_day: Annotated[int, Meta(ge=0)] = 0

@@ -1,1 +1,1 @@
-"""Adapting a model's head to a site, without torch: features, fit, gate, and the adapters that came of it."""
+"""Fitting a model to a site: features, recipe, schedule, the whole-model fit, and when an adapter is used or withdrawn."""

@@ -1,5 +1,5 @@
-"""Upkeep of adapters: a new base gets its own fit or none; a fresh one is in probation until it has stood enough labels; one that
-labels turn against retreats by itself.
+"""The life of adapters: a new base gets its own fit or none; a fresh adapter is in probation until it has enough labels; one
+that labels turn against is switched off.
 
 In probation labels are looked at as they come, so the test is one that may be looked at as often as one likes (an e-value).
 """
@@ -10,12 +10,12 @@ import numpy as np
 
 from model_formats.core.errors import SpokeshaveError
 from model_formats.statistics.distributions import binomial_tail
+from model_formats.statistics.e_values import e_value_below
 from spoke_agent.adapters.gate import GateVerdict, judge_pair, side_by_side
 from spoke_agent.data.store import DataStore
 from spoke_agent.site.slots import ModelSlots, read_slots
 from spoke_agent.tuning.features import labels_of
 from spoke_agent.tuning.tuner import Tuner
-from spoke_agent.update.acceptance import e_value_below
 
 __all__ = ["PROVEN", "AdapterLifecycle"]
 

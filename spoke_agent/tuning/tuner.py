@@ -17,8 +17,7 @@ from model_formats.package.adapter import Head
 from model_formats.package.image_layout import BlobReader
 from spoke_agent.adapters.errors import AdapterUnknown, GateClosed, NotAdaptable, TooFewLabels
 from spoke_agent.adapters.gate import AdapterGateTerms, GateVerdict
-from spoke_agent.adapters.store import AdapterRecord, AdapterStore, ShadowComparison, StoredAdapter
-from spoke_agent.daemon.erasure import Retired
+from spoke_agent.adapters.store import AdapterRecord, AdapterStore, Retired, ShadowComparison, StoredAdapter
 from spoke_agent.data.store import DataStore, StoredBatch
 from spoke_agent.server_api.errors import ServerUnreachable
 from spoke_agent.server_api.messages import ReconcileAnswer
@@ -99,7 +98,7 @@ class Tuner:
         return TuneOutcome(kept, kept.record.gate, serving)
 
     def refit(self, model: str, slot: Slot) -> AdapterSlot | None:
-        """An adapter for a version that is about to be committed: one from the shelf, or a new fit; None when neither is better.
+        """An adapter for a version that is about to be committed: a stored one, or a new fit; None when neither is better.
 
         Call it before the new base answers. Nothing is switched here.
         """

@@ -5,15 +5,15 @@ lasts, a fault is called only by an e-value (a mixture likelihood ratio; Ville's
 1/alpha with probability at most alpha, however often one looks). At the end one exact one-sided binomial test decides.
 """
 
-import math
 from dataclasses import dataclass
 
-from model_formats.documents.evidence import expected_accuracy
 from model_formats.statistics.distributions import binomial_tail
+from model_formats.statistics.e_values import e_value_below
+from model_formats.statistics.expected_accuracy import expected_accuracy
 from sync.core.types import Reason
 from sync.protocol.messages import ProbationTerms, ShadowTerms
 
-__all__ = ["ProbationCounts", "ShadowCounts", "Verdict", "at_most", "e_value_below", "judge_probation", "judge_shadow"]
+__all__ = ["ProbationCounts", "ShadowCounts", "Verdict", "at_most", "judge_probation", "judge_shadow"]
 
 EARLY_ALPHA = 0.01
 """Chance that a version as good as it claims is called bad during the soak."""
@@ -99,22 +99,6 @@ def at_most(k: int, n: int, p: float) -> float:
     return binomial_tail(n - k, n, 1 - p)
 
 
-def e_value_below(n: int, k: int, p: float) -> float:
-    """Evidence against 'the success probability is at least p' from k successes in n: a likelihood ratio mixed over U(0, p).
-
-    The integral of q^k (1-q)^(n-k) over (0, p) is a binomial tail: P(Bin(n+1, p) > k) / ((n+1) C(n,k)).
-    """
-    if n == 0 or p <= 0:
-        return 1.0
-    if p >= 1:
-        return math.inf if k < n else 1.0
-    above = binomial_tail(k + 1, n + 1, p)
-    if above <= 0:
-        return 0.0
-    log_e = math.log(above) - math.log(n + 1) - _log_pmf(n, k, p) - math.log(p)
-    return math.exp(min(log_e, 700.0))
-
-
 def _below(n: int, k: int, floor: float, *, ended: bool) -> bool:
     if e_value_below(n, k, floor) >= 1 / EARLY_ALPHA:
         return True
@@ -128,8 +112,3 @@ def _surely_above(bad: int, n: int, share: float) -> bool:
 def _probation_ended(terms: ProbationTerms, seen: ProbationCounts) -> bool:
     enough = seen.requests >= terms.min_requests and seen.labelled >= terms.min_labelled
     return seen.waited_s >= terms.soak_s and (enough or seen.waited_s >= terms.max_wait_s)
-
-
-def _log_pmf(n: int, k: int, p: float) -> float:
-    choose = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-    return choose + k * math.log(p) + (n - k) * math.log1p(-p)

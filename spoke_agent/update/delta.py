@@ -24,7 +24,7 @@ def by_delta(
 ) -> int | None:
     """Fetch the delta and make the file of it; returns the bytes received, None where it did not lead to the file.
 
-    Raises what the road raises; the delta's own blocks are kept for the next try.
+    Raises what the transport raises; the delta's own blocks are kept for the next try.
     """
     received = transport.fetch(desired, Descriptor(offer.delta, offer.size, OCTETS), None, store, cancel=cancel)
     if cancel.is_set() or not store.has(offer.delta):

@@ -88,7 +88,7 @@ class StateHandlers:
         self._labels, self._clock, self._capacity, self._timer = labels, clock, capacity, timer
         self._fetching: list[str] = []
         self.others_arrive: Callable[[str | None], bool] = lambda _model: False
-        """Whether blobs of another model than this are on their way: the updater says so, who has the journal."""
+        """Whether blobs of another model than this are on their way: the controller knows, since it has the journal."""
         self.arriving: dict[str, tuple[int, int]] = {}
         """Of the file that is on its way for a model: bytes here, and bytes in all."""
         self._shortcuts: set[str] = set()

@@ -1,4 +1,4 @@
-"""What the update machine needs from outside, as small protocols. The agent wires the real ones; tests give twins in memory."""
+"""What the update machine needs from outside, as small protocols. The agent wires the real ones; tests give in-memory fakes."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ class Trust(Protocol):
 
 
 class Transport(Protocol):
-    """A road for blobs."""
+    """A way to fetch blobs."""
 
     def fetch(
         self,
@@ -59,7 +59,7 @@ class Transport(Protocol):
     ) -> int:
         """Bring one blob into the store, going on where an earlier try stopped; returns the bytes received now.
 
-        Returns early, without the blob, when cancelled. Raises a retryable HubError when the road is closed.
+        Returns early, without the blob, when cancelled. Raises a retryable HubError when the transport is unavailable.
         """
 
 

@@ -2,7 +2,7 @@
 
     IDLE -> ADMITTED -> STAGING -> VERIFIED -> SHADOW -> ARMED -> PROBATION -> COMMITTED
 
-Each state names the work that is done *in* it (`steps.py`); the work's outcome is the event that leaves it. The state is saved
+Each state names the work that is done *in* it (`executor.py`); the work's outcome is the event that leaves it. The state is saved
 before its work begins. From a variant that is off on this machine SHADOW goes back to STAGING with the next one of the package
 (OTHER_VARIANT); which were tried is saved with that transition, and each is tried once. What a restart does is part of the table
 (event RESTARTED):

@@ -1,4 +1,4 @@
-"""The roads a blob may take: MQTT blocks, HTTPS ranges, whichever works, or none at all. All end in the same store."""
+"""The transports of a blob: MQTT blocks, HTTPS ranges, one after the other, or none. All write into the same store."""
 
 import secrets
 import threading
@@ -95,7 +95,7 @@ class HttpsTransport:
 
 
 class Transports:
-    """The road that site and directive agree on. `auto` takes MQTT, and HTTPS where MQTT fails.
+    """The transport that site and directive agree on. `auto` takes MQTT, and HTTPS where MQTT fails.
 
     When a broker falls, it falls for all: each spoke waits a random part of `spread_s` seconds before it turns to HTTPS, where
     every spoke costs the hub a copy. On MQTT they may all come at once, since one copy serves them.

@@ -7,7 +7,7 @@ The file is a plain tar (ustar) of an OCI image layout, so `skopeo` reads it as 
     tuf/<file>       the whole TUF set; its timestamp is signed for the sideload lane and this site
     oci-layout  index.json  blobs/sha256/<hex> ...
 
-It can be encrypted to the site's device key (`sync.trust.encrypted_bundle`). `apply_bundle` reads it once, from front to back, in bounded
+It can be encrypted to the site's device key (`encrypted_bundle.py`). `apply_bundle` reads it once, from front to back, in bounded
 memory, and checks in this order:
 
 1. Members are plain files with names that a bundle may have, in order; the head is small.

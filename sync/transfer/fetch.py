@@ -1,4 +1,4 @@
-"""Blobs over HTTPS by Range (RFC 9110, section 14), into the same partial files as the block transfer: either road goes on
+"""Blobs over HTTPS by Range (RFC 9110, section 14), into the same partial files as the block transfer: either transport goes on
 where the other stopped.
 """
 

@@ -93,7 +93,7 @@ class ReleaseTerms(Value):
 
 
 class Freshness(Value):
-    """What our timestamps say beside the TUF fields: when they were issued, for which lane, and for which site on a stick."""
+    """What our timestamps say beside the TUF fields: when they were issued, for which lane, and (sideload) for which site."""
 
     issued: AwareDatetime
     lane: Lane = "online"

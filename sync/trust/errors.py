@@ -8,7 +8,7 @@ RefusedError
     ├── ReleaseRefused      a version that may not run here, or not now
     ├── ContentsRefused     the bytes of a package
     ├── ReportRefused       a spoke's word to the hub
-    └── BundleRefused       a sideload file (sync.bundle)
+    └── BundleRefused       a sideload file (sync.sideload.bundle)
 """
 
 from model_formats.core.errors import HubError, OperatorError, RefusedError

@@ -1,6 +1,6 @@
 """What may run here: every decision of trust between hub and spoke, as one numbered list. Pure functions over plain values.
 
-Whatever way the bytes came (MQTT, HTTPS, a stick), the same numbers decide; each is repeated at its block.
+Whatever way the bytes came (MQTT, HTTPS, a sideloaded bundle), the same numbers decide; each is repeated at its block.
 
 The directive (hub -> spoke), `verify_directive`:
  1. It is signed by `threshold` of the director keys that the TUF targets name.

@@ -1,7 +1,7 @@
 """One hub and one spoke's home, of real parts: TUF, directives, publisher's signature, package, block sender and receiver.
 
 The spoke serves version 1 with an adapter of its own. Version 2 has the same trunk and another vocabulary, so the adapter still
-fits. Only two things are twins: the broker is the one in memory, and the serving process answers without loading a model (it
+fits. Only two things are fakes: the broker is the one in memory, and the serving process answers without loading a model (it
 writes nothing of an update; that it may be killed itself is tests/spoke_agent/daemon/test_two_processes.py).
 """
 

@@ -1,4 +1,4 @@
-"""A spoke's update machine with twins in memory around it (hub, road, server, labels, clock). Its files are real."""
+"""A spoke's update controller with in-memory fakes around it (hub, transport, server, labels, clock). Its files are real."""
 
 import atexit
 import shutil

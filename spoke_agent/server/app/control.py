@@ -1,4 +1,4 @@
-"""The agent's private door: reconcile, stats, serving. On a unix socket of mode 0600; nothing here is for callers of models."""
+"""The control interface for the agent: reconcile, stats, serving. A unix socket of mode 0600, not for callers of models."""
 
 import asyncio
 import time

@@ -1,7 +1,7 @@
 """`spoke serve --workers N`: server processes on one port, and the parent that starts them and speaks for them.
 
 The kernel deals TCP connections to the workers (SO_REUSEPORT); the unix socket is one, accepted by whoever is free. Each worker
-is a whole server of its own: sessions, lanes, capture, following `slots.json`. They share the memory ceiling and the capture
+is a whole server of its own: sessions, batchers, capture, following `slots.json`. They share the memory ceiling and the capture
 budget evenly. The parent serves no model: it holds the lock of the home and the control socket, passes a reconcile on to one
 worker after the other, and tells their counts as sums. A worker that ends is started anew; one that ends as no restart can mend
 ends them all.

@@ -1,4 +1,4 @@
-"""One worker of `spoke serve --workers N`: `python -m spoke_agent.server.app.worker_process NUMBER FD`, started by the parent (`workers.py`).
+"""One worker of `spoke serve --workers N`, started by `worker_pool.py` as `python -m ...worker_process NUMBER FD`.
 
 FD is the unix socket that all workers accept on. Its settings are the first line of its input; when that ends, so has the parent.
 """

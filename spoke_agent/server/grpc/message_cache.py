@@ -2,7 +2,7 @@
 bytes, and so is all of an answer but the same two.
 
 Only the form that clients send is cut here: the id in its place, the raw tensors last. Anything else, damaged bytes among it, is
-left to the whole parser (`tensors.py`), so nothing is judged twice and nothing is judged here.
+left to the whole parser (`codec.py`), so nothing is judged twice and nothing is judged here.
 Source: protocol buffers' wire format; every field of ModelInferRequest is length-delimited.
 """
 

@@ -1,4 +1,4 @@
-"""The gRPC door: listens, guards, and tells errors in gRPC's words. Needs the extra `grpc`.
+"""The gRPC server: listens, checks tokens, and maps errors to gRPC statuses. Needs the extra `grpc`.
 
 The server is the library's blocking one on a few threads: measured faster than its asyncio one (tests/bench/grpc.py). Health has
 a thread of its own, so that it answers while all others wait for a slow model.

@@ -1,4 +1,4 @@
-"""The methods of the service, from bytes to bytes, over the same models and lanes as HTTP.
+"""The methods of the service, from bytes to bytes, over the same models and batchers as HTTP.
 
 gRPC calls them on threads of its own. A method reads its request and writes its answer there; in between the server's loop queues
 it, unless the model is quick and nothing waits: then it runs on that thread too, and the loop only counts it. Nothing here knows
@@ -40,7 +40,7 @@ _now = time.monotonic
 
 
 class GrpcJob:
-    """A gRPC request: run on its own thread, or in a lane while its thread waits."""
+    """A gRPC request: run on its own thread, or by the batcher while its thread waits."""
 
     __slots__ = (
         "_done",
@@ -219,7 +219,7 @@ class Service:
             handed.popleft().submit(models)
 
     def _count(self) -> None:
-        """What a lane does for those it runs, for all that ran on their own threads since the last time."""
+        """What a batcher does for those it runs, for all that ran on their own threads since the last time."""
         ran = self._ran
         self._counting = False  # before looking, as above
         groups: dict[tuple[Version, str, object], list[DirectRun]] = {}

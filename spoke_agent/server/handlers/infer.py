@@ -23,7 +23,7 @@ _OCTETS = b"application/octet-stream"
 
 
 class InferJob:
-    """An HTTP request in a lane."""
+    """An HTTP request in a batcher's queue."""
 
     __slots__ = (
         "adapter",
@@ -104,7 +104,7 @@ def infer(models: ModelSet, templates: RequestTemplates, model: str, number: str
 
 
 def _answered_alone(exchange: Exchange, request: InferRequest, current: LoadedModel, version: Version, rows: int) -> bool:
-    """Answer a request whose caller is alone: the way through the lane costs as much as a short run. False leaves it to the lane,
+    """Answer a request whose caller is alone: the queue costs as much as a short run. False leaves it to the batcher,
     which judges and tells what is not as usual.
     """
     adapter_name, adapter = "", None

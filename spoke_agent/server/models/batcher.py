@@ -1,7 +1,7 @@
 """Batches of what arrived together. No timers: what is there when a run can start goes into it.
 
 A `Batcher` belongs to one loaded version. Jobs that arrive in one turn of the event loop are grouped by key (trailing shapes and
-adapter) and run as one batch, on the loop itself when a run is short (`placement` loop) or on the lane's own thread when it is
+adapter) and run as one batch, on the loop itself when a run is short (`placement` loop) or on the batcher's own thread when it is
 not. On the loop, jobs run at once when enough wait, for more would make no row cheaper. Each job gets exactly its own rows back.
 The queue is bounded by the time it would take to work it off, not by a count alone.
 """
@@ -58,7 +58,7 @@ class Run(Protocol):
 
 
 class Job(Protocol):
-    """What a lane needs of a request."""
+    """What a batcher needs of a request."""
 
     mirrored: bool = False
     """True for a copy of live traffic: nobody waits for it, it is neither counted nor captured."""
@@ -121,7 +121,7 @@ class Batcher:
         placement: Placement,
         *,
         loop: asyncio.AbstractEventLoop,
-        name: str = "lane",
+        name: str = "batcher",
         outputs: Sequence[str] | None = None,
         batched: bool = True,
         max_rows: int = 256,
@@ -199,7 +199,7 @@ class Batcher:
         return outputs
 
     def execute(self, batch: Batch) -> None:
-        """Run a batch, on the loop or on the lane's thread; an error is kept for the callers."""
+        """Run a batch, on the loop or on the batcher's thread; an error is kept for the callers."""
         started = batch.started = _now()
         try:
             batch.outputs = self.run(batch.inputs, batch.rows, batch.jobs[0].adapter)
@@ -353,7 +353,7 @@ class RowsWrong(SpokeshaveError):
 
 
 class _Worker:
-    """The thread of a lane: runs one batch at a time, and wakes the loop once for each."""
+    """The thread of a batcher: runs one batch at a time, and wakes the loop once for each."""
 
     def __init__(self, batcher: Batcher, loop: asyncio.AbstractEventLoop, name: str) -> None:
         self.busy = False

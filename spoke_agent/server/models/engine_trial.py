@@ -1,4 +1,4 @@
-"""`python -m spoke_agent.server.models.engine_trial QUESTION`: run one model file in every way that is asked for, in a process that may grow or
+"""`python -m ...engine_trial QUESTION`: run one model file in every way that is asked for, in a process that may grow or
 fall, and then ends.
 
 The server asks (`apart`) and never runs what it has not seen to end well. A child that crashes on an instruction, or hangs, costs

@@ -4,7 +4,7 @@ In order:
 1. the package opens, and is of the model and version that the slot says;
 2. there is memory for it;
 3. every file of the variant hashes to its digest, the one that will be mapped by our own hash;
-4. the engine and its mode: the fastest that gives the golden outputs, measured in a child process and remembered (`choice.py`),
+4. the engine and its mode: the fastest that gives the golden outputs, measured in a child and stored (`engine_choice.py`),
    so that the serving process never carries an engine it does not use, nor falls with one that this CPU cannot run;
 5. golden vectors in this very session;
 6. the cost of a row and of a batch, which decides placement and batch size.
@@ -161,7 +161,7 @@ def stored_adapters(home: SpokeHome, loaded: LoadedVersion) -> dict[str, HeadAda
     from sync.trust.keys import load_signer
 
     found: dict[str, HeadAdapter] = {}
-    with contextlib.suppress(SpokeshaveError, OSError, RuntimeError):  # a shelf that cannot be believed offers nothing
+    with contextlib.suppress(SpokeshaveError, OSError, RuntimeError):  # adapters whose records cannot be verified are not offered
         signer = load_signer(home.identity / "device.key")
         adapter_store = AdapterStore(home.adapters, signer=signer, key=signer.public_key)
         records = [kept.record for kept in adapter_store.all(loaded.model) if kept.trusted]

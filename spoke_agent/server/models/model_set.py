@@ -1,6 +1,6 @@
 """Who answers: the places of every model, following `slots.json`, swapped by one assignment.
 
-A reconcile loads what is new on a thread of its own (verify, golden vectors, measure), then puts one new `LoadedModel` object in place
+A reconcile loads what is new on a thread of its own (verify, golden vectors, measure), then puts one new LoadedModel in place
 of the old one. Requests already taken keep the version they were given; it goes away when the last of them is answered. What
 cannot be loaded changes nothing for callers: the version that answered before goes on, or last-good.
 """

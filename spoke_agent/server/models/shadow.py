@@ -157,7 +157,7 @@ class _Then(Protocol):
 
 
 class _MirrorJob(Job):
-    """A mirrored batch in a lane. It is nobody's request, so it is not counted as one (see `Version`)."""
+    """A mirrored batch in the queue. It is nobody's request, so it is not counted as one (see `Version`)."""
 
     mirrored = True
     started = 0.0

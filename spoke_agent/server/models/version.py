@@ -1,4 +1,4 @@
-"""A loaded version at work: its session, its lane, its counts, and who else sees its batches (capture, mirror)."""
+"""A loaded version at work: its session, its batcher, its counts, and who else sees its batches (capture, mirror)."""
 
 import asyncio
 import time
@@ -44,7 +44,7 @@ class CountedJob(Job, Protocol):
 
 
 class DirectRun(Struct):
-    """A request that ran past the lane and has its answer. Times are monotonic."""
+    """A request that ran without the queue and has its answer. Times are monotonic."""
 
     inputs: Mapping[str, Array]
     outputs: Sequence[Array]
@@ -199,9 +199,9 @@ class Version:
     def run_direct(
         self, inputs: Mapping[str, Array], rows: int, adapter: HeadAdapter | None, lent: InPlace | None = None
     ) -> tuple[Sequence[Array], float, float] | None:
-        """On any thread, while the lane is `idle_inline`: run what nobody shares, past the lane. `ran_alone` counts it afterwards.
+        """On any thread, while the batcher is `idle_inline`: run one request without the queue. `ran_alone` counts it afterwards.
 
-        Returns the outputs, the monotonic time at which the run began, and its seconds; None for what the lane must judge and
+        Returns the outputs, the monotonic time at which the run began, and its seconds; None for what the batcher must judge and
         tell: values out of contract, or a run that failed.
         """
         if not self.signature.within(inputs):

@@ -1,7 +1,7 @@
 """The Open Inference Protocol v2 in bytes: an infer request in, an infer response out, JSON and binary tensors both ways.
 
 Reads untrusted input: `parse_request` raises RequestInvalid (or a kind of it) that names the field, never anything else. It knows
-nothing of models; `signature.py` then holds the request against what a model takes.
+nothing of models; `models/contract_check.py` then checks the request against the model's contract.
 Source: KServe Open Inference Protocol v2, REST, and Triton's binary tensor data extension.
 """
 

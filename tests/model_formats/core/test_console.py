@@ -47,7 +47,8 @@ def test_a_table_that_goes_into_a_file_loses_nothing(capfd: pytest.CaptureFixtur
 def test_a_line_of_the_log_says_what_the_event_carries() -> None:
     program = (
         "import logging; from model_formats.core.logging import log_to_stderr; log_to_stderr();"
-        "logging.getLogger('tuf').info('quiet'); log = logging.getLogger('hub.app.hub_process'); log.info('said', extra={'port': 1});"
+        "logging.getLogger('tuf').info('quiet'); log = logging.getLogger('hub.app.hub_process');"
+        "log.info('said', extra={'port': 1});"
         "log.warning('upkeep.failed', extra={'part': 'renewal', 'code': 'hub_unreachable'})"
     )
     told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stderr

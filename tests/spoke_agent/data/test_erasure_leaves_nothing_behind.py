@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spoke_agent.daemon.erasure import ErasureRecord, Retired, Scope, erase
+from spoke_agent.adapters.store import Retired
+from spoke_agent.daemon.erasure import ErasureRecord, Scope, erase
 from spoke_agent.data.crypto import load_site_key
 from spoke_agent.data.store import DataLimits, DataStore, RowBatch
 from sync.core.clock import ManualClock

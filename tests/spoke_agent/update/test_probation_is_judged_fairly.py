@@ -5,14 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from spoke_agent.update.acceptance import (
-    ProbationCounts,
-    ShadowCounts,
-    at_most,
-    e_value_below,
-    judge_probation,
-    judge_shadow,
-)
+from model_formats.statistics.e_values import e_value_below
+from spoke_agent.update.acceptance import ProbationCounts, ShadowCounts, at_most, judge_probation, judge_shadow
 from sync.core.types import Reason
 from sync.protocol.messages import ProbationTerms, ShadowTerms
 
