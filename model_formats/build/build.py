@@ -14,21 +14,12 @@ from pathlib import Path
 import numpy as np
 from msgspec.structs import replace
 
-from model_formats.package.adapter import write_anchors
-from model_formats.build.model_card import card
-from model_formats.documents.feature_contract import FeatureContract
 from model_formats.build.dataset import BuildData
-from model_formats.core.errors import OperatorError
-from model_formats.documents.evidence import CalibrationSet, Evidence, GateResult, VariantEvidence
-from model_formats.export.source import ModelSource
-from model_formats.package.golden import Golden, write_golden
-from model_formats.runtimes.benchmark import cpu_name
-from model_formats.statistics.reference_profile import ReferenceProfile
+from model_formats.build.model_card import card
 from model_formats.build.provenance import provenance
 from model_formats.build.reference_data import anchors_of, golden_rows, golden_vectors, profile_of
 from model_formats.build.scoring import METRICS, check_rows
-from model_formats.documents.package_spec import ANCHORS, CARD, CONTRACT, EVIDENCE, GOLDEN, PROFILE, PROVENANCE, SPEC, PackageSpec, Residency
-from model_formats.core.types import ModelRef, digest_of_file
+from model_formats.build.session import FP32, IR, BuildOptions, BuildSession, Progress
 from model_formats.build.variants import (
     drop_slow,
     engines_of,
@@ -41,7 +32,27 @@ from model_formats.build.variants import (
     try_other_classes,
     variant_spec,
 )
-from model_formats.build.session import FP32, IR, BuildOptions, Progress, BuildSession
+from model_formats.core.errors import OperatorError
+from model_formats.core.types import ModelRef, digest_of_file
+from model_formats.documents.evidence import CalibrationSet, Evidence, GateResult, VariantEvidence
+from model_formats.documents.feature_contract import FeatureContract
+from model_formats.documents.package_spec import (
+    ANCHORS,
+    CARD,
+    CONTRACT,
+    EVIDENCE,
+    GOLDEN,
+    PROFILE,
+    PROVENANCE,
+    SPEC,
+    PackageSpec,
+    Residency,
+)
+from model_formats.export.source import ModelSource
+from model_formats.package.adapter import write_anchors
+from model_formats.package.golden import Golden, write_golden
+from model_formats.runtimes.benchmark import cpu_name
+from model_formats.statistics.reference_profile import ReferenceProfile
 
 __all__ = ["BuildOptions", "BuildResult", "FolderExists", "build_model_folder"]
 

@@ -1,7 +1,7 @@
 """What a variant does on a class of CPU: golden outputs and score of each way to run it. `emulated.py` asks it of other classes.
 
-`python -m model_formats.build.class_evidence` reads a question as JSON and writes a line before and after each trial: a child process
-that a kernel kills tells by its last line which trial it was.
+`python -m model_formats.build.class_evidence` reads a question as JSON and writes a line before and after each trial: when the
+operating system kills such a child process, its last line names the trial that it died of.
 """
 
 import sys
@@ -14,14 +14,14 @@ import msgspec
 import numpy as np
 
 from model_formats.build.dataset import Rows, read_rows
+from model_formats.build.scoring import Task, score
+from model_formats.core.cpu_class import CpuClass, emulated, this_class
 from model_formats.core.errors import SpokeshaveError
+from model_formats.core.runtime import Array, Candidate, Session, candidates
 from model_formats.documents.evidence import ClassEvidence
 from model_formats.package.golden import Golden, GoldenResult, check_golden, read_golden
 from model_formats.runtimes.benchmark import measure_speed
-from model_formats.core.runtime import Array, Candidate, Session, candidates
 from model_formats.runtimes.select import open_session
-from model_formats.core.cpu_class import CpuClass, emulated, this_class
-from model_formats.build.scoring import Task, score
 
 __all__ = ["TrialQuestion", "Trial", "TrialResult", "lost", "needless", "try_here", "trials_of"]
 

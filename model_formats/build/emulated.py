@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from model_formats.build.class_evidence import TrialQuestion, Trial, TrialResult, answers, lost, needless
+from model_formats.build.class_evidence import Trial, TrialQuestion, TrialResult, answers, lost, needless
 from model_formats.core.cpu_class import CpuClass, this_class
 
 __all__ = ["EMULATOR", "emulated_classes", "try_emulated"]
@@ -46,7 +46,9 @@ def try_emulated(
     return done, not left
 
 
-def _one_process(question: TrialQuestion, cpu_class: CpuClass, done: list[TrialResult], limit_s: float) -> tuple[Ended, Trial | None]:
+def _one_process(
+    question: TrialQuestion, cpu_class: CpuClass, done: list[TrialResult], limit_s: float
+) -> tuple[Ended, Trial | None]:
     """Run trials until the process ends or time is up; `done` grows. Gives the trial that it died of."""
     command = [EMULATOR, "-cpu", _MODELS[cpu_class], sys.executable, "-m", "model_formats.build.class_evidence"]
     began: int | None = None

@@ -5,10 +5,10 @@ the package's own documents, told in Markdown. Everything in it is measured or s
 
 from collections.abc import Iterable, Iterator
 
-from model_formats.documents.feature_contract import FeatureContract
 from model_formats.documents.evidence import ClassEvidence, Evidence
-from model_formats.statistics.reference_profile import ReferenceProfile
+from model_formats.documents.feature_contract import FeatureContract
 from model_formats.documents.package_spec import PackageSpec
+from model_formats.statistics.reference_profile import ReferenceProfile
 
 __all__ = ["card"]
 

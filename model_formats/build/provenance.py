@@ -10,9 +10,9 @@ from typing import Any
 
 import rfc8785
 
+from model_formats.core.types import hex_of
 from model_formats.documents.evidence import Evidence
 from model_formats.documents.package_spec import PackageSpec
-from model_formats.core.types import hex_of
 
 __all__ = ["BUILD_TYPE", "provenance"]
 

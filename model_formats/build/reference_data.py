@@ -5,19 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
-from model_formats.package.adapter import Anchors, Head
 from model_formats.arithmetic import Evaluator, NotEvaluable
-from model_formats.statistics.calibration import confidence
-from model_formats.statistics.accuracy_estimate import Estimate, EstimateWindow, fit_estimate
-from model_formats.export.graph import constants, load_graph
-from model_formats.package.golden import Golden
-from model_formats.statistics.reference_profile import ReferenceProfile, build_profile
-from model_formats.core.runtime import Array, Session
-from model_formats.runtimes.select import open_session
-from model_formats.runtimes.onnx import open_onnx
 from model_formats.build.scoring import predict
-from model_formats.documents.package_spec import AdapterPoint
 from model_formats.build.session import FP32, BuildSession
+from model_formats.core.runtime import Array, Session
+from model_formats.documents.package_spec import AdapterPoint
+from model_formats.export.graph import constants, load_graph
+from model_formats.package.adapter import Anchors, Head
+from model_formats.package.golden import Golden
+from model_formats.runtimes.onnx import open_onnx
+from model_formats.runtimes.select import open_session
+from model_formats.statistics.accuracy_estimate import Estimate, EstimateWindow, fit_estimate
+from model_formats.statistics.calibration import confidence
+from model_formats.statistics.reference_profile import ReferenceProfile, build_profile
 
 __all__ = ["anchors_of", "golden_rows", "golden_vectors", "profile_of"]
 

@@ -5,11 +5,11 @@ from typing import Literal
 
 import numpy as np
 
-from model_formats.documents.feature_contract import FeatureContract
 from model_formats.build.dataset import Rows
 from model_formats.core.errors import AuthorError
-from model_formats.documents.evidence import SliceScore
 from model_formats.core.runtime import Array, Session
+from model_formats.documents.evidence import SliceScore
+from model_formats.documents.feature_contract import FeatureContract
 
 __all__ = ["METRICS", "LabelsRefused", "check_rows", "predict", "score", "slices"]
 

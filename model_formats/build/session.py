@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from model_formats.documents.feature_contract import FeatureContract
 from model_formats.build.dataset import BuildData, Rows
-from model_formats.documents.evidence import ClassEvidence, Lineage
-from model_formats.core.runtime import Candidate, Engine, Session
-from model_formats.runtimes.select import open_exact, open_session
 from model_formats.build.scoring import predict, score
+from model_formats.core.runtime import Candidate, Engine, Session
+from model_formats.documents.evidence import ClassEvidence, Lineage
+from model_formats.documents.feature_contract import FeatureContract
 from model_formats.documents.package_spec import AdapterPoint
+from model_formats.runtimes.select import open_exact, open_session
 
 __all__ = ["FP32", "INT8", "IR", "BuildOptions", "Progress", "BuildSession"]
 

@@ -8,24 +8,24 @@ from pathlib import Path
 import numpy as np
 
 from model_formats.build.class_evidence import TrialQuestion, TrialResult, needless, trials_of, try_here
-from model_formats.documents.feature_contract import FeatureContract
 from model_formats.build.dataset import Rows, write_rows
 from model_formats.build.emulated import emulated_classes, try_emulated
+from model_formats.build.scoring import METRICS, predict, score, slices
+from model_formats.build.session import FP32, INT8, IR, BuildSession
+from model_formats.core.runtime import Array, Engine
 from model_formats.documents.evidence import GateResult, VariantEvidence
+from model_formats.documents.feature_contract import FeatureContract
+from model_formats.documents.package_spec import Requirements, VariantSpec
 from model_formats.export.graph import load_graph, save_graph
 from model_formats.export.head import expose_head
 from model_formats.export.source import ExportFailed, ModelSource, ParityFailed
 from model_formats.package.golden import Golden, GoldenMismatch, check_golden, write_golden
-from model_formats.runtimes.benchmark import is_slower, measure_speed, peak_rss_mb
-from model_formats.quantize.dynamic import DynamicInt8
 from model_formats.quantize.accuracy_gate import AccuracyDropRefused, Quantized, judge, quantize_within
+from model_formats.quantize.dynamic import DynamicInt8
 from model_formats.quantize.layers import QuantizeRecipe, prepare, suggest
 from model_formats.quantize.static import StaticQdq
-from model_formats.core.runtime import Array, Engine
+from model_formats.runtimes.benchmark import is_slower, measure_speed, peak_rss_mb
 from model_formats.runtimes.select import open_exact, open_session
-from model_formats.build.scoring import METRICS, predict, score, slices
-from model_formats.documents.package_spec import Requirements, VariantSpec
-from model_formats.build.session import FP32, INT8, IR, BuildSession
 
 __all__ = [
     "drop_slow",
