@@ -16,6 +16,7 @@ from msgspec import Meta
 from model_formats.core.document import Value
 from model_formats.core.runtime import Array
 from model_formats.statistics.calibration import calibrate
+from model_formats.statistics.intervals import Z95
 
 __all__ = ["AccuracyEstimate", "Basis", "Estimate", "EstimateWindow", "estimate_accuracy", "fit_estimate"]
 
@@ -97,7 +98,7 @@ def estimate_accuracy(estimate: Estimate, window: EstimateWindow) -> AccuracyEst
     signals = (_signals(estimate.basis, window) - np.array(estimate.centre)) / np.array(estimate.scale)
     value = float(np.clip(signals @ np.array(estimate.weights) + estimate.bias, 0.0, 1.0))
     rows = len(window.confidence)
-    half = float(np.hypot(estimate.interval, 1.645 * np.sqrt(max(value * (1 - value), 0.01) / max(rows, 1))))
+    half = float(np.hypot(estimate.interval, Z95 * np.sqrt(max(value * (1 - value), 0.01) / max(rows, 1))))
     outside = float((_distance(estimate.basis, window.features) > estimate.basis.boundary).mean()) if rows else 1.0
     return AccuracyEstimate(value, max(0.0, value - half), min(1.0, value + half), outside < estimate.max_outside, rows)
 

@@ -6,7 +6,7 @@ Sources: Numerical Recipes 6.2 to 6.4 (incomplete gamma and beta by series and c
 import math
 from collections.abc import Sequence
 
-__all__ = ["binomial_tail", "cauchy", "chi2_tail", "f_tail", "kolmogorov_tail"]
+__all__ = ["binomial_at_least", "binomial_at_most", "cauchy", "chi2_tail", "f_tail", "kolmogorov_tail"]
 
 _TINY = 1e-300
 _STEPS = 1000
@@ -33,13 +33,18 @@ def f_tail(value: float, d1: float, d2: float) -> float:
     return _beta(d2 / 2.0, d1 / 2.0, d2 / (d2 + d1 * value)) if value > 0 else 1.0
 
 
-def binomial_tail(successes: int, trials: int, p: float) -> float:
+def binomial_at_least(successes: int, trials: int, p: float) -> float:
     """P(X >= successes) of `trials`, exactly (by way of the incomplete beta)."""
     if successes <= 0:
         return 1.0
     if successes > trials or p <= 0:
         return 0.0
     return 1.0 if p >= 1 else _beta(float(successes), float(trials - successes + 1), p)
+
+
+def binomial_at_most(successes: int, trials: int, p: float) -> float:
+    """P(X <= successes) of `trials`, exactly: as many failures, or more."""
+    return binomial_at_least(trials - successes, trials, 1 - p)
 
 
 def cauchy(ps: Sequence[float]) -> float:

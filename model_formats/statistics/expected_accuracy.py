@@ -1,6 +1,6 @@
 """The accuracy that a site can be expected to see: the author's claim, or less where the version before proved less there."""
 
-from model_formats.statistics.distributions import binomial_tail
+from model_formats.statistics.distributions import binomial_at_least
 
 __all__ = ["MIN_COMPARED", "expected_accuracy"]
 
@@ -18,5 +18,5 @@ def expected_accuracy(claim: float | None, champion_correct: int, champion_label
     if claim is None or champion_labelled < MIN_COMPARED:
         return claim
     missed = champion_labelled - champion_correct
-    short = binomial_tail(missed, champion_labelled, 1 - claim) < 0.05
+    short = binomial_at_least(missed, champion_labelled, 1 - claim) < 0.05
     return champion_correct / champion_labelled if short else claim

@@ -13,7 +13,7 @@ import numpy as np
 
 from model_formats.core.runtime import Array
 from model_formats.core.types import Direction
-from model_formats.statistics.distributions import binomial_tail, cauchy, chi2_tail, kolmogorov_tail
+from model_formats.statistics.distributions import binomial_at_least, cauchy, chi2_tail, kolmogorov_tail
 from model_formats.statistics.reference_profile import FeatureProfile, ReferenceProfile
 
 __all__ = ["ColumnTest", "best_p", "compare", "run_columns", "strange_cells"]
@@ -74,7 +74,7 @@ def _strange(reference: float, m: float, window: float, n: float) -> float | Non
     if not total:
         return None
     share = n / (n + m)
-    return min(1.0, 2 * min(binomial_tail(int(window), total, share), binomial_tail(int(reference), total, 1 - share)))
+    return min(1.0, 2 * min(binomial_at_least(int(window), total, share), binomial_at_least(int(reference), total, 1 - share)))
 
 
 def _ks(reference: Array, window: Array) -> float:

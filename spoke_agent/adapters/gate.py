@@ -10,7 +10,7 @@ from msgspec import Meta
 from model_formats.core.document import Value
 from model_formats.core.runtime import Array
 from model_formats.package.adapter import Head
-from model_formats.statistics.distributions import binomial_tail
+from model_formats.statistics.distributions import binomial_at_least
 from spoke_agent.adapters.head_fit import FitRows
 from spoke_agent.adapters.permutation import shuffles
 
@@ -65,8 +65,8 @@ def judge(folds: Sequence[Fold], current: Head, hub: Head, terms: AdapterGateTer
     wins, losses = sum(p.wins for p in pairs), sum(p.losses for p in pairs)
     kept = [f for f in folds if f.anchors is not None and len(f.anchors)]
     before, after = _mean_score([(hub, f.anchors) for f in kept]), _mean_score([(f.fitted, f.anchors) for f in kept])
-    p = binomial_tail(wins, wins + losses, 0.5)
-    middle = (p + binomial_tail(wins + 1, wins + losses, 0.5)) / 2
+    p = binomial_at_least(wins, wins + losses, 0.5)
+    middle = (p + binomial_at_least(wins + 1, wins + losses, 0.5)) / 2
     better = wins > losses and middle <= terms.alpha and _means_something(folds, terms.alpha)
     return GateVerdict(
         passed=better and after >= before - terms.max_anchor_loss,
@@ -90,7 +90,7 @@ def judge_pair(fitted: Head, current: Head, rows: FitRows) -> GateVerdict:
         rows=len(rows),
         wins=wins,
         losses=losses,
-        p=binomial_tail(wins, wins + losses, 0.5),
+        p=binomial_at_least(wins, wins + losses, 0.5),
         before=score(current, rows),
         after=score(fitted, rows),
         anchors=0,

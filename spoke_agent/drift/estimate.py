@@ -10,6 +10,7 @@ from model_formats.core.runtime import Array
 from model_formats.package import Package
 from model_formats.statistics.accuracy_estimate import EstimateWindow, estimate_accuracy
 from model_formats.statistics.calibration import confidence
+from model_formats.statistics.intervals import wilson_interval
 from model_formats.statistics.reference_profile import ReferenceProfile
 from spoke_agent.adapters.errors import NotAdaptable
 from spoke_agent.data.store import DataStore, StoredBatch
@@ -24,18 +25,14 @@ _LEAST_LABELS = 200
 _MOST_ROWS = 500
 _LOOK_BACK_DAYS = (NEWEST_DAYS, 14, 28, 56, 90)
 """The last is as long as rows are kept."""
-_Z = 1.645
-"""Of a 90 % interval."""
 
 
 def from_labels(rows: int, correct: int, days: int = NEWEST_DAYS) -> PerfEstimate | None:
     """Share correct among the labelled rows of the last days, with Wilson's 90 % interval; None below 200 of them."""
     if rows < _LEAST_LABELS:
         return None
-    share, z2 = correct / rows, _Z * _Z
-    centre = (share + z2 / (2 * rows)) / (1 + z2 / rows)
-    half = _Z * np.sqrt(share * (1 - share) / rows + z2 / (4 * rows * rows)) / (1 + z2 / rows)
-    return _estimate("labels", share, centre - half, centre + half, rows, valid=True, days=days)
+    low, high = wilson_interval(correct, rows)
+    return _estimate("labels", correct / rows, low, high, rows, valid=True, days=days)
 
 
 def from_rows(profile: ReferenceProfile, scores: Array, features: Array) -> PerfEstimate | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from model_formats.core.errors import SpokeshaveError
-from model_formats.statistics.distributions import binomial_tail
+from model_formats.statistics.distributions import binomial_at_least
 from model_formats.statistics.e_values import e_value_below
 from spoke_agent.adapters.gate import GateVerdict, judge_pair, side_by_side
 from spoke_agent.data.store import DataStore
@@ -98,4 +98,4 @@ def _worse(verdict: GateVerdict, *, on_trial: bool) -> bool:
         return False
     if on_trial:
         return e_value_below(n, verdict.wins, 0.5) >= 1 / _ALPHA
-    return binomial_tail(verdict.losses, n, 0.5) <= _ALPHA
+    return binomial_at_least(verdict.losses, n, 0.5) <= _ALPHA

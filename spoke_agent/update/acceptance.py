@@ -7,13 +7,13 @@ lasts, a fault is called only by an e-value (a mixture likelihood ratio; Ville's
 
 from dataclasses import dataclass
 
-from model_formats.statistics.distributions import binomial_tail
+from model_formats.statistics.distributions import binomial_at_most
 from model_formats.statistics.e_values import e_value_below
 from model_formats.statistics.expected_accuracy import expected_accuracy
 from sync.core.types import Reason
 from sync.protocol.messages import ProbationTerms, ShadowTerms
 
-__all__ = ["ProbationCounts", "ShadowCounts", "Verdict", "at_most", "judge_probation", "judge_shadow"]
+__all__ = ["ProbationCounts", "ShadowCounts", "Verdict", "judge_probation", "judge_shadow"]
 
 EARLY_ALPHA = 0.01
 """Chance that a version as good as it claims is called bad during the soak."""
@@ -94,15 +94,10 @@ def judge_probation(terms: ProbationTerms, seen: ProbationCounts) -> Verdict:
     return _PASSED if ended else _WAIT
 
 
-def at_most(k: int, n: int, p: float) -> float:
-    """P(X <= k) for X ~ Bin(n, p), exactly."""
-    return binomial_tail(n - k, n, 1 - p)
-
-
 def _below(n: int, k: int, floor: float, *, ended: bool) -> bool:
     if e_value_below(n, k, floor) >= 1 / EARLY_ALPHA:
         return True
-    return ended and at_most(k, n, floor) < FINAL_ALPHA
+    return ended and binomial_at_most(k, n, floor) < FINAL_ALPHA
 
 
 def _surely_above(bad: int, n: int, share: float) -> bool:
