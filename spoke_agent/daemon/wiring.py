@@ -19,6 +19,7 @@ from spoke_agent.server_api.client import ControlClient
 from spoke_agent.site.home import SpokeHome
 from spoke_agent.site.settings import SpokeSettings
 from spoke_agent.site.temp_files import remove_temp_files
+from spoke_agent.site.time_window import SiteHours
 from spoke_agent.update.background import InlineJobs, Jobs, ThreadJobs
 from spoke_agent.update.capacity import boot_id, read_capacity
 from spoke_agent.update.controller import UpdateController
@@ -33,7 +34,7 @@ from sync.bus.mqtt import MqttBus
 from sync.core.clock import Clock, SystemClock
 from sync.protocol.messages import EgressCeiling, Report
 from sync.store import BlobStore
-from sync.transfer.limits import DailyBudget, Hours, LocalHours, together
+from sync.transfer.limits import DailyBudget, together
 from sync.transfer.rate_limit import RateLimit, TokenBucket
 from sync.trust.client import TrustStore
 from sync.trust.dsse import seal
@@ -112,7 +113,7 @@ def _parts(
     data = _open_data(home, identity, clock)
     verifier = SiteVerifier(TrustStore(home.trust, clock, identity.tuf_root, site=me.site), identity.zone, identity.regime)
     trusted = TrustedClock(clock, verifier.store)
-    boot = boot_id()
+    hours, boot = SiteHours.of(settings, trusted), boot_id()
 
     def timer() -> Timer:
         return Timer(clock.now(), clock.monotonic(), boot)
@@ -131,14 +132,13 @@ def _parts(
     steps = StateHandlers(
         zone=identity.zone,
         regime=identity.regime,
-        settings=settings,
+        hours=hours,
         slots=home.slots,
         store=store,
         trust=verifier,
-        transport=_road(home, identity, settings, trusted, bus),
+        transport=_transport(identity, settings, manners(home, settings, hours, trusted), trusted, bus),
         server=server,
         labels=data or _NoLabels(),
-        clock=clock,
         capacity=lambda: read_capacity(
             home.root, disk_reserve_mb=settings.disk_reserve_mb, memory_reserve_mb=settings.memory_reserve_mb
         ),
@@ -202,24 +202,21 @@ class _NoLabels:
         return (0, 0)
 
 
-def _road(home: SpokeHome, identity: Identity, settings: SpokeSettings, clock: Clock, bus: Bus | None) -> Transport:
+def _transport(identity: Identity, settings: SpokeSettings, pace: RateLimit, clock: Clock, bus: Bus | None) -> Transport:
     if bus is None:
         return OfflineTransport()
-    pace = manners(home, settings, clock)
     https = HttpsTransport(lambda: hub_client(identity, clock), pace)
     mqtt = MqttTransport(bus, identity.zone, identity.spoke, pace)
     return Transports(mqtt, https, settings.transport, spread_s=settings.fallback_spread_s)
 
 
-def manners(home: SpokeHome, settings: SpokeSettings, clock: Clock) -> RateLimit:
+def manners(home: SpokeHome, settings: SpokeSettings, hours: SiteHours, clock: Clock) -> RateLimit:
     """Rate, hours and budget of this site as one rate limit for both transports."""
-    zone, paces = ZoneInfo(settings.timezone), list[RateLimit]()
+    paces: list[RateLimit] = [hours.download] if settings.download_hours else []
     if settings.bytes_per_second:
         paces.append(TokenBucket(settings.bytes_per_second, clock=clock))
-    if settings.download_hours:
-        paces.append(LocalHours([Hours.parse(f"mon-sun {settings.download_hours}")], zone, clock))
     if settings.bytes_per_day:
-        paces.append(DailyBudget(settings.bytes_per_day, zone, clock, home.budget))
+        paces.append(DailyBudget(settings.bytes_per_day, ZoneInfo(settings.timezone), clock, home.budget))
     return together(*paces)
 
 

@@ -1,17 +1,44 @@
-"""Local hours: whether now is within a window such as `22:00-06:00` in the site's time zone (daylight saving included)."""
+"""The site's own hours, such as `22:00-06:00`: the one place that says whether something may begin now, and when it may."""
 
-from datetime import datetime, time
+from dataclasses import dataclass
+from typing import Self
 from zoneinfo import ZoneInfo
 
-__all__ = ["within"]
+from spoke_agent.site.settings import SpokeSettings
+from sync.core.clock import Clock
+from sync.transfer.limits import Hours, LocalHours
+
+__all__ = ["OpeningHours", "SiteHours"]
 
 
-def within(hours: str | None, zone: str, now: datetime) -> bool:
-    """Whether `now` is in the window; always, when there is none. A window may pass midnight; equal ends mean the whole day."""
-    if hours is None:
-        return True
-    start, end = (time.fromisoformat(part) for part in hours.split("-"))
-    local = now.astimezone(ZoneInfo(zone)).time()
-    if start <= end:
-        return start <= local < end or start == end
-    return local >= start or local < end
+class OpeningHours:
+    """One setting of hours in the site's time zone (daylight saving included). Without hours it is always open.
+
+    A window may pass midnight; equal ends mean the whole day. It is a `RateLimit` too, so that the gate before a transfer and the
+    one inside it are the same object on the same clock.
+    """
+
+    def __init__(self, hours: str | None, zone: str, clock: Clock) -> None:
+        self.hours = hours
+        self._gate = LocalHours([Hours.parse(f"mon-sun {hours}")], ZoneInfo(zone), clock) if hours else None
+
+    def wait(self) -> float:
+        """Seconds until it opens; 0 while it is open."""
+        return self._gate.wait() if self._gate is not None else 0.0
+
+    def spend(self, size: int) -> None:
+        """Counts nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class SiteHours:
+    """When this site lets packages come, and when it lets a new version begin to answer."""
+
+    download: OpeningHours
+    switch: OpeningHours
+
+    @classmethod
+    def of(cls, settings: SpokeSettings, clock: Clock) -> Self:
+        """Both settings on one clock: trusted time, since a machine's own clock may be hours off."""
+        zone = settings.timezone
+        return cls(OpeningHours(settings.download_hours, zone, clock), OpeningHours(settings.switch_hours, zone, clock))

@@ -17,9 +17,8 @@ from model_formats.package.image_layout import PackageIncomplete, PackageTampere
 from model_formats.package.oci import Descriptor, PackageInvalid
 from spoke_agent.server_api.errors import ServerUnreachable
 from spoke_agent.server_api.messages import LoadedState, ModelState, ModelStats, RoleStats
-from spoke_agent.site.settings import SpokeSettings
 from spoke_agent.site.slots import ModelSlots, Slot, edit_slots, read_slots
-from spoke_agent.site.time_window import within
+from spoke_agent.site.time_window import SiteHours
 from spoke_agent.update import admission
 from spoke_agent.update.acceptance import ProbationCounts, ShadowCounts, Verdict, judge_probation, judge_shadow
 from spoke_agent.update.admission import OFF, Capacity, Choice
@@ -27,7 +26,6 @@ from spoke_agent.update.delta import by_delta, offer_for
 from spoke_agent.update.interfaces import Labels, Release, ServingProcess, Transport, Trust
 from spoke_agent.update.state_machine import Event
 from spoke_agent.update.update import Timer, Update
-from sync.core.clock import Clock
 from sync.core.types import Reason, Regime, State
 from sync.protocol.messages import DesiredModel
 from sync.store import DiskFailed, DiskFull, Store, disk_errors
@@ -72,20 +70,19 @@ class StateHandlers:
         *,
         zone: str,
         regime: Regime,
-        settings: SpokeSettings,
+        hours: SiteHours,
         slots: Path,
         store: Store,
         trust: Trust,
         transport: Transport,
         server: ServingProcess,
         labels: Labels,
-        clock: Clock,
         capacity: Callable[[], Capacity],
         timer: Callable[[], Timer],
     ) -> None:
-        self._zone, self._regime, self._settings, self._slots = zone, regime, settings, slots
+        self._zone, self._regime, self._hours, self._slots = zone, regime, hours, slots
         self._store, self._trust, self._transport, self._server = store, trust, transport, server
-        self._labels, self._clock, self._capacity, self._timer = labels, clock, capacity, timer
+        self._labels, self._capacity, self._timer = labels, capacity, timer
         self._fetching: list[str] = []
         self.others_arrive: Callable[[str | None], bool] = lambda _model: False
         """Whether blobs of another model than this are on their way: the controller knows, since it has the journal."""
@@ -184,7 +181,7 @@ class StateHandlers:
         return sum(d.size for d in blobs if d.path is None or d.path in mine or not d.path.startswith("variants/"))
 
     def _stage(self, update: Update, cancel: threading.Event) -> _Seen:
-        if not within(self._settings.download_hours, self._settings.timezone, self._clock.now()):
+        if self._hours.download.wait() > 0:
             return None
         self._edit(update.model, lambda m: _without_other_variant(m, update))
         with self.fetching(update.desired.index):
@@ -223,9 +220,7 @@ class StateHandlers:
         return _judged(judge_shadow(update.desired.shadow, seen), counts)
 
     def _arm(self, _update: Update, _cancel: threading.Event) -> _Seen:
-        if within(self._settings.switch_hours, self._settings.timezone, self._clock.now()):
-            return StepOutcome(Event.PASSED)
-        return None
+        return StepOutcome(Event.PASSED) if self._hours.switch.wait() == 0 else None
 
     # ---- the switch, and after
 

@@ -32,6 +32,7 @@ from spoke_agent.site.home import SpokeHome
 from spoke_agent.site.settings import SpokeSettings
 from spoke_agent.site.slots import ModelSlots, Slot, read_slots
 from spoke_agent.site.temp_files import remove_temp_files
+from spoke_agent.site.time_window import SiteHours
 from spoke_agent.update.admission import Capacity
 from spoke_agent.update.background import InlineJobs
 from spoke_agent.update.controller import UpdateController
@@ -260,14 +261,13 @@ class Rig:
             self,
             zone="eu",
             regime="gdpr",
-            settings=self.settings,
+            hours=SiteHours.of(self.settings, self.clock),
             slots=self.slots,
             store=self.store,
             trust=self.trust,
             transport=self.hub,
             server=self.server,
             labels=self.server,
-            clock=self.clock,
             capacity=lambda: self.capacity,
             timer=self.timer,
         )

@@ -5,9 +5,10 @@ import pytest
 
 from model_formats.documents.evidence import ClassEvidence
 from model_formats.documents.package_spec import Requirements, VariantSpec
-from spoke_agent.site.time_window import within
+from spoke_agent.site.time_window import OpeningHours
 from spoke_agent.update.admission import Capacity, Choice, choose, residency, unfit
 from spoke_agent.update.capacity import read_capacity
+from sync.core.clock import ManualClock
 from sync.core.types import Reason
 from sync.protocol.messages import PassedOver
 from tests.samples.model_folder import _evidence, _spec
@@ -108,9 +109,10 @@ def test_this_machine_can_be_measured(tmp_path):
         ("22:00-06:00", "2026-07-15T20:30", True),
         ("22:00-06:00", "2026-01-15T20:30", False),
         ("09:00-17:00", "2026-01-15T08:00", True),
+        ("09:00-09:00", "2026-01-15T03:00", True),
         (None, "2026-01-15T08:00", True),
     ],
 )
 def test_hours_are_local_and_know_summer_time(hours, utc, inside):
     now = datetime.fromisoformat(utc).replace(tzinfo=UTC)
-    assert within(hours, "Europe/Berlin", now) is inside
+    assert (OpeningHours(hours, "Europe/Berlin", ManualClock(now)).wait() == 0) is inside

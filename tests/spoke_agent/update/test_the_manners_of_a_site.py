@@ -10,6 +10,7 @@ from model_formats.package.oci import Descriptor
 from spoke_agent.daemon.wiring import manners
 from spoke_agent.site.home import SpokeHome
 from spoke_agent.site.settings import SpokeSettings
+from spoke_agent.site.time_window import SiteHours
 from spoke_agent.update.transport import HttpsTransport, MqttTransport, Transports
 from sync.bus.memory import MemoryBroker
 from sync.core.clock import ManualClock
@@ -51,7 +52,7 @@ def test_a_used_up_budget_stops_either_road_until_tomorrow(hub, tmp_path, choice
     bus, client = hub
     clock, store = ManualClock(), MemoryStore()
     settings = SpokeSettings(bytes_per_day=len(DATA), bytes_per_second=10**9, download_hours="00:00-23:59")
-    pace = manners(SpokeHome(tmp_path), settings, clock)
+    pace = manners(SpokeHome(tmp_path), settings, SiteHours.of(settings, clock), clock)
     transports = Transports(MqttTransport(bus, "eu", ME, pace), HttpsTransport(lambda: client, pace), choice)
     pace.spend(len(DATA))
     with pytest.raises(BudgetExhausted):
