@@ -16,7 +16,6 @@ __all__ = [
     "EngineMissing",
     "HeadAdapter",
     "InputRefused",
-    "InPlace",
     "LoadFailed",
     "Mode",
     "RunFailed",
@@ -60,17 +59,6 @@ class HeadAdapter(Protocol):
         """Name at this site."""
 
 
-class InPlace(Protocol):
-    """Memory of one run at a time, which the engine reads and writes where it is: fill `inputs`, then run."""
-
-    @property
-    def inputs(self) -> Mapping[str, Array]:
-        """By name; to be written into."""
-
-    def run(self, adapter: HeadAdapter | None = None) -> Sequence[Array]:
-        """Run what `inputs` hold; the outputs are good until the next run. Raises RunFailed."""
-
-
 class Session(Protocol):
     """A loaded model. Thread-safe to run; one thread inside, no spinning."""
 
@@ -94,9 +82,6 @@ class Session(Protocol):
         self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None, adapter: HeadAdapter | None = None
     ) -> list[Array]:
         """Run one batch; returns the asked outputs in order (all when None). Raises RunFailed."""
-
-    def in_place(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> InPlace | None:
-        """Memory for runs on inputs like these, to which `run` gave these outputs; None where engine or model has no such way."""
 
     def load_adapter(self, path: str, name: str) -> HeadAdapter:
         """Load an adapter file for this session. Raises AdapterRefused where the engine or the model cannot take it."""

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from msgspec import Struct
 
 from model_formats.core.engine_imports import ORT_LOG_NOTHING, import_onnxruntime
@@ -90,17 +89,6 @@ class OnnxSession:
             raise _run_failed(e, inputs) from None
         return result
 
-    def in_place(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> "_InPlace | None":
-        """See `Session.in_place`; None for tensors of text, and where it does not give the same."""
-        if any(array.dtype.hasobject for array in (*inputs.values(), *outputs.values())):
-            return None
-        try:
-            made = _InPlace(self, self._session, inputs, outputs)
-            found = made.run()
-        except Exception:  # noqa: BLE001 - onnxruntime raises many kinds; what it cannot bind is run as ever
-            return None
-        return made if all(map(_same, found, outputs.values())) else None
-
     def load_adapter(self, path: str, name: str) -> "OnnxAdapter | WholeModel":
         """Load an adapter file, or a whole model fitted from this one (`.onnx`), which then answers in its place.
 
@@ -138,31 +126,6 @@ class OnnxSession:
             raise AdapterRefused(f"adapter {name}: it replaces {found}, but this model's head is {allowed or 'fixed'}")
 
 
-class _InPlace:
-    """`InPlace` by ONNX Runtime's I/O binding. What it saves of a short run: checks of its arguments, and tensors made anew."""
-
-    def __init__(self, whole: OnnxSession, session: Any, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        ort = import_onnxruntime()
-        self.inputs = {name: array.copy() for name, array in inputs.items()}
-        self._names, self._outputs = list(outputs), [np.empty_like(array) for array in outputs.values()]
-        self._whole, self._run = whole, session.run_with_iobinding
-        self._binding, value = session.io_binding(), ort.OrtValue.ortvalue_from_numpy
-        for name, array in self.inputs.items():
-            self._binding.bind_ortvalue_input(name, value(array))
-        for name, array in zip(self._names, self._outputs, strict=True):
-            self._binding.bind_ortvalue_output(name, value(array))
-
-    def run(self, adapter: HeadAdapter | None = None) -> Sequence[Array]:
-        """See `InPlace.run`."""
-        if adapter is not None:  # a bound run takes no heed of the adapters in its options
-            return self._whole.run(self.inputs, self._names, adapter)
-        try:
-            self._run(self._binding)
-        except Exception as e:  # noqa: BLE001 - as above
-            raise _run_failed(e, self.inputs) from None
-        return self._outputs
-
-
 def open_onnx(path: Path, *, threads: int = 1, mode: Mode = "fast", as_written: bool = False) -> OnnxSession:
     """Open an ONNX file with `threads` threads. Raises LoadFailed, EngineMissing.
 
@@ -189,10 +152,6 @@ def open_onnx(path: Path, *, threads: int = 1, mode: Mode = "fast", as_written: 
 def _spec(node: Any) -> TensorSpec:
     shape = tuple(d if isinstance(d, int) else -1 for d in node.shape)
     return TensorSpec(node.name, _DATATYPES.get(node.type, node.type), shape)
-
-
-def _same(a: Array, b: Array) -> bool:
-    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
 def _run_failed(error: Exception, inputs: Mapping[str, Array]) -> RunFailed:

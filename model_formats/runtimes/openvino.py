@@ -66,9 +66,6 @@ class OpenVinoSession:
         except (RuntimeError, ValueError, TypeError) as e:  # not `from e`: its text can hold values of the request
             raise RunFailed(f"OpenVINO could not run the model ({type(e).__name__})") from None
 
-    def in_place(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        """None: an inference request of OpenVINO has memory of its own, and runs elsewhere than on the caller's thread."""
-
     def load_adapter(self, path: str, name: str) -> HeadAdapter:
         """Always refused: heads are switched on ONNX Runtime."""
         raise AdapterRefused(f"adapter {name}: OpenVINO cannot switch heads per request; serve this model on ONNX Runtime")

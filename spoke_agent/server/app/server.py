@@ -7,7 +7,6 @@ they are open, and until it has its models the others answer.
 """
 
 import asyncio
-import fcntl
 import gc
 import logging
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_formats.core.errors import OperatorError, SpokeshaveError
+from model_formats.core.file_lock import FileLock
 from model_formats.core.logging import log_loop_fault
 from spoke_agent.server.app.control import Control
 from spoke_agent.server.handlers.peers import PeerWorkers
@@ -131,7 +131,7 @@ class InferenceServer:
         _control_socket(self.settings).unlink(missing_ok=True)
         if self._lock is not None:
             self.home.server_socket.unlink(missing_ok=True)
-            os.close(self._lock)
+            self._lock.release()
 
     async def _listen(self) -> None:
         if self.settings.port is not None:
@@ -189,7 +189,7 @@ def serve_many(settings: ServeSettings, *, ready: Callable[[int | None], None] |
     except OSError as e:
         raise ServeRefused(f"cannot listen on {settings.host} port {settings.port}: {e.strerror or e}") from e
     finally:
-        os.close(lock)
+        lock.release()
 
 
 async def _serve(
@@ -266,14 +266,8 @@ def _peers(settings: ServeSettings) -> PeerWorkers | None:
     return PeerWorkers([settings.folder.worker_socket(n) for n in range(settings.workers) if n != settings.worker])
 
 
-def _locked(path: Path) -> int:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-        os.close(handle)
-        raise ServeRefused(f"another server already serves {path.parent.parent}") from e
-    return handle
+def _locked(path: Path) -> FileLock:
+    return FileLock(path, busy=ServeRefused(f"another server already serves {path.parent.parent}"))
 
 
 def _token(settings: ServeSettings) -> bytes | None:

@@ -17,7 +17,6 @@ import grpc
 from model_formats.core.errors import SpokeshaveError
 from spoke_agent.server.grpc.messages import SERVICE
 from spoke_agent.server.grpc.service import OPEN, Method, Service
-from spoke_agent.server.grpc.threads import Threads
 
 __all__ = ["CODES", "GrpcServer"]
 
@@ -57,7 +56,7 @@ class GrpcServer:
         self._token = token
         self._on_answer = on_answer
         self._health = ThreadPoolExecutor(1, thread_name_prefix="grpc-health")
-        self._threads = Threads(_THREADS, name="grpc")
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc")
         self._server = grpc.server(
             self._threads,
             options=[
@@ -90,7 +89,7 @@ class GrpcServer:
         ended = self._server.stop(grace_s)
         await asyncio.get_running_loop().run_in_executor(None, ended.wait)
         self._health.shutdown(wait=False)
-        self._threads.close()
+        self._threads.shutdown(wait=False)
 
     def _behaviour(self, name: str, method: Method) -> Any:
         def call(data: bytes, context: Any) -> bytes:

@@ -13,7 +13,7 @@ from spoke_agent.server.metrics import ModelCounts
 from spoke_agent.server.models.model_set import BASE_HEAD, LoadedModel, ModelSet
 from spoke_agent.server.models.version import DirectRun, Version
 from spoke_agent.server.protocol.json_codec import InferRequest, parse_request, render_response
-from spoke_agent.server.protocol.request_templates import NO_LENDS, RequestTemplates
+from spoke_agent.server.protocol.request_templates import RequestTemplates
 from spoke_agent.server_api.errors import Overloaded, RequestInvalid, UnknownTarget
 
 __all__ = ["InferJob", "answer_error", "choose_adapter", "choose_version", "deadline_of", "infer", "key_of"]
@@ -86,9 +86,8 @@ def infer(models: ModelSet, templates: RequestTemplates, model: str, number: str
         if version.batcher.depth_rows:
             version.batcher.check_room()  # a request that is refused under load costs no parsing
         alone = _is_alone(exchange, version)
-        lends = version.lends if alone and current.challenger is None else NO_LENDS
         length = exchange.headers.get(b"inference-header-content-length")
-        request = templates.parse(exchange.body, lends) if length is None else parse_request(exchange.body, _json_length(length))
+        request = templates.parse(exchange.body) if length is None else parse_request(exchange.body, _json_length(length))
         if current.challenger is not None and number is None:
             version = choose_version(current, version, request)
             alone = _is_alone(exchange, version)
@@ -96,7 +95,7 @@ def infer(models: ModelSet, templates: RequestTemplates, model: str, number: str
         if alone and _answered_alone(exchange, request, current, version, rows):
             return
         version.last_caller = exchange.caller
-        job = InferJob(exchange, request.kept(), current, version, rows)
+        job = InferJob(exchange, request, current, version, rows)
         version.taken(job)
         version.batcher.submit(job)
     except SpokeshaveError as e:
@@ -112,7 +111,7 @@ def _answered_alone(exchange: Exchange, request: InferRequest, current: LoadedMo
         adapter_name, adapter = choose_adapter(current, version, request)
         if deadline_of(request, exchange.started) < _now():
             return False
-    found = version.run_direct(request.inputs, rows, adapter, request.lent)
+    found = version.run_direct(request.inputs, rows, adapter)
     if found is None:
         return False
     outputs, ran, run_s = found
@@ -127,8 +126,6 @@ def _answered_alone(exchange: Exchange, request: InferRequest, current: LoadedMo
     started = exchange.started
     direct = DirectRun(request.inputs, outputs, rows, request.id or "", adapter_name, started, ran, run_s, _now() - started)
     version.ran_alone((direct,))
-    if adapter is None and request.form is not None and request.form not in version.lends:
-        version.lend(request.form, request.inputs, outputs)
     return True
 
 

@@ -98,7 +98,7 @@ class Capture:
             return
         self._tokens -= rows
         self._offered += rows
-        self._ring.append(_Captured(version, time.time(), answered.kept()))
+        self._ring.append(_Captured(version, time.time(), answered))
         for array in answered.inputs.values():
             self._waiting_bytes += array.nbytes
         if self._waiting_bytes > _WAITING_BYTES or self._offered - self._taken >= _STORED_ROWS:

@@ -61,9 +61,8 @@ class Mirror:
         if not self._fits or self._waiting + answered.rows > _BUFFER_ROWS:
             self.dropped += answered.rows
             return
-        kept = answered.kept()
-        own = None if kept.adapter_name else kept.outputs
-        self._buffer.append(_Mirrored(kept.inputs, own, kept.rows))
+        own = None if answered.adapter_name else answered.outputs
+        self._buffer.append(_Mirrored(answered.inputs, own, answered.rows))
         self._waiting += answered.rows
         if self._timer is None and not self._busy:
             self._timer = self._loop.call_later(_IDLE_S, self._tick)

@@ -4,19 +4,17 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
-from typing import Final, Protocol, Self, cast
+from typing import Final, Protocol, cast
 
 import numpy as np
 from msgspec import Struct
-from msgspec.structs import replace
 
 from model_formats.core.errors import SpokeshaveError
-from model_formats.core.runtime import Array, HeadAdapter, InPlace, InputRefused
+from model_formats.core.runtime import Array, HeadAdapter, InputRefused
 from spoke_agent.server.metrics import ModelCounts, VersionCounts
 from spoke_agent.server.models.batcher import Batch, Batcher, Job
 from spoke_agent.server.models.contract_check import all_between
 from spoke_agent.server.models.loader import LoadedVersion
-from spoke_agent.server.protocol.bounded_cache import BoundedCache
 from spoke_agent.server.protocol.json_codec import ResponseTemplate
 from spoke_agent.server.settings import ServeSettings
 from spoke_agent.server_api.messages import GoldenState, LoadedState, RoleStats
@@ -24,9 +22,6 @@ from sync.protocol.serving import Serving
 
 __all__ = ["Answered", "CountedJob", "DirectRun", "Version", "Watcher"]
 
-_LENT_FORMS: Final = 16
-_LENT_BYTES: Final = 1 << 16
-"""Of one form, inputs and outputs. Beside more than that, what is saved is nothing."""
 _SHOWN_ROWS: Final = 32
 """Rows that are shown to the watchers at once, as when some callers share a run: capture keeps all of them or none."""
 _now = time.monotonic
@@ -61,10 +56,7 @@ class DirectRun(Struct):
 
 
 class Answered(Struct):
-    """Rows that ran well and whose callers have their answers, as watchers see them: of one adapter and shape.
-
-    Their memory may be lent, to be used again for the next request: a watcher keeps `kept`.
-    """
+    """Rows that ran well and whose callers have their answers, as watchers see them: of one adapter and shape."""
 
     inputs: Mapping[str, Array]
     outputs: Sequence[Array]
@@ -75,11 +67,6 @@ class Answered(Struct):
     """Rows of each request."""
     adapter_name: str
     """Empty for the hub's own head."""
-
-    def kept(self) -> Self:
-        """It, with memory of its own."""
-        inputs = {name: array.copy() for name, array in self.inputs.items()}
-        return replace(self, inputs=inputs, outputs=[array.copy() for array in self.outputs])
 
 
 Watcher = Callable[["Version", Answered], None]
@@ -111,8 +98,6 @@ class Version:
         self.watchers: tuple[Watcher, ...] = ()
         self.last_caller = 0
         """The connection that asked last; 0 where several did at once."""
-        self.lends: BoundedCache[object, InPlace | None] = BoundedCache(_LENT_FORMS)
-        """Memory of the engine's, by the form of the requests that are read into it, one at a time and on the loop."""
         self.batcher = Batcher(
             loaded_version.session.run,
             loaded_version.cost,
@@ -190,14 +175,8 @@ class Version:
         self.model_counts.requests += 1
         self.model_counts.last_request = job.started
 
-    def lend(self, form: object, inputs: Mapping[str, Array], outputs: Sequence[Array]) -> None:
-        """From now on lend memory to requests of this form, which have such inputs and outputs, where the engine has it."""
-        small = sum(array.nbytes for array in (*inputs.values(), *outputs)) <= _LENT_BYTES
-        made = self.loaded_version.session.in_place(inputs, dict(zip(self.names, outputs, strict=True))) if small else None
-        self.lends.remember(form, made)
-
     def run_direct(
-        self, inputs: Mapping[str, Array], rows: int, adapter: HeadAdapter | None, lent: InPlace | None = None
+        self, inputs: Mapping[str, Array], rows: int, adapter: HeadAdapter | None
     ) -> tuple[Sequence[Array], float, float] | None:
         """On any thread, while the batcher is `idle_inline`: run one request without the queue. `ran_alone` counts it afterwards.
 
@@ -208,7 +187,7 @@ class Version:
             return None
         ran = _now()
         try:
-            outputs = self.batcher.run(inputs, rows, adapter) if lent is None else lent.run(adapter)
+            outputs = self.batcher.run(inputs, rows, adapter)
         except Exception:  # noqa: BLE001 - engines raise many kinds
             return None
         return outputs, ran, _now() - ran

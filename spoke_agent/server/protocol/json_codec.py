@@ -8,14 +8,13 @@ Source: KServe Open Inference Protocol v2, REST, and Triton's binary tensor data
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import repeat
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import orjson
 from msgspec import Struct
-from msgspec.structs import replace
 
-from model_formats.core.runtime import Array, InPlace
+from model_formats.core.runtime import Array
 from spoke_agent.server.protocol.tensors import DTYPES, count_of, datatype_of, from_binary, from_json, to_binary, to_json
 from spoke_agent.server_api.errors import RequestInvalid
 
@@ -50,14 +49,6 @@ class InferRequest(Struct):
     """Equal for requests that say the same but for the id and the values, so that all else of them is judged once; None where
     that is not known.
     """
-    lent: InPlace | None = None
-    """Whose memory the inputs are in, and only for now: whoever answers later than at once works on what is `kept`."""
-
-    def kept(self) -> Self:
-        """It, with memory of its own."""
-        if self.lent is None:
-            return self
-        return replace(self, inputs={name: array.copy() for name, array in self.inputs.items()}, lent=None)
 
     def text(self, name: str) -> str | None:
         """A parameter that must be text; None when it is absent."""

@@ -5,23 +5,16 @@ for the id where there is one. What has the same words, and one JSON value in ea
 the values are left to read. Few forms are known at a time, and they are short.
 """
 
-from collections.abc import Mapping
 from json import JSONDecoder
-from types import MappingProxyType
 from typing import Final
 
 import orjson
 from msgspec.structs import replace
 
-from model_formats.core.runtime import InPlace
 from spoke_agent.server.protocol.json_codec import LONGEST_ID, InferRequest, parse_request
 from spoke_agent.server.protocol.tensors import floats_of, from_json
 
-__all__ = ["NO_LENDS", "RequestTemplates", "Lends"]
-
-Lends = Mapping[object, InPlace | None]
-"""Memory by form."""
-NO_LENDS: Final[Lends] = MappingProxyType({})
+__all__ = ["RequestTemplates"]
 
 _MOST: Final = 8
 _LONGEST: Final = 1024
@@ -59,11 +52,8 @@ class RequestTemplates:
         self._known: list[_Template] = []
         self._strangers = 0
 
-    def parse(self, body: bytes, lends: Lends = NO_LENDS) -> InferRequest:
-        """What `parse_request` makes of a body without binary tensors, and what it raises, to the letter.
-
-        `lends` has memory to read the values into, for some forms.
-        """
+    def parse(self, body: bytes) -> InferRequest:
+        """What `parse_request` makes of a body without binary tensors, and what it raises, to the letter."""
         for form in self._known:
             if not (body.startswith(form.before) and body.endswith(form.after)):
                 continue
@@ -77,12 +67,11 @@ class RequestTemplates:
                 data = orjson.loads(body[start : form.data_end])
             except orjson.JSONDecodeError:
                 break
-            lent = lends.get(form)
-            array = form.floats(data, None if lent is None else lent.inputs[form.tensor[0]])
+            array = form.floats(data)
             if array is None:
-                lent, array = None, from_json(*form.tensor, data)
+                array = from_json(*form.tensor, data)
             inputs = {form.tensor[0]: array}
-            return InferRequest(name, inputs, like.datatypes, like.outputs, like.binary_default, like.parameters, form, lent)
+            return InferRequest(name, inputs, like.datatypes, like.outputs, like.binary_default, like.parameters, form)
         request = parse_request(body, None)
         self._learn(body, request)
         return request

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -57,38 +56,6 @@ def test_a_form_that_was_read_is_known(no_parser, extra, separators):
     np.testing.assert_array_equal(found.inputs["x"], np.array([0.25, -3], np.float32))
     assert found.id == again.get("id")
     assert found.parameters == extra.get("parameters", {})
-
-
-class Lender(dict):
-    """Memory for every form, used again for the next request of it."""
-
-    def get(self, form):
-        name, datatype, shape, _ = form.tensor
-        if datatype != "FP32":
-            return None
-        return self.setdefault(form, SimpleNamespace(inputs={name: np.full(shape, 7, np.float32)}))
-
-
-def test_values_are_read_into_lent_memory():
-    known, lender = RequestTemplates(), Lender()
-    first, second, third = (known.parse(json.dumps(request([i, 2.5])).encode(), lender) for i in range(3))
-    assert first.lent is None
-    assert (second.lent,) == (third.lent,) == tuple(lender.values())
-    kept = second.kept()
-    assert second.inputs["x"].tolist() == [2, 2.5]
-    known.parse(json.dumps(request([5, 6])).encode(), lender)
-    assert second.inputs["x"].tolist() == [5, 6]
-    assert kept.inputs["x"].tolist() == [2, 2.5]
-    assert kept.lent is None
-
-
-def test_what_only_the_long_way_reads_is_not_lent(no_parser):
-    known, lender = RequestTemplates(), Lender()
-    for data in ([1, 2], [3, 4]):
-        known.parse(json.dumps(request(data)).encode(), lender)
-    no_parser()
-    nested = known.parse(json.dumps(request([[8], [9]], [2])).encode(), lender)
-    assert (nested.lent, nested.inputs["x"].tolist()) == (None, [8, 9])
 
 
 def test_each_version_holds_a_form_against_its_own_contract():
@@ -163,7 +130,7 @@ traps = st.sampled_from(['"data": [', '"data":[1],"x', 'x"data": ', '"id": "y"',
     twice=st.booleans(),
 )
 def test_the_short_way_says_what_the_long_one_says(rounds, name, datatype, shape, order, trap, separators, twice):
-    known, lender = RequestTemplates(), Lender()
+    known = RequestTemplates()
     for data, request_id, more in rounds:
         tensor = {"name": name, "shape": shape, "datatype": datatype, "data": data}
         whole = {"id": request_id, "inputs": [tensor], "parameters": trap}
@@ -171,7 +138,7 @@ def test_the_short_way_says_what_the_long_one_says(rounds, name, datatype, shape
             whole["parameters"] = {**trap, "data": more}
         body = json.dumps({key: whole[key] for key in order}, separators=separators).encode()
         for sent in (body, body.replace(b'"data"', b'"data":[1],"data"', 1), body[:-1], body + b"]"):
-            assert outcome(known.parse, sent) == outcome(known.parse, sent, lender) == outcome(parse_request, sent, None)
+            assert outcome(known.parse, sent) == outcome(parse_request, sent, None)
 
 
 # ---- heads
