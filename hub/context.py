@@ -1,6 +1,5 @@
 """The parts of one hub, opened together: what the API, the loops and the tests all hold in their hands."""
 
-import fcntl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from hub.store.audit import append_audit
 from hub.store.database import Database
 from hub.store.tokens import make_token
 from model_formats.core.errors import OperatorError
+from model_formats.core.file_lock import FileLock
 from provisioning.identity.ca import DeviceCA
 from provisioning.identity.enrol import HubAddress
 from sync.bus.bus import Bus
@@ -89,8 +89,7 @@ class HubContext:
     @contextmanager
     def trust(self) -> Iterator[Repository]:
         """The repository, for one writer at a time over threads and processes."""
-        with (self.home.metadata / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with FileLock(self.home.metadata / ".lock"):
             yield self.repository
 
     def close(self) -> None:

@@ -1,11 +1,11 @@
 """One `hub up` to a folder: who holds its lock. Light, so that a second one is refused before a server is imported."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hub.config.home import HubHome
 from model_formats.core.errors import OperatorError
+from model_formats.core.file_lock import FileLock
 
 __all__ = ["HubRunning", "locked", "require_free"]
 
@@ -20,11 +20,7 @@ class HubRunning(OperatorError):
 @contextmanager
 def locked(home: HubHome) -> Iterator[None]:
     """Hold the folder. The kernel gives it back whatever happens to this process. Raises HubRunning."""
-    with home.lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            raise HubRunning(f"a hub already runs in {home.root}") from e
+    with FileLock(home.lock, busy=HubRunning(f"a hub already runs in {home.root}")):
         yield
 
 

@@ -1,6 +1,5 @@
 """`hub root`: the keys behind all trust. `key` and `sign` need no hub: they run on the offline machine that holds the keys."""
 
-import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from hub.config.home import HubHome
 from hub.context import HubMissing
 from model_formats.core.console import Context, emit, out, pass_context, table
 from model_formats.core.errors import OperatorError
+from model_formats.core.file_lock import FileLock
 from sync.core.files import atomic_write
 from sync.trust.keys import Key, key_of_pem, load_signer, pem_of, role_signer, save_signer
 from sync.trust.metadata import Proposal, Repository, add_signature
@@ -151,8 +151,7 @@ def _repository(ctx: Context, keys: Path | None) -> Iterator[Repository]:
     home = HubHome(ctx.home)
     if not home.metadata.exists():
         raise HubMissing(f"no hub in {ctx.home}")
-    with (home.metadata / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(home.metadata / ".lock"):
         yield Repository(home.metadata, keys=keys or home.keys)
 
 

@@ -12,7 +12,6 @@ take one lock, so that a collector never meets half a push.
 """
 
 import contextlib
-import fcntl
 import re
 import secrets
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 from hub.registry.blob_backend import Contents, FolderContents
 from hub.registry.blob_backend import checked_hex as _hex
 from hub.registry.errors import Unacceptable, Unknown
+from model_formats.core.file_lock import FileLock
 from model_formats.core.files import atomic_write
 from model_formats.core.types import DIGEST_PATTERN, digest_of
 from model_formats.package.image_layout import read_blob
@@ -190,8 +190,7 @@ class RegistryStore:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """One writer at a time, over threads and processes."""
-        with (self.folder / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with FileLock(self.folder / ".lock"):
             yield
 
     def forget(self, repository: str, digest: str) -> None:

@@ -4,7 +4,6 @@ Source: image specification 1.1, image-layout.md.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import secrets
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO, Protocol
 from msgspec import to_builtins
 
 from model_formats.core.errors import RefusedError
+from model_formats.core.file_lock import FileLock
 from model_formats.core.files import atomic_write
 from model_formats.core.types import digest_of, hex_of
 from model_formats.package.oci import (
@@ -172,8 +172,7 @@ class ImageLayout:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """One writer of `index.json` at a time, over threads and processes."""
-        with (self.folder / "oci-layout").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with FileLock(self.folder / "oci-layout"):
             yield
 
     def _write_index(self, manifests: list[dict[str, Any]]) -> None:

@@ -6,15 +6,15 @@ here, last-good is served on.
 """
 
 import contextlib
-import fcntl
 import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from model_formats.core.errors import DeviceError, OperatorError, RefusedError
+from model_formats.core.file_lock import FileLock
 from spoke_agent.daemon.maintenance import Maintenance
 from spoke_agent.daemon.reporter import HubReporter
 from spoke_agent.site.settings import SpokeSettings
@@ -52,16 +52,8 @@ class AgentRunning(OperatorError):
 def hold_home(lock: Path) -> Iterator[None]:
     """Keep a home to oneself. Raises AgentRunning."""
     lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with lock.open("ab") as file:
-        _lock(file, lock)
+    with FileLock(lock, busy=AgentRunning(f"another agent holds {lock}")):
         yield
-
-
-def _lock(file: BinaryIO, path: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-        raise AgentRunning(f"another agent holds {path}") from e
 
 
 class Agent:

@@ -5,7 +5,6 @@ move a batch to another model or time. From one secret three keys are derived (H
 """
 
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import os
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Struct
 
+from model_formats.core.file_lock import FileLock
 from spoke_agent.data.errors import DataKeyLost, SiteKeyInvalid, StoreDamaged
 from sync.core.files import atomic_write, fsync_dir
 
@@ -92,8 +92,7 @@ def site_key(home: Path, source: str, *, create: bool) -> SiteKey:
         return _sized(credential(source.removeprefix("credential:")))
     if source.startswith("pkcs11:"):
         (home / "run").mkdir(parents=True, exist_ok=True)
-        with (home / "run" / "site-key.lock").open("w") as lock:  # agent and server both come first: one makes it
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(home / "run" / "site-key.lock"):  # agent and server may both come first: one makes the key
             return SiteKey(token_secret(home, parse_address(source), create=create))
     raise SiteKeyInvalid(f"site_key is {source[:40]!r}")
 

@@ -4,7 +4,6 @@ The agent writes it (atomically); the server follows it. `last_good` is pinned i
 committed. A server that starts alone after a power cut needs nothing but this file and the store.
 """
 
-import fcntl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -12,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, field
 
 from model_formats.core.document import Document, Value
+from model_formats.core.file_lock import FileLock
 from model_formats.core.types import Digest, Name
 from sync.core.files import atomic_write
 
@@ -120,8 +120,7 @@ def edit_slots(path: Path, model: str, change: Callable[[ModelSlots], ModelSlots
     Nothing is written when nothing changes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(path.with_suffix(".lock")):
         slots = read_slots(path)
         before = slots.models.get(model, ModelSlots())
         after = change(before)

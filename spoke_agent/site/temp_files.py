@@ -1,9 +1,9 @@
 """What an interrupted `atomic_write` leaves behind: temporary files that nobody will rename. Removed at the start."""
 
-import fcntl
 import re
 from pathlib import Path
 
+from model_formats.core.file_lock import FileLock
 from spoke_agent.site.home import SpokeHome
 
 __all__ = ["remove_temp_files"]
@@ -16,8 +16,7 @@ def remove_temp_files(home: SpokeHome) -> int:
     removed = sum(_clear(folder) for folder in (home.trust, home.mirror))
     if not home.root.is_dir():
         return removed
-    with home.slots.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(home.slots.with_suffix(".lock")):
         return removed + _clear(home.root, "slots.json") + _clear(home.root, "budget.json")
 
 
