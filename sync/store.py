@@ -1,12 +1,13 @@
 """Content-addressed files on a spoke: an OCI image layout folder whose blobs may arrive in pieces, over days, through power cuts.
 
-A partial blob is three files: `partial/<hex>.part`, as long as the blob will be, and two maps that tell what blocks are there.
+A partial blob is three files: `partial/<hex>.part`, as long as the whole blob, and two maps of the blocks that are there.
 
 `.live`  marked with each block and never synced. It counts only for the boot that it was written in: a process may be killed
-         at any moment, and what it wrote is still in the kernel's memory. After a power cut nothing is believed of it.
-`.map`   written only after the blocks it speaks of were synced, every `SYNC_BYTES`, beside the transfer: what a power cut costs.
+         at any moment, and what it wrote is still in the kernel's memory. After a power cut it is ignored.
+`.map`   written only after the blocks in it were synced, every `SYNC_BYTES`, while the transfer goes on.
+         A power cut costs what came since.
 
-Neither ever claims too much. A blob gets its name only when all of its bytes hash to it and are synced.
+Neither map lists a block that is not there. A blob gets its name only when all of its bytes hash to it and are synced.
 
 `BlobStore` (disk) and `MemoryStore` are both a `Store`, held to one contract suite (tests/contract/test_store.py), and both are a
 `model_formats.package.image_layout.BlobReader`.

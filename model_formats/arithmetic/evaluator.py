@@ -1,6 +1,7 @@
-"""A graph in float64. Kernels differ between engines and CPUs by float32's last bits and by sums that saturate; this does not.
+"""Evaluates a graph in float64, so that the result does not depend on the CPU.
 
-What is left of a CPU is the last bit of a float64, eight orders below what is compared or kept.
+Kernels of engines differ in the last bits of float32 and in sums that saturate. Here only the last bit of a float64 can differ,
+which is eight orders of magnitude below what is compared or kept.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a variant does on a class of CPU: golden outputs and score of each way to run it. `emulated.py` asks it of other classes.
+"""Runs a variant in every way this CPU allows and records golden outputs and score. `emulated.py` does it for other CPU classes.
 
 `python -m model_formats.build.class_evidence` reads a question as JSON and writes a line before and after each trial: when the
 operating system kills such a child process, its last line names the trial that it died of.
@@ -37,7 +37,7 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 class TrialResult(msgspec.Struct, frozen=True):
-    """A trial, what came of it, and why in words."""
+    """A trial and its outcome, with the reason in words."""
 
     trial: Trial
     evidence: ClassEvidence
@@ -45,7 +45,7 @@ class TrialResult(msgspec.Struct, frozen=True):
 
 
 class TrialQuestion(msgspec.Struct, frozen=True):
-    """What a child process is asked: trials, by files on this machine."""
+    """The input of a child process: trials and the files they run."""
 
     trials: tuple[Trial, ...]
     golden: str

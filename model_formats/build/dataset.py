@@ -1,4 +1,4 @@
-"""Rows that a model is built from: calibrated with, measured on, profiled by. They never enter the package themselves."""
+"""The rows of a build: for INT8 calibration, accuracy and the reference profile. They never enter the package."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class BuildData:
-    """What a build needs: rows the model saw, rows it did not, and how its inputs may go wrong (for the accuracy estimate)."""
+    """The data of a build: training rows, held-out rows, and corruptions of inputs (for the accuracy estimate)."""
 
     train: Rows
     held_out: Rows

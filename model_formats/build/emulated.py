@@ -1,4 +1,4 @@
-"""Trials on classes of CPU that are not at hand, by qemu's user mode. Answers are those of such a CPU; times are not."""
+"""Runs trials for other CPU classes under qemu's user mode. The answers are those of such a CPU; the times are not."""
 
 import platform
 import shutil

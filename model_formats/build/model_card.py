@@ -1,6 +1,6 @@
-"""The model card:
+"""Writes the model card: the package's own documents as Markdown.
 
-the package's own documents, told in Markdown. Everything in it is measured or said by the author; nothing is invented.
+Each statement is measured or comes from the author.
 """
 
 from collections.abc import Iterable, Iterator

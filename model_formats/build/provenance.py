@@ -1,7 +1,4 @@
-"""`provenance.json`:
-
-an in-toto statement (v1) with SLSA build provenance (v1), saying what was built from what, by which code.
-"""
+"""`provenance.json`: an in-toto statement (v1) with SLSA build provenance (v1): what was built, from what, by which code."""
 
 import platform
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a package brings beside its variants: golden vectors, anchors, the reference profile and the accuracy estimate."""
+"""Makes the data that a package holds besides its variants: golden vectors, anchors, reference profile, accuracy estimate."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One number for how good outputs are, on the whole and per slice. Higher is better for every metric."""
+"""Scores outputs against labels, over all rows and per slice. Higher is better for every metric."""
 
 from collections.abc import Mapping
 from typing import Literal

@@ -1,4 +1,4 @@
-"""The workbench: one build in progress, its options, its folder and what was decided on the way."""
+"""One build in progress: its options, its folder, and what was decided so far."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ FP32, INT8, IR = "onnx-fp32", "onnx-int8", "openvino-int8"
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """The author's words on one version, and the policy it is built under."""
+    """What the author states about a version, and the policy of the build."""
 
     model: str
     version: int

@@ -1,4 +1,4 @@
-"""Variants: export, quantize, measure, and offer only those that are right and not slower."""
+"""Makes the variants of a version: exports, quantizes and measures, and keeps those that are right and not slower than fp32."""
 
 import shutil
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Named arrays on disk: the npz form, without pickles and with bounds.
 
-A file is what `numpy.savez` writes (stored, fixed dates, names in order), so equal arrays give equal bytes. Reading trusts
-nothing: not the number of members, not their declared sizes, not their types.
+A file is what `numpy.savez` writes (stored, fixed dates, names in order), so equal arrays give equal bytes. The reader
+checks the number of members, their declared sizes and their types.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The face of both programs: lazy commands, `--json` everywhere, data on stdout, talk on stderr, errors by the catalog.
+"""The command line of both programs: commands imported on use, `--json` everywhere, data on stdout, messages on stderr.
 
 One command is one library call. A command returns a value (dict, list, Document or None); `--json` prints it as JSON, otherwise
 its `show` function prints it for people. Errors print what, why and what to do, and exit with the status of who must act.

@@ -1,4 +1,4 @@
-"""Every error of Spokeshave, split by who must act.
+"""The root of all errors of Spokeshave, and one family for each party that must act.
 
     SpokeshaveError                 code, message, hint, retryable
     ├── OperatorError   exit 2      a setting, a command or the machine: the person at the keyboard

@@ -1,4 +1,4 @@
-"""Bytes reach disk here, and only so: write beside, fsync, rename, fsync the folder."""
+"""Writes files so that a power cut leaves the old or the new one: write beside, fsync, rename, fsync the folder."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""The seam to an inference engine. `onnx.py` and `openvino.py` implement it; each imports its heavy library lazily, and alone."""
+"""The interface to an inference engine; `runtimes/onnx.py` and `runtimes/openvino.py` implement it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol

@@ -1,6 +1,6 @@
-"""The plain words that every room shares: digests, references, tensors.
+"""Plain types that every room shares: digests, references, tensors.
 
-Nothing here touches disk or network. Names follow docs/terminology.md.
+Nothing here uses disk or network. Names follow docs/terminology.md.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What does not fit, and where: msgspec's refusals in words that name the field down to the key, and what might stand there."""
+"""Turns msgspec's validation errors into messages that name the field, down to the key, and what is allowed there."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""One word for every source: a path or `package.module:factory`."""
+"""Opens any source of a model: a path, or `package.module:factory`."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The seam between where a model comes from and the builder."""
+"""The interface between a source of models and the build."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The fit: cross-entropy (or squares) on a site's rows, the hub's anchors against forgetting, and a pull to the hub's weights.
+"""Fits weights to a site's rows: cross-entropy (or squares), anchors against forgetting, decay towards the hub's weights.
 
 Full: every weight of every layer has a change of its own. LoRA: each layer's matrix changes by B A of rank r (Hu et al. 2021),
 and the head changes freely. Changes start at zero, so the fit starts as the hub's model; AdamW's decay pulls them back to zero.

@@ -1,4 +1,4 @@
-"""Adapters and what they are fitted from: the hub's head, and anchors against forgetting.
+"""The head that a site may replace, and the anchors that keep a fit from forgetting what the hub taught.
 
 The head is `output = features @ weight + bias`, weight [d, k], bias [k]. An adapter is an ONNX Runtime adapter file that
 replaces both initializers for the requests that ask for it; the signed base file stays byte-exact.

@@ -1,7 +1,7 @@
 """`blocks.json`: the SHA-256 of every 128 KiB block of every large file, so that a block can be checked on arrival.
 
-It lies in the package, so the signature covers it; a poisoned block is thrown away before it reaches a file, and only that block
-is asked for again. Files of one block need no entry: their digest says it all.
+It is part of the package, so the signature covers it. A wrong block is discarded before it is written, and only that block is
+asked for again. A file of one block needs no entry: its digest is enough.
 """
 
 import base64

@@ -1,7 +1,7 @@
-"""Golden vectors: inputs with the outputs that the build machine saw, per variant, and how far a machine may be off.
+"""Golden vectors: inputs with the outputs each variant must give, and the tolerance.
 
-A spoke runs them before a version answers anyone. They catch a wrong engine, a wrong CPU path and a damaged load, whatever the
-labels on the file say. They do not prove that the model is any good: `evidence.json` and the rollout do that.
+A spoke runs them before a version answers a request. They catch a wrong engine, a CPU path that computes wrongly and a
+damaged file. They do not show that the model is accurate: `evidence.json` and the rollout do that.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""The few OCI structures that a package is made of: descriptor, manifest, index, with their media types.
+"""The OCI structures of a package: descriptor, manifest and index, with their media types.
 
 Sources: OCI image specification 1.1 (manifest, index, image layout), CNCF ModelPack specification (model artifact types).
-Parsing is bounded and checks every digest, size and media type; fields that others may add are ignored, as OCI asks.
+Parsing is bounded and checks every digest, size and media type; unknown fields are ignored, as OCI requires.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Reading a package out of blobs: what is still missing, and the checked whole. Nothing here trusts a name, a size or a type.
+"""Reads a package from blobs: lists what is still missing, and checks the whole. No name, size or type is trusted.
 
 A package is pinned by the digest of its index. Under it, step by step: the index lists one manifest per variant; every manifest
 lists the same common files and the files of its own variant; `package.json` must tell the same story as the manifests.

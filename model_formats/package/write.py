@@ -1,4 +1,4 @@
-"""Writing a package: a model folder becomes an OCI image layout, and back.
+"""Writes a model folder as an OCI image layout, and back.
 
 Packing is deterministic: the same folder gives the same digests on every machine.
 """

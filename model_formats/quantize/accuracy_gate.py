@@ -1,6 +1,6 @@
-"""The accuracy gate:
+"""The accuracy gate: refuses INT8 that loses more accuracy than the policy allows.
 
-INT8 may lose at most so much; if it loses more, the worst layers go back to float, in one search; else it is refused.
+Before it refuses, it searches for the fewest layers that must stay in float.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,6 +1,6 @@
-"""Dynamic INT8:
+"""Dynamic INT8: weights per channel, activations scaled at run time.
 
-weights per channel, activations measured at run time. For transformers; never for convolutions (4 times slower than fp32).
+For transformers; never for convolutions, which become four times slower than fp32.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The seam between the gate and the recipes, and which recipe suits a graph."""
+"""The interface of a quantization recipe, and the choice of a recipe for a graph."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Latency, processor time and memory of a model file on this machine: what evidence says about the build machine."""
+"""Measures latency, processor time and memory of a model file on this machine."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""Open a model with an engine, and choose how to run it by measuring, only among the ways that give the golden outputs."""
+"""Opens a model, and chooses engine and mode: the fastest of those that give the golden outputs."""
 
 import time
 from collections.abc import Callable, Sequence

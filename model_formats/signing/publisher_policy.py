@@ -1,4 +1,4 @@
-"""Who may release a model family: the policy that stands in its TUF target, and the checks of keys and certificates against it.
+"""The policy of who may sign a model family, as its TUF target states it, and the check of keys and certificates against it.
 
 An empty policy trusts nobody. Certificates are checked at the time given (the reference library checks them at the moment they
 became valid, and so accepts expired ones), for signing code, up to the roots of the policy and not those of the machine.

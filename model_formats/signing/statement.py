@@ -1,4 +1,4 @@
-"""What a Model Signing signature says: an in-toto statement that lists every file of the package with its digest.
+"""The content of a Model Signing signature: an in-toto statement that lists every file of the package with its digest.
 
 Sources: OpenSSF Model Signing specification 1.0 (predicate `https://model_signing/signature/v1.0`), in-toto
 Statement v1, DSSE 1.0.

@@ -1,4 +1,4 @@
-"""Confidence: what the model says of itself, and how often that is right (isotonic regression on held-out rows)."""
+"""Calibrated confidence: how often a model is right at a given score (isotonic regression on held-out rows)."""
 
 from typing import Literal
 

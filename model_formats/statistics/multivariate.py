@@ -1,7 +1,7 @@
 """All input columns together: two Hotelling tests on the mean of random Fourier features.
 
-They see what no single column shows, from a mean of 32 numbers that can be summed over sites: the test in all directions finds a
-relation that changed, the one in the two directions of largest variance a small shift that many columns share.
+They need only a mean of 32 numbers, which can be summed over sites. The test in all directions finds a changed relation between
+columns; the one in the two directions of largest variance finds a small shift that many columns share.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a region's machine needs for its relay: one folder with Mosquitto's configuration, access list, keys and certificates."""
+"""Writes the folder that a relay's machine needs: Mosquitto's configuration, access list, keys and certificates."""
 
 import shlex
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""A relay: a Mosquitto in a region, bridged to the hub's, so that a region's spokes draw one copy over the long link.
+"""A relay: a Mosquitto in a region, bridged to the hub's, so that one copy over the long link serves the region's spokes.
 
-Nothing is decided on a relay and nothing trusts it: topics are content-addressed and everything is verified at the spoke. It
+A relay decides nothing and nobody trusts it: topics are content-addressed, and the spoke verifies everything. It
 keeps the zone's TUF metadata and its spokes' directives, so that they can be read while the long link is down. It has a
 certificate of the device CA for each side: `serverAuth` for its spokes, `clientAuth` as `relay-<name>` for the hub's broker.
 """

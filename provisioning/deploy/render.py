@@ -1,6 +1,6 @@
 """Deployment files: systemd units and Compose, from the templates beside this module. Needs jinja2 (extra `[hub]`), when called.
 
-They are printed or written for an administrator to read and install; nothing here touches the machine.
+They are printed or written for an administrator, who reads and installs them; nothing is installed here.
 """
 
 import ipaddress

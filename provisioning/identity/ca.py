@@ -1,6 +1,6 @@
 """The device CA: one EC P-256 authority for a hub, its servers and its spokes.
 
-A certificate says who and until when, never what: what a spoke may do is the broker's access list and the hub's database. Spokes
+A certificate says who and until when, but not what is allowed: the broker's access list and the hub's database say that. Spokes
 get `clientAuth` only and servers `serverAuth` only, so neither can play the other. Profile: RFC 5280.
 """
 

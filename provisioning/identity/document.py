@@ -1,4 +1,4 @@
-"""`identity/identity.json`: what the hub told a spoke when it was enrolled. Read without any cryptography."""
+"""`identity/identity.json`: what a spoke learned from the hub at enrolment. Read without any cryptography."""
 
 from typing import Annotated, Literal
 

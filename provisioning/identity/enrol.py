@@ -1,4 +1,4 @@
-"""Enrolment, both ends: a one-time code becomes a certificate and a place to begin.
+"""Enrolment, both ends: a one-time code becomes a certificate and the hub's addresses.
 
 A code is `<id>-<secret>-<pin>`. The secret proves the spoke to the hub and the hub to the spoke (HMAC, both ways) and is itself
 never sent; the pin is the fingerprint of the device CA, so that the first contact is authenticated too (as `kubeadm join`).

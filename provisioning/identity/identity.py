@@ -1,4 +1,4 @@
-"""Who this spoke is: key and certificate on disk, and what the hub told it when it was enrolled."""
+"""The identity of this spoke: key and certificate on disk, and the grant of its enrolment."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,1 +1,1 @@
-"""The message bus: the interface, an in-memory broker, MQTT 5."""
+"""The message bus: its interface, MQTT 5, and a broker in memory for tests and simulations."""

@@ -1,4 +1,4 @@
-"""The seam to the message bus. `memory.py` and `mqtt.py` implement it and pass one contract suite (tests/contract/test_bus.py).
+"""The interface of the message bus. `memory.py` and `mqtt.py` implement it; tests/contract/test_bus.py holds for both.
 
 Handlers run on the bus's own thread, must return at once (put into a queue), and must not raise.
 """

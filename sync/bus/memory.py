@@ -1,6 +1,6 @@
-"""A broker in memory, with the manners of the real one: access lists, retained messages, wills, sessions, shared subscriptions.
+"""A broker in memory that behaves like the real one: access lists, retained messages, wills, sessions, shared subscriptions.
 
-For tests and simulations. `cut` and `heal` are what a bad line does; `stop` and `start` are a broker that restarts.
+For tests and simulations. `cut` and `heal` break and mend a connection; `stop` and `start` restart the broker.
 """
 
 import itertools

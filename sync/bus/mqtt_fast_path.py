@@ -1,11 +1,12 @@
-"""The TLS socket under paho: many records in one go, and a lane past paho for what is bulk.
+"""The TLS socket under paho: reads many records per call, and hands blocks to their handler without paho.
 
-`ssl` hands over one record (16 KiB) a call, and paho copies a packet five times on its way to a handler. Blocks are most of
-what comes, and as plain as a packet can be: they are cut out of the stream here, with one copy. All else paho gets byte for byte,
-as if the bulk had not been there; both are delivered in order, by whoever calls `recv`, which is paho's one thread.
+`ssl` returns one record (16 KiB) per call, and paho copies a packet five times on its way to a handler. Most traffic is blocks,
+which use the simplest form of packet: they are cut out of the stream here, with one copy. paho gets all other bytes unchanged,
+as if the blocks had not been there. Both are delivered in order, on the thread that calls `recv`, which is paho's only one.
 
 Bulk is a PUBLISH of QoS 0 that is neither retained nor a duplicate and has no property but subscription identifiers (MQTT 5,
-section 3.3). A connection that carries little goes through paho whole: it judges by the bytes it sees whether the line is alive.
+section 3.3). A connection with little traffic goes through paho whole, since paho decides by the bytes it sees whether the line
+is alive.
 """
 
 import ssl

@@ -1,4 +1,4 @@
-"""Time as an argument: the seam, the system's clock, and one that tests turn by hand."""
+"""Time as an argument: the interface of a clock, the system's clock, and one that tests move."""
 
 import threading
 import time
@@ -38,7 +38,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that moves only when told, or when somebody sleeps on it."""
+    """A clock that moves only by its methods, or when somebody sleeps on it."""
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
         self._lock = threading.Lock()

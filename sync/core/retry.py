@@ -1,4 +1,4 @@
-"""The one retry: named exceptions, jitter, a cap on tries and on time.
+"""Retries with jitter, for named exceptions, with a limit on tries and on time.
 
 @retrying(on=(httpx.TransportError,), tries=5, seconds=30)
 def ask() -> bytes: ...

@@ -1,6 +1,6 @@
-"""The hub's two words in a federated sum: the question, and the cohort that is to answer it. Both are signed by the director.
+"""The hub's two messages in a federated sum: the question, and the cohort that answers it. The director signs both.
 
-A site's two words are in `sync.protocol.egress` (`masked_key`, `masked_sum`), since they leave through the outbox like all else.
+A site's two messages are in `sync.protocol.egress` (`masked_key`, `masked_sum`), since they leave through the outbox.
 """
 
 from datetime import timedelta

@@ -1,8 +1,8 @@
-"""All that can leave a site about its data, on one page.
+"""Every record about its data that can leave a site.
 
-The outbox is the only way out, and these types are its whole language: closed enums, bounded integers, digests and names that the
-hub already knows. Raw rows (R0) and anything made from single rows (R1: embeddings, example values, sketches that keep values,
-free text) have no field to stand in, so no policy can let them out by mistake. Floors are part of the types: a histogram cell
+The outbox is the only way out, and it can send nothing but these types: closed enums, bounded integers, digests and names that
+the hub already knows. Raw rows (R0) and anything made from single rows (R1: embeddings, example values, sketches that keep
+values, free text) have no field, so no policy can let them out by mistake. Floors are part of the types: a histogram cell
 between 1 and 9 cannot be parsed, on either side.
 
 Law: for every record r, `EgressRecord.parse(r.canonical()) == r`.

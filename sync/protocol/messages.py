@@ -1,7 +1,7 @@
-"""Every message that crosses between hub and spoke, on one page. (What leaves through the outbox is in `egress.py`.)
+"""Every message between hub and spoke, except the records of the outbox (`egress.py`).
 
 `Directive` and `Report` travel inside a DSSE envelope (`sync.trust.dsse`), signed over their canonical bytes; `Status` and
-`Want` are hints that nothing is decided on, so they are not signed.
+`Want` are hints on which no decision rests, so they are not signed.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -88,7 +88,7 @@ class DesiredModel(Value):
 
 
 class EgressCeiling(Value):
-    """The hub's word on the outbox. It can only tighten what the site's own policy allows."""
+    """The hub's limit on the outbox. It can only tighten the site's own policy."""
 
     kinds: tuple[str, ...] = ("ops", "drift_verdict", "drift_hist", "rff_mean", "perf_estimate")
     max_bytes_per_day: Count = 262_144
@@ -113,7 +113,7 @@ class Directive(Document):
 
 
 class EgressReceipt(Document):
-    """The hub has this record of the outbox, and by its chain all before it: a log that was cut off shows against it.
+    """Confirms that the hub has this record of the outbox and all before it, so that a log that was cut short no longer matches.
 
     Signed by the director, retained on the spoke's `receipt` topic. It is for one device key: a spoke that was enrolled anew
     counts its records from one again.

@@ -1,6 +1,6 @@
-"""What a site serves, as its serving process tells it to the agent and the agent to the hub.
+"""What a site serves, as the server reports it to the agent and the agent to the hub.
 
-A page of its own: the serving process, which starts many times, needs none of the messages between hub and spoke.
+A module of its own, so that the server starts without importing the messages between hub and spoke.
 """
 
 from typing import Annotated

@@ -1,7 +1,7 @@
 """The topic tree `ss/v1`, and who may use which part of it.
 
-This is the only place that knows the grammar: the agents build topics here, the broker's ACL and the in-memory bus enforce
-`rights_of`. Names are DNS labels, digests are `sha256:<hex>`; nothing else can get into a topic.
+The only module that knows the grammar: hub and agent build topics here, and the broker's access list and the bus in memory
+enforce the same rights. Names are DNS labels, digests are `sha256:<hex>`; nothing else can stand in a topic.
 """
 
 import re

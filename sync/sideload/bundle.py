@@ -1,6 +1,6 @@
 """Sideload: one file carries a whole update to a spoke without a network, and another brings the receipts back.
 
-The file is a plain tar (ustar) of an OCI image layout, so `skopeo` reads it as `oci-archive:`, with a head before the blobs:
+The file is a tar (ustar) of an OCI image layout, so `skopeo` reads it as `oci-archive:`. Its head comes before the blobs:
 
     bundle.json      DSSE by the director: for whom, until when, and what is inside (name, size, digest of every other member)
     directive.json   DSSE by the director
@@ -13,7 +13,7 @@ memory, and checks in this order:
 1. Members are plain files with names that a bundle may have, in order; the head is small.
 2. The TUF set advances the spoke's own. Older metadata than the spoke's is merged: the newer set stays and decides.
 3. The inventory is signed by the director that this set names, is for this spoke, and has not expired; the head is as it says.
-4. The directive passes the verifier (steps 1 to 4 there), like one that came over the air.
+4. The directive passes the verifier (steps 1 to 4 there), as one that came over the network.
 5. Nothing in it is denied, by the newest deny list that either side knows.
 6. Each blob is in the inventory and hashes to its name; what is in the store already is skipped.
 7. Nothing of the inventory is missing.

@@ -1,4 +1,4 @@
-"""The way back of a sideload: what a spoke without a network has to say, in one signed file that the hub takes once."""
+"""The way back of a sideload: reports and outbox records of a spoke without a network, as one signed file."""
 
 import base64
 import json
@@ -56,7 +56,7 @@ Link = Annotated[str, matching(r"^[1-9][0-9]{0,11} sha256:[0-9a-f]{64}$")]
 
 
 class Receipts(Document):
-    """What a spoke without a network has to say, in one signed file. It holds nothing that the outbox would not let out."""
+    """Reports and records of a spoke without a network, in one signed file. It holds nothing that the outbox would not send."""
 
     max_bytes: ClassVar[int] = 32 << 20
 

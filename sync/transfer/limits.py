@@ -1,6 +1,6 @@
-"""When a site lets a transfer take its line: hours of the day in its own time zone, and so many bytes a day.
+"""When a site allows transfers: hours of the day in its time zone, and a number of bytes a day.
 
-Each is a `RateLimit`, and `together` makes one of several; the receiver stops asking while any of them says wait.
+Each is a `RateLimit`, and `together` combines several; the receiver stops asking while any of them says to wait.
 """
 
 import json

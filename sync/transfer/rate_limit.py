@@ -1,7 +1,7 @@
-"""How fast: a token bucket for bytes per second, on either end of a transfer.
+"""A token bucket for bytes per second, for either end of a transfer.
 
-Pay after use: `wait` says how long to hold back now, `spend` takes what was used, also into debt, so that one block may be larger
-than the bucket.
+`wait` says how long to pause now. `spend` subtracts what was used afterwards and may go below zero, so that one block may be
+larger than the bucket.
 """
 
 from typing import Protocol
@@ -12,7 +12,7 @@ __all__ = ["RateLimit", "TokenBucket", "Unlimited"]
 
 
 class RateLimit(Protocol):
-    """Decides when more may flow."""
+    """Decides when more may be transferred."""
 
     def wait(self) -> float:
         """Seconds to hold back now; 0 when more may flow."""

@@ -1,7 +1,7 @@
-"""A spoke's half of the block transfer: ask by bitmap, check each block on arrival, write it in place, resume.
+"""The spoke's half of the block transfer: asks by bitmap, checks each block on arrival, writes it in place, resumes.
 
 Bounded memory: at most `_INBOX` blocks wait between the bus's thread and the disk; more are dropped and asked for again.
-Blocks are QoS 0: the bitmap is the acknowledgement.
+Blocks are sent with QoS 0: the next bitmap acknowledges them.
 """
 
 import hashlib

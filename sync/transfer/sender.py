@@ -1,9 +1,9 @@
 """The hub's half of the block transfer: many wants for one block cost one publish.
 
-A block that waits already is not queued again, and one that was published a moment ago is not repeated: whoever asks was most
-likely subscribed and has it on the way; if not, it asks again. That moment doubles each time a block is published, so that spokes
-or a broker that cannot follow are not buried under repetitions. Bounded: a block at a time in memory, a bitmap's worth of numbers
-for each blob that is being asked for. Wants are hints and are never trusted: each is capped, and `may` decides what goes where.
+A block that is queued is not queued again, and one that was just published is not repeated: a spoke that asks was most likely
+subscribed, so the block is on its way; if not, the spoke asks again. That pause doubles each time a block is published, so that
+slow spokes or a slow broker are not flooded with repetitions. Memory is bounded: one block at a time, and one bitmap for each
+blob that is asked for. Wants are not trusted: each is capped, and `may` decides what goes where.
 """
 
 import contextlib

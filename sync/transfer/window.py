@@ -1,13 +1,13 @@
 """Which blocks to ask for now, and which again: the receiver's rules, pure.
 
-A spoke never asks for all that it misses. It keeps a window of blocks on the way, and asks for more when half of it has
-arrived, so that the line does not run dry while a want travels. A block counts as lost when blocks of a later want have
-overtaken it, or when all has been quiet for a while. The window doubles (up to a limit) each time the line did run dry, as on a
-long link, and halves when blocks had to be asked for again.
+A spoke does not ask for all it misses at once. It keeps a window of blocks in flight and asks for more when half of them have
+arrived, so that the line is not idle while a want travels. A block counts as lost when blocks of a later want have arrived
+before it, or when nothing has arrived for a while. The window doubles (up to a limit) each time the line was idle, as on a long
+link, and halves when blocks had to be asked for again.
 
-What others asked for arrives too and needs no asking. More than that: a spoke that hears a flow asks for what comes next in it,
-as the others do, and for what it missed at the end, as other latecomers do; and what it hears others ask for, it leaves to them.
-So the wants of a ring fall together, are few, and cost one publish.
+Blocks that other spokes asked for arrive too. So a spoke that sees blocks arrive asks for the ones that come next, as the
+others do, and for those it missed at the end, as other latecomers do; what it hears others ask for it does not ask for itself.
+The wants of a ring are therefore few, ask for the same blocks, and cost one publish.
 """
 
 from collections import deque

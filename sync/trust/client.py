@@ -1,13 +1,13 @@
-"""The spoke's side of TUF: one trusted set on disk, moved forward by whatever metadata arrives, by whatever way.
+"""The spoke's side of TUF: one trusted set on disk, updated by any metadata that arrives over any transport.
 
-The rules are python-tuf's `TrustedMetadataSet` (signatures, thresholds, versions, hashes, caps); around them stands a shell of
-ours, since the reference updater fetches from a server by itself, keeps its files without fsync, uses the machine's clock and
-will not show an expired set. Here:
+The rules are python-tuf's `TrustedMetadataSet` (signatures, thresholds, versions, hashes, caps); around them is a shell of
+our own, since the reference updater fetches from a server by itself, writes its files without fsync, uses the machine's clock and
+does not return an expired set. Here:
 
  - `fetch` is a callable: the mirror of a topic, a folder, an HTTPS client, a bundle. None means that there is no such file.
  - The trusted set is one file, replaced at once: after a power cut it is the old one or the new one, and it verifies whole.
  - It is verified whole from the anchor at every start, so that a delegated role kept from an older delegator must please the
-   current one too, and nothing that lay on the disk is believed for lying there.
+   current one too, and no file is trusted only because it is on the disk.
  - Expiry is judged at the end, for all roles together, at trusted time (`freshness`). An expired set takes part in every
    comparison of versions, still tells what was released, and allows nothing new. Fetching newer metadata is always possible.
 """

@@ -1,6 +1,6 @@
 """The small documents that TUF targets consist of, and the terms that stand beside a released version.
 
-Author and client both use these, so that there is one reading of them.
+Author and client both use these, so that both read them alike.
 """
 
 from datetime import UTC, datetime

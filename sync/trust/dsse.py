@@ -1,4 +1,4 @@
-"""Signed documents in flight: DSSE envelopes (https://github.com/secure-systems-lab/dsse) around canonical JSON.
+"""Signed documents: DSSE envelopes (https://github.com/secure-systems-lab/dsse) around canonical JSON.
 
 The signature is checked before the payload is parsed, and the payload type names kind and schema, so that a signed report can
 never be read as a directive. Signatures by unknown keys are ignored, two by one key count once.

@@ -5,7 +5,7 @@
     nonce  = piece number (11 bytes, big endian) + 1 byte: 1 on the last piece, else 0      (AES-256-GCM)
 
 This is the STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizar 2015): pieces cannot be dropped, swapped or cut off unseen.
-Secrecy only: who wrote it is told by the signatures inside.
+This gives secrecy only; the signatures inside say who wrote it.
 """
 
 from collections.abc import Iterator

@@ -4,7 +4,7 @@ A spoke's clock may be wrong by years: a flat battery says 1970, a bad server 20
 correction)`. The floor rises only with what a trusted key has signed (never with the wall clock, so a clock that ran ahead
 poisons nothing) and never falls, except when root replaces the timestamp key: then what the old key said about time is
 forgotten together with the rest of what it signed. The correction comes from the hub's signed answer to a nonce of ours, so an
-old answer cannot be replayed; it is what brings back a spoke whose clock runs ahead.
+old answer cannot be replayed; it sets right a spoke whose clock is ahead.
 """
 
 from datetime import UTC, datetime, timedelta
