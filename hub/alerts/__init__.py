@@ -1,1 +1,1 @@
-"""What people are told without asking: drift that alarms, drift that costs accuracy, rollouts that were aborted."""
+"""Alerts to people: drift, drift that costs accuracy, and rollouts that were aborted."""

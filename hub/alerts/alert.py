@@ -1,4 +1,4 @@
-"""Which alerts hold now, from what the hub knows. Pure."""
+"""Decides which alerts hold now, from the records of the hub. Pure."""
 
 import hashlib
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ AlertType = Literal["drift.alarm", "drift.retrain", "rollout.aborted"]
 
 
 class Alert(Value):
-    """One thing that people should know. The same thing has the same id, so that nobody is told twice."""
+    """One alert. The same fact has the same id, so that it is sent once."""
 
     id: str
     type: AlertType
@@ -38,7 +38,7 @@ class DegradedSite(Value):
 
 
 class RetrainTrigger(Document):
-    """Why a new version should be trained: made only where drift and labels, or a valid estimate, agree. It decides nothing."""
+    """A reason to train a new version: made only where drift agrees with labels or with a valid estimate. It starts nothing."""
 
     max_bytes: ClassVar[int] = 1 << 20
 

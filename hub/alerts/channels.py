@@ -1,4 +1,4 @@
-"""How alerts get to people: a signed webhook, Alertmanager, e-mail. Each send is tried a few times, then left for the next turn.
+"""Sends alerts: by signed webhook, Alertmanager or e-mail. A send is tried a few times, then left for the next turn.
 
 Webhooks follow the Standard Webhooks specification 1.0 (https://www.standardwebhooks.com): `webhook-id` (the alert's, so that
 a repeated delivery is known), `webhook-timestamp`, and `webhook-signature` = "v1," + base64 of HMAC-SHA256 over
@@ -75,7 +75,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Alertmanager:
-    """POST of all alerts that hold, at every turn; Alertmanager groups, silences and repeats, and ends what is not told again."""
+    """POST of all alerts that hold, at every turn; Alertmanager groups, silences and repeats, and ends what is not sent again."""
 
     url: str
     clock: Clock

@@ -1,4 +1,4 @@
-"""`/drift`: what the sites' verdicts, histograms and estimates say together."""
+"""`/drift`: the sites' verdicts, histograms and estimates, summed up per version."""
 
 from typing import Annotated
 

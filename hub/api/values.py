@@ -1,4 +1,4 @@
-"""Our values inside FastAPI's models: said as they are, with the schema they have.
+"""Lets our `Value` types stand inside FastAPI's models, with their own JSON and schema.
 
 FastAPI knows pydantic's models; what is signed and sent is a `Value` (core/document.py). `Annotated[Serving, AS_IT_IS]`
 lets one stand in the other.

@@ -1,4 +1,4 @@
-"""The hub as one ASGI application: API, registry, health. Everything it needs is in the Hub that it is given."""
+"""The hub as one ASGI application: API, registry, health. Everything it needs is in the HubContext that it is given."""
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers

@@ -1,4 +1,4 @@
-"""What can be wrong with a hub's machine, one check each: what is found, and what to do. Reads, and changes nothing."""
+"""Checks of a hub's machine, one function each: what was found, and what to do. Reads only."""
 
 import shutil
 from collections.abc import Callable

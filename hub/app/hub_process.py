@@ -2,9 +2,9 @@
 
     start   lock the folder -> open the hub -> certificate -> broker -> listen -> bus -> ingest, blocks -> first turn
     turn    (every `tick_s`, or at once when something happened) broker alive? access list -> rollouts -> renewals -> publish
-    stop    the same backwards
+    stop    the same in reverse
 
-All that has to last is in the database, so a turn may end anywhere: the next one, here or in another process, goes on.
+All lasting state is in the database, so a turn may be cut short at any point: the next one, here or in another process, goes on.
 """
 
 import contextlib

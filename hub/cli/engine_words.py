@@ -1,4 +1,4 @@
-"""Words for how a spoke runs a version: engine, mode, and the variants that it passed over."""
+"""Formats how a spoke runs a version: engine, mode, and the variants that it passed over."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""How the command line (and any program) talks to a hub: HTTPS with a bearer token, pinned to the hub's own CA.
+"""The client of a hub's API: HTTPS with a bearer token, pinned to the hub's own CA.
 
 Every command is one call here. A problem document becomes the error class of its code, so that a command fails with the same
 message, hint and exit status whether the hub is in this process or far away.

@@ -1,7 +1,7 @@
 """From a model folder to a released version: pack, sign, push, propose, approve. Runs where the keys are.
 
-The hub itself holds no key that releases: it checks what was pushed and prepares the metadata; the keys in `keys` sign it here,
-or it waits (`hub model sign`) for people who hold the others.
+The hub holds no key that can release: it checks what was pushed and prepares the metadata. The keys in `keys` sign it here, or it
+waits (`hub model sign`) for people who hold the others.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""Everything a hub can be told, in one frozen object: defaults < `hub.toml` < environment (`HUB_...`) < flags."""
+"""The settings of a hub, in one frozen object: defaults < `hub.toml` < environment (`HUB_...`) < flags."""
 
 import tomllib
 from pathlib import Path

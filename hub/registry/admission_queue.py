@@ -1,10 +1,10 @@
-"""How many blobs travel over HTTPS at once, so that a fleet that comes back together does not flatten its hub.
+"""Limits the blob downloads over HTTPS at one time, so that a fleet that comes back together does not overload its hub.
 
-Each zone has so many places. Who finds none is told when to come again: by its turn among those who wait, at the pace at which
-places became free of late, spread by chance. So ten thousand spokes ask about once each, and who came first comes first.
+Each zone has a number of places. A caller that finds none gets a time to come back: by its position in the queue and the rate
+at which places became free lately, with jitter. So ten thousand spokes ask about once each, in order of arrival.
 
-A place is a lease: it ends with the answer, with the connection, or when nothing could be sent for `stall_s`. Who waits holds
-none, and is forgotten when it does not come back. Bounded: `MAX_WAITING` callers are remembered in a zone.
+A place is a lease: it ends with the answer, with the connection, or when nothing could be sent for `stall_s`. A waiting caller
+holds no place, and is forgotten if it does not come back. Memory is bounded: `MAX_WAITING` callers in a zone.
 """
 
 import asyncio

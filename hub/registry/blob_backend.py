@@ -1,7 +1,7 @@
-"""Where the bytes of the registry are: the seam between what it knows (store.py) and what keeps the content.
+"""The interface between the registry's records (store.py) and the place where blobs are kept.
 
-`FolderContents` keeps them in the hub's own folder; `external.ExternalContents` at another OCI registry, with a cache here. Both
-are held to one contract suite (tests/hub/registry/test_contents_are_kept_here_or_elsewhere.py).
+`FolderContents` keeps them in the hub's own folder; `remote_backend.ExternalContents` at another OCI registry, with a cache
+here. Both are held to one contract suite (tests/hub/registry/test_contents_are_kept_here_or_elsewhere.py).
 """
 
 from pathlib import Path

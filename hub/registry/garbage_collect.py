@@ -1,4 +1,4 @@
-"""Garbage collection: what no tag, no caller's root and no referrer of those needs, goes. Orphaned referrers go by default."""
+"""Garbage collection: removes what no tag, no root of the caller and no referrer of those needs."""
 
 import time
 from collections.abc import Iterable

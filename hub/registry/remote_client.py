@@ -1,7 +1,7 @@
 """One repository at some registry, as a client sees it: ours, distribution, Harbor, zot, or a cloud's (OCI distribution 1.1).
 
-Large blobs go up in chunks (POST, PATCH..., PUT) and come down by Range; either goes on where the line broke. Memory does not
-grow with the blob. Nothing that comes back is believed before it hashes to its digest.
+Large blobs go up in chunks (POST, PATCH..., PUT) and come down by Range; both resume. Memory does not
+grow with the blob. What is downloaded counts only when it hashes to its digest.
 
 A registry that does not say `OCI-Subject` to a manifest with a subject keeps no list of referrers (distribution 2.8 is such a
 one): then the tag `sha256-<hex>` of the subject lists them. Source: specification, "Pushing Manifests with Subject".

@@ -1,7 +1,7 @@
 """OCI distribution 1.1 under `/v2/`: thin routes over `store.py` and `uploads.py`.
 
-Who may do what is the caller's business: `authorize(request, repository, action)` raises `NotAuthorized` or returns. Without
-one nobody may do anything. It may leave `zone` and `caller` in the request's state: whose places a blob that is drawn takes.
+The caller decides who may do what: `authorize(request, repository, action)` raises `NotAuthorized` or returns. Without one,
+nothing is allowed. It may set `zone` and `caller` in the request's state, which say whose places a download takes.
 """
 
 import contextlib

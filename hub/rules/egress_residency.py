@@ -1,4 +1,4 @@
-"""The hub's own check of what spokes send out: the floors hold on both sides, and what breaks them is kept apart. Pure.
+"""The hub's own check of outbox records: floors hold on both sides, and a record that breaks them is quarantined. Pure.
 
 A record has already been parsed (so it holds nothing that the types forbid) and its signature checked. Here it must also fit its
 site's regime, the ceiling that the hub signed, the package it speaks of, and the record before it.

@@ -1,4 +1,4 @@
-"""Drift over the fleet: the sites' verdicts side by side, their histograms summed exactly, and what it all means, in words. Pure.
+"""Drift over the fleet: the sites' verdicts side by side, the exact sum of their histograms, and a summary in words. Pure.
 
 Histograms are summed over the cells that every site kept apart (small cells were merged at the site), so the sum equals the
 pooled histogram on those cells. A shift that most sites share calls for another model; one at a single site for a look there.

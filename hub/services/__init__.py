@@ -1,1 +1,1 @@
-"""The hub's dealings with its spokes: releases, enrolment, directives, reports, rollouts; each a thin shell around a rule."""
+"""The use cases of the hub: releases, enrolments, directives, reports, rollouts; each a thin shell around a rule."""

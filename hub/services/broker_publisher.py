@@ -1,4 +1,4 @@
-"""What the hub keeps retained at the broker: release metadata and open federated questions in every zone, each spoke's directive.
+"""Publishes what the broker retains: release metadata and open federated questions in every zone, each spoke's directive.
 
 Level-triggered: `tick` publishes what differs from what this process last published. After a reconnect it publishes all again, so
 that a broker that lost its memory is made whole.
@@ -20,7 +20,7 @@ __all__ = ["BrokerPublisher"]
 
 
 class BrokerPublisher:
-    """One hub's voice on the bus."""
+    """Publishes what one hub has to say on the bus."""
 
     def __init__(self, hub: HubContext, bus: Bus) -> None:
         self._hub, self._bus = hub, bus

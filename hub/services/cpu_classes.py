@@ -1,6 +1,6 @@
 """Which variant of a version serves on which class of CPU, and how fast, as the fleet measures it.
 
-What a spoke measures is its own: the median over the spokes of a class says which variant is best there.
+Each spoke measures on its own machine; the median over the spokes of a class says which variant is best there.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The signed word to each spoke: composed from its assignments, numbered, sealed with the director's key.
+"""Makes the directive of each spoke: from its assignments, numbered, signed with the director's key.
 
 Level-triggered: a directive holds the whole desired state. Its generation grows when the content changes, and when the same
 content is signed anew before it expires: two documents under one generation would look like a replay.

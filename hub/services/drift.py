@@ -1,4 +1,4 @@
-"""The fleet's drift as the hub's database tells it now."""
+"""Reads the fleet's drift from the hub's database."""
 
 from datetime import timedelta
 

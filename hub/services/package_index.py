@@ -1,4 +1,4 @@
-"""Reference profiles of released packages, by index digest: what records of the outbox are checked and read against."""
+"""Reference profiles of released packages by index digest, against which outbox records are checked and read."""
 
 from functools import lru_cache
 

@@ -1,4 +1,4 @@
-"""How a rollout stands: the plan, its rings, and what signed reports say of every member."""
+"""The state of a rollout for people: its plan, its rings, and the signed reports of every member."""
 
 from dataclasses import replace
 

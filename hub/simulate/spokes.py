@@ -1,4 +1,4 @@
-"""Virtual spokes: how long they take, how often they are away, and what a version really does at them."""
+"""Virtual spokes: how long they take, how often they are offline, and how a version really performs there."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ __all__ = ["SimulatedFleet", "VirtualSpoke", "make_fleet"]
 
 @dataclass(frozen=True, slots=True)
 class SimulatedFleet:
-    """What is true of the fleet and of the version; the hub under test does not know it. Times in seconds.
+    """The true state of fleet and version, which the simulated hub does not know. Times in seconds.
 
     `loss` is by how much the version is worse than it claims, by region; regions without an entry get what was claimed.
     """

@@ -1,4 +1,4 @@
-"""What each spoke should serve (assignments), and the signed word that says so (directives)."""
+"""What each spoke should serve (assignments), and the signed directives made from it."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What came through the outboxes: whole signed records, and which of them are not believed."""
+"""Records that came through outboxes, as signed, and which of them are quarantined."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The fleet: who is enrolled, when it was last heard of, and what it serves by its own signed word."""
+"""The fleet: who is enrolled, when each was last heard from, and what it serves by its newest signed report."""
 
 from dataclasses import dataclass
 

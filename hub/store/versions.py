@@ -1,4 +1,4 @@
-"""Released versions, as an index of the TUF metadata: for lists, targeting and claims. What a spoke believes is the metadata."""
+"""Released versions, as an index of the TUF metadata: for lists, targeting and claims. A spoke trusts the metadata only."""
 
 import json
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Ways in which inputs go wrong at sites, in plain NumPy: for the accuracy estimate, for drift tests and for the demo's
+"""Corruptions of inputs as they happen at sites, in plain NumPy: for the accuracy estimate, for drift tests and for the demo's
 turned scanner.
 
 Images are [n, c, h, w]. Each function returns float32 in the range of its input.

@@ -1,6 +1,6 @@
-"""A recipe:
+"""A recipe: the network, the data, and how to train it.
 
-the network, the data, and how to train it. `fit` is the visible loop that all of ours use; a recipe may bring its own.
+`fit` is the visible loop that all of ours use; a recipe may bring its own.
 """
 
 import contextlib

@@ -1,7 +1,4 @@
-"""What is kept of a training run:
-
-parameters, data digests, metrics of every epoch, the digest of the weights, the code version.
-"""
+"""The record of a training run: parameters, data digests, metrics of every epoch, digest of the weights, code version."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
