@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from hub.config.settings import HubSettings
+from hub.rules.audit_action import AuditAction
 from model_formats.core.errors import SpokeshaveError, catalog
 from spoke_agent.site.settings import SpokeSettings
 from sync.core.types import Reason
@@ -26,6 +27,7 @@ def pages() -> dict[str, str]:
     """File name -> text of every generated page."""
     import_everything()
     return {
+        "audit.md": audit_actions(),
         "commands.md": commands(),
         "errors.md": errors(),
         "reasons.md": reasons(),
@@ -140,6 +142,16 @@ def reasons() -> str:
     return HEAD + "# Reasons in reports\n\n| reason | meaning |\n|---|---|\n" + "\n".join(rows) + "\n"
 
 
+def audit_actions() -> str:
+    """The closed list of what a line of the hub's audit log can say was done."""
+    meanings = _meanings(AuditAction)
+    rows = [f"| `{action}` | {meanings[action.name]} |" for action in AuditAction]
+    head = (
+        "# Actions in the audit log\n\n`hub audit show` prints the log: when, who, did which of these, to what, with details.\n"
+    )
+    return HEAD + head + "\n| action | meaning |\n|---|---|\n" + "\n".join(rows) + "\n"
+
+
 def settings() -> str:
     """Every setting of both programs: environment name, type, default, meaning."""
     text = HEAD + "# Settings\n\nDefaults < file (TOML in the program's home) < environment < flags.\n"
@@ -165,7 +177,10 @@ def _meanings(cls: type) -> dict[str, str]:
     found = {}
     for field, below in pairwise(body):
         match field, below:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
                 found[name] = " ".join(text.split())
     return found
 

@@ -12,6 +12,7 @@ from hub.config.settings import HubSettings
 from hub.registry.remote_backend import open_registry
 from hub.registry.store import RegistryStore
 from hub.rules.access import Role
+from hub.rules.audit_action import AuditAction
 from hub.store.audit import append_audit
 from hub.store.database import Database
 from hub.store.tokens import make_token
@@ -109,7 +110,7 @@ def found(home: Path, settings: HubSettings, clock: Clock | None = None) -> None
     database = Database(settings.database(place)).open()
     with database.begin() as db:
         _, token = make_token(db, "operator", frozenset({Role.OPERATOR, Role.ML_ENGINEER}), now=clock.now().timestamp())
-        append_audit(db, "operator", "hub.init", settings.name, now=clock.now().timestamp())
+        append_audit(db, "operator", AuditAction.HUB_INIT, settings.name, now=clock.now().timestamp())
     database.close()
     atomic_write(place.token, f"{token}\n".encode(), mode=0o600)
     Repository.create(place.metadata, keys=place.keys, clock=clock)

@@ -9,6 +9,7 @@ from datetime import timedelta
 from hub.alerts.alert import Alert, drift_alerts, retrain_trigger, rollout_alerts
 from hub.alerts.channels import Alertmanager, AlertNotSent, Channel, open_channels
 from hub.context import HubContext
+from hub.rules.audit_action import AuditAction
 from hub.rules.fleet_drift import FleetDrift
 from hub.services.drift import claim_of, drift_view
 from hub.store.audit import append_audit
@@ -79,7 +80,12 @@ class Notifier:
             with self._hub.database.begin() as db:
                 set_value(db, key, str(self._hub.now))
                 append_audit(
-                    db, "hub", "alert.sent", alert.id, now=self._hub.now, details={"channel": channel.name, "what": alert.title}
+                    db,
+                    "hub",
+                    AuditAction.ALERT_SENT,
+                    alert.id,
+                    now=self._hub.now,
+                    details={"channel": channel.name, "what": alert.title},
                 )
 
     def _keep_trigger(self, view: FleetDrift) -> None:
@@ -94,7 +100,9 @@ class Notifier:
         atomic_write(path, json.dumps(json.loads(trigger.canonical()), indent=1).encode())
         with self._hub.database.begin() as db:
             details = {"file": path.name, "digest": trigger.digest}
-            append_audit(db, "hub", "drift.retrain", f"{trigger.model}@{trigger.version}", now=self._hub.now, details=details)
+            append_audit(
+                db, "hub", AuditAction.DRIFT_RETRAIN, f"{trigger.model}@{trigger.version}", now=self._hub.now, details=details
+            )
 
     def _run(self) -> None:
         while not self._stopping.wait(self._hub.settings.alerts_every_s):

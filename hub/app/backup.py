@@ -26,6 +26,7 @@ from pathlib import Path
 from hub.config.home import HubHome
 from hub.config.settings import load_settings
 from hub.context import HubContext, HubMissing
+from hub.rules.audit_action import AuditAction
 from hub.services.directives import refresh_directive
 from hub.store.audit import append_audit
 from hub.store.directives import lift_generations
@@ -107,7 +108,7 @@ def _lift(hub: HubContext) -> Restored:
             )
         void = void_invites(db, now=hub.now)
         details = {"spokes": str(len(enrolled)), "codes void": str(void), "lifted by": str(LIFT)}
-        append_audit(db, "operator", "hub.restore", hub.settings.name, now=hub.now, details=details)
+        append_audit(db, "operator", AuditAction.HUB_RESTORE, hub.settings.name, now=hub.now, details=details)
     return Restored(len(enrolled), void, LIFT)
 
 

@@ -11,6 +11,7 @@ from hub.config.home import HubHome
 from model_formats.core.console import Context, emit, out, pass_context, table, talk
 from model_formats.core.errors import OperatorError
 from model_formats.core.types import ModelRef
+from sync.core.types import REGIMES
 
 if TYPE_CHECKING:
     from model_formats.build.build import BuildOptions, BuildResult
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["group"]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-REGIMES = ("ae-pdpl", "ae-health", "ae-cbuae", "difc", "adgm", "gdpr", "none")
 
 
 class NotBuilt(OperatorError):

@@ -11,11 +11,9 @@ from model_formats.core.console import Context, emit, out, pass_context, table, 
 from model_formats.core.errors import OperatorError
 from provisioning.identity.enrol import EnrolmentGrant, EnrolmentRequest
 from sync.core.files import atomic_write
-from sync.core.types import SpokeId
+from sync.core.types import REGIMES, SpokeId
 
 __all__ = ["group"]
-
-REGIMES = ("ae-pdpl", "ae-health", "ae-cbuae", "difc", "adgm", "gdpr", "none")
 
 
 @click.group("spoke")

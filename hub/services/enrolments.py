@@ -5,6 +5,7 @@ from datetime import timedelta
 from cryptography import x509
 
 from hub.context import HubContext
+from hub.rules.audit_action import AuditAction
 from hub.services.directives import SpokeUnknown, refresh_directive
 from hub.store.audit import append_audit
 from hub.store.invites import add_invite, find_invite, spend_invite
@@ -41,7 +42,7 @@ def invite_spoke(hub: HubContext, spoke: SpokeId, zone: str, regime: Regime, who
     code, kept = invite(spoke, zone=zone, regime=regime, ca=hub.ca, now=hub.clock.now(), life=life)
     with hub.database.begin() as db:
         add_invite(db, kept, now=hub.now)
-        append_audit(db, who, "spoke.invite", str(spoke), now=hub.now, details={"zone": zone, "regime": regime})
+        append_audit(db, who, AuditAction.SPOKE_INVITE, str(spoke), now=hub.now, details={"zone": zone, "regime": regime})
     return code
 
 
@@ -64,7 +65,7 @@ def admit_spoke(hub: HubContext, request: EnrolmentRequest, who: str = "enrolmen
         refresh_directive(
             db, hub.repository.director, spoke, now=hub.now, life_s=hub.settings.directive_ttl_s, ceiling=hub.ceiling
         )
-        append_audit(db, who, "spoke.enrol", str(spoke), now=hub.now, details={"serial": serial})
+        append_audit(db, who, AuditAction.SPOKE_ENROL, str(spoke), now=hub.now, details={"serial": serial})
     hub.wake.set()
     return answer
 
@@ -77,7 +78,9 @@ def renew_spoke(hub: HubContext, spoke: SpokeId, request: RenewalRequest) -> Ren
             raise SpokeUnknown(f"{spoke} is not enrolled")
         answer = renew(request, held.certificate.encode(), hub.ca, spoke=spoke, now=hub.clock.now())
         renewed_certificate(db, spoke, answer.certificate, _serial(answer.certificate))
-        append_audit(db, str(spoke), "spoke.renew", str(spoke), now=hub.now, details={"serial": _serial(answer.certificate)})
+        append_audit(
+            db, str(spoke), AuditAction.SPOKE_RENEW, str(spoke), now=hub.now, details={"serial": _serial(answer.certificate)}
+        )
     return answer
 
 
@@ -88,7 +91,7 @@ def revoke(hub: HubContext, spoke: SpokeId, who: str) -> None:
         if held is None or held.revoked is not None:
             raise SpokeUnknown(f"{spoke} is not enrolled")
         revoke_spoke(db, spoke, now=hub.now)
-        append_audit(db, who, "spoke.revoke", str(spoke), now=hub.now, details={"serial": held.serial})
+        append_audit(db, who, AuditAction.SPOKE_REVOKE, str(spoke), now=hub.now, details={"serial": held.serial})
     hub.ca.revoke(held.certificate.encode(), now=hub.clock.now())
     hub.wake.set()
 

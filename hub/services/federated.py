@@ -17,6 +17,7 @@ from typing import ClassVar, Literal
 from sqlalchemy import Connection
 
 from hub.context import HubContext
+from hub.rules.audit_action import AuditAction
 from hub.services.directives import refresh_directive
 from hub.services.package_index import profile_of
 from hub.store.audit import append_audit
@@ -86,7 +87,7 @@ def ask(hub: HubContext, terms: Terms, who: str) -> KeptQuestion:
             raise QuestionInvalid(f"a question {question.name} exists", hint="Give the new one another --name.")
         add_question(db, question, seal(question, hub.repository.director), who, now=hub.now)
         details = {"model": str(terms.ref), "statistic": question.statistic, "zone": question.zone}
-        append_audit(db, who, "federated.ask", question.name, now=hub.now, details=details)
+        append_audit(db, who, AuditAction.FEDERATED_ASK, question.name, now=hub.now, details=details)
         _renew_ceilings(hub, db, question.zone)
         kept = _find(db, question.name)
     hub.wake.set()
@@ -174,7 +175,7 @@ def _close_gathering(hub: HubContext, db: Connection, kept: KeptQuestion) -> Non
     cohort = Cohort(name=question.name, question=question.digest, members=tuple(members.values()), issued=issued)
     sealed = seal(cohort, hub.repository.director)
     set_question(db, question.name, QuestionState.SUMMING, now=hub.now, cohort=sealed)
-    append_audit(db, "hub", "federated.cohort", question.name, now=hub.now, details={"sites": str(len(members))})
+    append_audit(db, "hub", AuditAction.FEDERATED_COHORT, question.name, now=hub.now, details={"sites": str(len(members))})
     hub.wake.set()
 
 
@@ -212,7 +213,7 @@ def _try_to_open(hub: HubContext, db: Connection, kept: KeptQuestion) -> None:
     parts = read_totals(layout, total(shares[s] for s in wanted), sites=len(wanted), epsilon=epsilon, least=MIN_CELL)
     result = FederatedResult(sites=len(wanted), epsilon_milli=kept.question.epsilon_milli, parts=parts)
     set_question(db, kept.question.name, QuestionState.ANSWERED, now=hub.now, result=result.canonical())
-    append_audit(db, "hub", "federated.open", kept.question.name, now=hub.now, details={"sites": str(len(wanted))})
+    append_audit(db, "hub", AuditAction.FEDERATED_OPEN, kept.question.name, now=hub.now, details={"sites": str(len(wanted))})
 
 
 def _shares(db: Connection, kept: KeptQuestion, cohort: str) -> Iterable[tuple[SpokeId, tuple[int, ...]]]:
@@ -223,9 +224,15 @@ def _shares(db: Connection, kept: KeptQuestion, cohort: str) -> Iterable[tuple[S
             yield SpokeId(share.record.site, share.record.spoke), body.values
 
 
+_ENDED = {
+    QuestionState.TOO_FEW: AuditAction.FEDERATED_TOO_FEW,
+    QuestionState.INCOMPLETE: AuditAction.FEDERATED_INCOMPLETE,
+}
+
+
 def _end(hub: HubContext, db: Connection, kept: KeptQuestion, state: QuestionState, details: dict[str, str]) -> None:
     set_question(db, kept.question.name, state, now=hub.now)
-    append_audit(db, "hub", f"federated.{state.value}", kept.question.name, now=hub.now, details=details)
+    append_audit(db, "hub", _ENDED[state], kept.question.name, now=hub.now, details=details)
     hub.wake.set()
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from sqlalchemy import Connection
 
 from hub.context import HubContext
+from hub.rules.audit_action import AuditAction
 from hub.services.directives import SpokeUnknown
 from hub.store.audit import append_audit
 from hub.store.egress import add_egress, last_egress
@@ -70,7 +71,7 @@ def _keep_report(db: Connection, held: Spoke, report: Report, envelope: bytes, n
         after = received_after(db, held.id, report.sequence, since=now - LATE_S)
         add_report(db, report, envelope, now=now if after is None else after)
     details = {"state": report.state.value, "reason": report.reason.value, "sequence": str(report.sequence)}
-    append_audit(db, str(held.id), "spoke.report", f"{report.model}@{report.version}", now=now, details=details)
+    append_audit(db, str(held.id), AuditAction.SPOKE_REPORT, f"{report.model}@{report.version}", now=now, details=details)
 
 
 def take_egress(hub: HubContext, spoke: SpokeId, envelope: bytes, judge: Judge | None = None) -> EgressRecord:
@@ -87,7 +88,7 @@ def take_egress(hub: HubContext, spoke: SpokeId, envelope: bytes, judge: Judge |
         fresh = add_egress(db, record, envelope, now=hub.now, quarantined=why)
         if fresh and why is not None:
             details = {"kind": record.body.kind, "why": why}
-            append_audit(db, str(spoke), "egress.quarantine", record.digest, now=hub.now, details=details)
+            append_audit(db, str(spoke), AuditAction.EGRESS_QUARANTINE, record.digest, now=hub.now, details=details)
     return record
 
 
@@ -186,7 +187,7 @@ class Ingest:
         self._told[key] = now
         details = {"why": error.message[:500], **({"reason": reason} if reason else {})}
         with self._hub.database.begin() as db:
-            append_audit(db, str(spoke), "message.refused", error.code, now=now, details=details)
+            append_audit(db, str(spoke), AuditAction.MESSAGE_REFUSED, error.code, now=now, details=details)
 
 
 _ANY = SpokeId("+", "+")

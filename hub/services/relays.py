@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from hub.context import HubContext
+from hub.rules.audit_action import AuditAction
 from hub.services.directives import SpokeUnknown
 from hub.store.audit import append_audit
 from hub.store.key_values import get_value, set_value
@@ -54,7 +55,7 @@ def make_relay(
             raise SpokeUnknown(f"no spoke is enrolled at {missing[0]}")
         files = write_region(out, name, hub.ca, served, hub=broker, names=names, port=port, place=place, now=hub.clock.now())
         set_value(db, _FACT, json.dumps({**_relays(db), name: sorted(set(sites))}))
-        append_audit(db, who, "relay.make", name, now=hub.now, details={"sites": ", ".join(sorted(set(sites)))})
+        append_audit(db, who, AuditAction.RELAY_MAKE, name, now=hub.now, details={"sites": ", ".join(sorted(set(sites)))})
     return files
 
 

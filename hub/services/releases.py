@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tuf.api.metadata import Metadata, Targets
 
 from hub.context import HubContext
+from hub.rules.audit_action import AuditAction
 from hub.store.audit import append_audit
 from hub.store.versions import VersionRecord, add_version
 from model_formats.core.errors import OperatorError
@@ -49,7 +50,7 @@ def add_family(hub: HubContext, name: str, keys: Sequence[Key], threshold: int, 
     """Propose a model family with its approvers; the targets role must sign it."""
     with hub.trust() as repository:
         proposal = repository.add_model_family(name, keys=keys, threshold=threshold)
-    _note(hub, who, "family.propose", name, proposal)
+    _note(hub, who, AuditAction.FAMILY_PROPOSE, name, proposal)
     return proposal
 
 
@@ -86,7 +87,7 @@ def propose_release(hub: HubContext, request: ReleaseRequest, who: str) -> Propo
             publishers=request.publishers,
             fallback=request.fallback,
         )
-    _note(hub, who, "release.propose", str(request.ref), proposal)
+    _note(hub, who, AuditAction.RELEASE_PROPOSE, str(request.ref), proposal)
     return proposal
 
 
@@ -94,7 +95,7 @@ def deny(hub: HubContext, digests: Sequence[str], who: str) -> Proposal:
     """Propose that some digests may not run any more; the targets role must sign it."""
     with hub.trust() as repository:
         proposal = repository.deny(*digests)
-    _note(hub, who, "deny.propose", ",".join(digests)[:200], proposal)
+    _note(hub, who, AuditAction.DENY_PROPOSE, ",".join(digests)[:200], proposal)
     return proposal
 
 
@@ -102,7 +103,7 @@ def accept(hub: HubContext, role: str, data: bytes, who: str) -> Proposal:
     """Take a proposal back with signatures; publish and index it when there are enough. Raises MetadataRefused."""
     with hub.trust() as repository:
         proposal = repository.accept(role, data)
-    _note(hub, who, "metadata.accept", role, proposal)
+    _note(hub, who, AuditAction.METADATA_ACCEPT, role, proposal)
     if proposal.complete:
         reindex(hub)
     return proposal
@@ -167,7 +168,7 @@ def _verify(hub: HubContext, request: ReleaseRequest) -> Publisher:
     return publisher
 
 
-def _note(hub: HubContext, who: str, action: str, what: str, proposal: Proposal) -> None:
+def _note(hub: HubContext, who: str, action: AuditAction, what: str, proposal: Proposal) -> None:
     details = {"role": proposal.role, "version": str(proposal.version), "signed": f"{proposal.signed} of {proposal.threshold}"}
     with hub.database.begin() as db:
         append_audit(db, who, action, what, now=hub.now, details=details)

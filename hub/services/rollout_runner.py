@@ -8,6 +8,7 @@ from dataclasses import replace
 from sqlalchemy import Connection
 
 from hub.context import HubContext
+from hub.rules.audit_action import AuditAction
 from hub.rules.rollout import (
     Abort,
     Assign,
@@ -82,7 +83,7 @@ def _execute(hub: HubContext, db: Connection, held: KeptRollout, step: Step) -> 
         case StartRing(ring):
             set_ring(db, name, ring, state=RingState.RUNNING.value, started=now, ready=None)
             set_rollout(db, name, held.state, "", now=now)
-            append_audit(db, "hub", "rollout.ring", name, now=now, details={"ring": held.rings[ring].name})
+            append_audit(db, "hub", AuditAction.ROLLOUT_RING, name, now=now, details={"ring": held.rings[ring].name})
         case Assign(ring, spokes):
             director = hub.repository.director
             for spoke in spokes[:AT_ONCE]:
@@ -93,15 +94,17 @@ def _execute(hub: HubContext, db: Connection, held: KeptRollout, step: Step) -> 
             set_ring(db, name, ring, ready=None)
         case PassRing(ring, why):
             set_ring(db, name, ring, state=RingState.PASSED.value, finished=now)
-            append_audit(db, "hub", "rollout.passed", name, now=now, details={"ring": held.rings[ring].name, "why": why})
+            append_audit(
+                db, "hub", AuditAction.ROLLOUT_PASSED, name, now=now, details={"ring": held.rings[ring].name, "why": why}
+            )
         case Complete():
             set_rollout(db, name, RolloutState.COMPLETED, "", now=now)
-            append_audit(db, "hub", "rollout.completed", name, now=now)
+            append_audit(db, "hub", AuditAction.ROLLOUT_COMPLETED, name, now=now)
         case Abort():
             end(hub, db, held, step, "hub")
         case Pause(why):
             set_rollout(db, name, RolloutState.PAUSED, why, now=now)
-            append_audit(db, "hub", "rollout.paused", name, now=now, details={"why": why})
+            append_audit(db, "hub", AuditAction.ROLLOUT_PAUSED, name, now=now, details={"why": why})
         case Wait(why):
             if held.state is RolloutState.RUNNING and why != held.reason:
                 set_rollout(db, name, held.state, why, now=now)
@@ -113,7 +116,7 @@ def _assign_newcomers(hub: HubContext, db: Connection, held: KeptRollout) -> Non
     for ring, members in enumerate(targets_of(held.plan, find_released(db, held.plan.spec.ref), fresh).rings):
         for spoke in members[:AT_ONCE]:
             _give(hub, db, held, ring, spoke, director)
-            append_audit(db, "hub", "rollout.welcome", held.plan.name, now=hub.now, details={"spoke": str(spoke)})
+            append_audit(db, "hub", AuditAction.ROLLOUT_WELCOME, held.plan.name, now=hub.now, details={"spoke": str(spoke)})
 
 
 def _give(hub: HubContext, db: Connection, held: KeptRollout, ring: int, spoke: SpokeId, director: Signer) -> None:
@@ -142,7 +145,7 @@ def end(hub: HubContext, db: Connection, held: KeptRollout, step: Abort, who: st
         for assignment in reached:
             _revert(hub, db, assignment, director)
     details = {"code": step.code, "why": step.why, "reached": str(len(reached)), "on_abort": held.plan.spec.on_abort}
-    append_audit(db, who, "rollout.abort", held.plan.name, now=hub.now, details=details)
+    append_audit(db, who, AuditAction.ROLLOUT_ABORT, held.plan.name, now=hub.now, details=details)
 
 
 def _revert(hub: HubContext, db: Connection, assignment: Assignment, director: Signer) -> None:

@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from hub.context import HubContext
 from hub.rules.access import approvals_missing
+from hub.rules.audit_action import AuditAction
 from hub.rules.rollout import Abort, RingView, RolloutState
 from hub.rules.rollout_plan import PlanInvalid, RolloutPlan
 from hub.rules.targeting import Targets
@@ -70,7 +71,12 @@ def apply(hub: HubContext, plan: RolloutPlan, author: str) -> KeptRollout:
         add_rollout(db, plan, version.index, author, state, now=hub.now)
         set_rollout(db, plan.name, state, _approvals(plan.spec.approvals), now=hub.now)
         append_audit(
-            db, author, "rollout.apply", plan.name, now=hub.now, details={"model": plan.spec.model, "state": state.value}
+            db,
+            author,
+            AuditAction.ROLLOUT_APPLY,
+            plan.name,
+            now=hub.now,
+            details={"model": plan.spec.model, "state": state.value},
         )
         found = kept_rollout(db, plan.name)
     hub.wake.set()
@@ -86,7 +92,7 @@ def approve(hub: HubContext, name: str, who: str) -> KeptRollout:
             raise RolloutConflict(why)
         add_approval(db, name, who, now=hub.now)
         left = approvals_missing(held.plan.spec.approvals, held.author, approvers_of(db, name))
-        append_audit(db, who, "rollout.approve", name, now=hub.now, details={"missing": str(left)})
+        append_audit(db, who, AuditAction.ROLLOUT_APPROVE, name, now=hub.now, details={"missing": str(left)})
         set_rollout(db, name, RolloutState.PENDING if left else RolloutState.RUNNING, _approvals(left), now=hub.now)
         found = kept_rollout(db, name)
     hub.wake.set()
@@ -95,12 +101,12 @@ def approve(hub: HubContext, name: str, who: str) -> KeptRollout:
 
 def pause(hub: HubContext, name: str, who: str) -> KeptRollout:
     """No further spokes; those under way go on. Raises RolloutConflict."""
-    return _move(hub, name, who, "rollout.pause", {RolloutState.RUNNING}, RolloutState.PAUSED)
+    return _move(hub, name, who, AuditAction.ROLLOUT_PAUSE, {RolloutState.RUNNING}, RolloutState.PAUSED)
 
 
 def resume(hub: HubContext, name: str, who: str) -> KeptRollout:
     """Go on. Raises RolloutConflict."""
-    return _move(hub, name, who, "rollout.resume", {RolloutState.PAUSED}, RolloutState.RUNNING)
+    return _move(hub, name, who, AuditAction.ROLLOUT_RESUME, {RolloutState.PAUSED}, RolloutState.RUNNING)
 
 
 def abort(hub: HubContext, name: str, who: str, why: str = "") -> KeptRollout:
@@ -174,7 +180,7 @@ def _check_fallback(plan: RolloutPlan, version: VersionRecord, targets: Targets,
                 )
 
 
-def _move(hub: HubContext, name: str, who: str, action: str, allowed: set[RolloutState], to: RolloutState) -> KeptRollout:
+def _move(hub: HubContext, name: str, who: str, action: AuditAction, allowed: set[RolloutState], to: RolloutState) -> KeptRollout:
     with hub.database.begin() as db:
         held = kept_rollout(db, name)
         if held.state not in allowed:

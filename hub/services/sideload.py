@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from hub.context import HubContext
+from hub.rules.audit_action import AuditAction
 from hub.rules.rollout_plan import PlanInvalid
 from hub.rules.targeting import TargetSpoke, may_have
 from hub.services.directives import SpokeUnknown, next_generation, refresh_directive
@@ -64,7 +65,7 @@ def export(
         sealed = refresh_directive(db, hub.repository.director, spoke, now=hub.now, life_s=days * 86400, ceiling=hub.ceiling)
         wanted = [find_released(db, a.ref) for a in assignments_of(db, spoke)]
         details = {"models": ", ".join(str(v.ref) for v in wanted), "generation": str(sealed.generation)}
-        append_audit(db, who, "bundle.export", str(spoke), now=hub.now, details=details)
+        append_audit(db, who, AuditAction.BUNDLE_EXPORT, str(spoke), now=hub.now, details=details)
     hub.wake.set()
     with hub.trust() as repository:
         tuf = repository.files("sideload", spoke.site)
@@ -98,7 +99,7 @@ def import_receipts(hub: HubContext, data: bytes, who: str, judge: Judge | None 
         add_receipts(db, spoke, receipts.number, data, now=hub.now)
         saw_serving(db, spoke, receipts.serving, now=hub.now)
         details = {"number": str(receipts.number), "messages": str(len(receipts.messages))}
-        append_audit(db, who, "receipts.import", str(spoke), now=hub.now, details=details)
+        append_audit(db, who, AuditAction.RECEIPTS_IMPORT, str(spoke), now=hub.now, details=details)
         refused = _chain_faults(hub, db, key, spoke, receipts)
     taken = {"report": 0, "egress": 0}
     for receipt in receipts.messages:
@@ -123,7 +124,7 @@ def _chain_faults(hub: HubContext, db: Connection, key: Key, spoke: SpokeId, rec
             check_egress_chain(read_receipts(before, key, spoke), receipts)
     except TrustRefused as e:
         details = {"why": e.message, "reason": str(e.reason)}
-        append_audit(db, str(spoke), "egress.contradicts", str(receipts.number), now=hub.now, details=details)
+        append_audit(db, str(spoke), AuditAction.EGRESS_CONTRADICTS, str(receipts.number), now=hub.now, details=details)
         return [e.message]
     return []
 

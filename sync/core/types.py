@@ -5,17 +5,18 @@ States and reasons are on the wire, in the journal and in the hub's tables alike
 
 import re
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from msgspec import Struct
 
 from model_formats.core.errors import OperatorError
 from model_formats.core.types import NAME_PATTERN
 
-__all__ = ["TERMINAL", "Reason", "Regime", "SpokeId", "State"]
+__all__ = ["REGIMES", "TERMINAL", "Reason", "Regime", "SpokeId", "State"]
 
 Regime = Literal["ae-pdpl", "ae-health", "ae-cbuae", "difc", "adgm", "gdpr", "none"]
 """The data-protection regime of a site; it sets the floor of the outbox and where packages may go."""
+REGIMES: tuple[Regime, ...] = get_args(Regime)
 
 
 class SpokeId(Struct, frozen=True, order=True):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from hub.rules.access import Role
+from hub.rules.audit_action import AuditAction
 from hub.rules.rollout import RingState, RolloutState
 from hub.rules.rollout_plan import RolloutPlan
 from hub.store.audit import append_audit, read_audit, verify_audit
@@ -168,7 +169,7 @@ def test_rollouts_and_rings(database):
 def test_the_audit_chain_shows_a_changed_row(database):
     with database.begin() as db:
         for n in range(3):
-            append_audit(db, "ann", "rollout.apply", f"r{n}", now=n + 0.25, details={"model": "digits@1"})
+            append_audit(db, "ann", AuditAction.ROLLOUT_APPLY, f"r{n}", now=n + 0.25, details={"model": "digits@1"})
         assert verify_audit(db) is None
         assert [line.number for line, _ in read_audit(db, after=1)] == [2, 3]
         db.execute(audit.update().where(audit.c.number == 2).values(who="eve"))
@@ -179,7 +180,7 @@ def test_writers_come_one_at_a_time_so_the_chain_has_no_gaps(database):
     def write(name):
         for _ in range(10):
             with database.begin() as db:
-                append_audit(db, name, "x", "y", now=1.0)
+                append_audit(db, name, AuditAction.SPOKE_INVITE, "y", now=1.0)
 
     threads = [threading.Thread(target=write, args=(f"t{n}",)) for n in range(4)]
     for thread in threads:
