@@ -51,6 +51,8 @@ class VersionCounts(Struct):
     """One loaded version."""
 
     requests: int = 0
+    direct: int = 0
+    """Of the requests, those that ran past the queue."""
     rows: int = 0
     errors: int = 0
     queue_us: Histogram = field(default_factory=Histogram)

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import grpc
 
-from model_formats.core.errors import SpokeshaveError
 from spoke_agent.server.grpc.messages import SERVICE
 from spoke_agent.server.grpc.service import OPEN, Method, Service
+from spoke_agent.server.handlers.infer import public_error
 
 __all__ = ["CODES", "GrpcServer"]
 
@@ -97,10 +97,9 @@ class GrpcServer:
                 self._check_token(context)
             try:
                 return method(data, _waits_s(context))
-            except SpokeshaveError as e:
-                context.abort(CODES.get(e.http, grpc.StatusCode.INTERNAL), e.message)
             except Exception as e:  # noqa: BLE001 - engines raise many kinds; the caller is told as over HTTP
-                context.abort(grpc.StatusCode.INTERNAL, f"the model failed: {type(e).__name__}")
+                status, text = public_error(e)
+                context.abort(CODES.get(status, grpc.StatusCode.INTERNAL), text)
             raise AssertionError("abort raises")
 
         behaviour: Any = call if self._on_answer is None else _observed(call, name, self._on_answer)

@@ -13,17 +13,15 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from math import inf
 from typing import Any, Final, TypeVar
 
-from model_formats.core.errors import SpokeshaveError
 from model_formats.core.runtime import Array
 from spoke_agent.server.grpc.codec import ParsedRequest, decode, parse_infer, render_infer
 from spoke_agent.server.grpc.messages import MESSAGES, fill
 from spoke_agent.server.handlers import metadata
-from spoke_agent.server.handlers.infer import choose_adapter, choose_version, deadline_of, key_of
+from spoke_agent.server.handlers.infer import InferJob, count_direct, infer, infer_direct
 from spoke_agent.server.handlers.peers import PeerWorkers
-from spoke_agent.server.metrics import ModelCounts
+from spoke_agent.server.models.batcher import Batch
 from spoke_agent.server.models.model_set import ModelSet
-from spoke_agent.server.models.version import DirectRun, Version
-from spoke_agent.server_api.errors import DeadlinePassed, NotAllowed, NotServing, Overloaded
+from spoke_agent.server_api.errors import DeadlinePassed, NotAllowed, NotServing
 
 __all__ = ["OPEN", "Method", "Service"]
 
@@ -39,111 +37,36 @@ _T = TypeVar("_T")
 _now = time.monotonic
 
 
-class GrpcJob:
+class GrpcJob(InferJob):
     """A gRPC request: run on its own thread, or by the batcher while its thread waits."""
 
-    __slots__ = (
-        "_done",
-        "adapter",
-        "adapter_name",
-        "asked",
-        "counts",
-        "deadline",
-        "direct",
-        "error",
-        "inputs",
-        "key",
-        "outputs",
-        "rows",
-        "started",
-        "version",
-    )
-
-    mirrored = False
+    __slots__ = ("_done", "_error", "_outputs", "asked")
 
     def __init__(self, asked: ParsedRequest, wait_s: float | None) -> None:
-        self.started = _now()
+        """`wait_s`: how long the caller waits; None for ever."""
+        started = _now()
+        super().__init__(asked.request, started=started, deadline=inf if wait_s is None else started + wait_s)
         self.asked = asked
-        self.deadline = inf if wait_s is None else self.started + wait_s
-        if asked.request.parameters:
-            self.deadline = min(self.deadline, deadline_of(asked.request, self.started))
-        self.inputs: Mapping[str, Array] = asked.request.inputs
-        self.outputs: Sequence[Array] = ()
-        self.error: Exception | None = None
-        self.counts: ModelCounts | None = None
-        self.version: Version
-        self.direct: DirectRun
-        """How it is counted, when it ran on its own thread."""
+        self._outputs: Sequence[Array] = ()
+        self._error: Exception | None = None
         self._done: threading.Lock
-
-    @property
-    def request_id(self) -> str:
-        """For capture and labels; empty when the caller gave none."""
-        return self.asked.request.id or ""
-
-    def run_here(self, models: ModelSet) -> bool:
-        """On the caller's thread: run at once when that is quick; else False, and the loop queues or refuses it.
-
-        Two hand-overs between threads cost more than a short run does.
-        """
-        current = models.live.get(self.asked.model)
-        if current is None or current.challenger is not None or _now() >= self.deadline:
-            return False  # who is late is refused on the loop; the lot between champion and challenger is drawn once, there
-        try:
-            self._choose(models)
-        except SpokeshaveError:
-            return False
-        version = self.version
-        if not version.batcher.idle_inline or self.rows > version.batcher.rows_a_batch:
-            return False
-        found = version.run_direct(self.inputs, self.rows, self.adapter)
-        if found is None:
-            return False
-        self.outputs, ran, run_s = found
-        self.direct = DirectRun(
-            inputs=self.inputs,
-            outputs=self.outputs,
-            rows=self.rows,
-            request_id=self.request_id,
-            adapter_name=self.adapter_name,
-            started=self.started,
-            ran=ran,
-            run_s=run_s,
-            request_s=_now() - self.started,
-        )
-        return True
 
     def wait_for_loop(self) -> None:
         """On the caller's thread, before the job is handed to the loop."""
         self._done = threading.Lock()
         self._done.acquire()
 
-    def submit(self, models: ModelSet) -> None:
-        """On the loop: choose the version that answers now, check, queue."""
-        self.counts = models.counts.get(self.asked.model)
-        try:
-            self._choose(models)
-            self.counts = self.version.model_counts
-            self.version.taken(self)
-            self.version.batcher.submit(self)
-        except Exception as e:  # noqa: BLE001 - whatever it is, the thread that waits must be told
-            self.fail(e)
-
     def finish(self, outputs: Sequence[Array]) -> None:
-        """On the loop: the answer is there."""
-        self.outputs = outputs
+        """On the loop: the answer is there. The caller's thread writes it."""
+        self._outputs = outputs
 
     def send(self) -> None:
         """On the loop: wake the caller's thread."""
         self._done.release()
 
-    def fail(self, error: Exception) -> None:
-        """On the loop: there is none, and why; counted as over HTTP."""
-        self.error = error
-        if self.counts is not None and isinstance(error, Overloaded):
-            self.counts.shed += 1
-        elif self.counts is not None and isinstance(error, SpokeshaveError) and error.http < 500:
-            self.counts.bad_requests += 1
+    def refuse(self, error: Exception) -> None:
+        """On the loop: there is none, and why."""
+        self._error = error
         self._done.release()
 
     def waited(self) -> bytes:
@@ -151,23 +74,14 @@ class GrpcJob:
         left = -1 if self.deadline == inf else max(0.0, self.deadline - _now())
         if not self._done.acquire(timeout=left):
             raise DeadlinePassed("the deadline passed before the answer was there")
-        return self.answer()
+        if self._error is not None:
+            raise self._error
+        return self.written(self._outputs)
 
-    def answer(self) -> bytes:
-        """On the caller's thread, after the run: write the answer. Raises what went wrong."""
-        if self.error is not None:
-            raise self.error
+    def written(self, outputs: Sequence[Array]) -> bytes:
+        """On the caller's thread: the answer's bytes."""
         version = self.version
-        return render_infer(self.asked, version.model, str(version.number), version.names, self.outputs)
-
-    def _choose(self, models: ModelSet) -> None:
-        request = self.asked.request
-        current, self.version = models.version(self.asked.model, self.asked.version)
-        if current.challenger is not None and self.asked.version is None:
-            self.version = choose_version(current, self.version, request)
-        self.rows = self.version.signature.rows(request)
-        self.adapter_name, self.adapter = choose_adapter(current, self.version, request)
-        self.key: object = key_of(self.version, request, self.adapter_name)
+        return render_infer(self.asked, version.model, str(version.number), version.names, outputs)
 
 
 class Service:
@@ -180,7 +94,7 @@ class Service:
         self._loop: asyncio.AbstractEventLoop = models.loop
         self._handed: deque[GrpcJob] = deque()
         self._woken = False
-        self._ran: deque[GrpcJob] = deque()
+        self._ran: deque[tuple[GrpcJob, Batch]] = deque()
         self._counting = False
         self.methods: Mapping[str, Method] = {
             "ServerLive": lambda _, __: fill("ServerLiveResponse", {"live": True}),
@@ -199,12 +113,15 @@ class Service:
     def infer(self, data: bytes, wait_s: float | None) -> bytes:
         """One infer request. Requests that arrive together wake the loop once."""
         job = GrpcJob(parse_infer(data), wait_s)
-        if job.run_here(self._models):
-            self._ran.append(job)
+        batch = infer_direct(self._models, job.asked.model, job.asked.version, job)
+        if batch is not None:
+            self._ran.append((job, batch))
             if not self._counting:
                 self._counting = True
                 self._loop.call_soon_threadsafe(self._loop.call_later, _COUNT_S, self._count)
-            return job.answer()
+            if batch.error is not None:
+                raise batch.error
+            return job.written(batch.outputs)
         job.wait_for_loop()
         self._handed.append(job)
         if not self._woken:
@@ -216,18 +133,18 @@ class Service:
         handed, models = self._handed, self._models
         self._woken = False  # before looking: who comes later wakes the loop again
         while handed:
-            handed.popleft().submit(models)
+            job = handed.popleft()
+            try:
+                infer(models, job.asked.model, job.asked.version, lambda job=job: job)  # type: ignore[misc]
+            except Exception as e:  # noqa: BLE001 - whatever it is, the thread that waits must be told
+                job.refuse(e)
 
     def _count(self) -> None:
         """What a batcher does for those it runs, for all that ran on their own threads since the last time."""
         ran = self._ran
         self._counting = False  # before looking, as above
-        groups: dict[tuple[Version, str, object], list[DirectRun]] = {}
         while ran:
-            job = ran.popleft()
-            groups.setdefault((job.version, job.adapter_name, job.key), []).append(job.direct)
-        for (version, _, _), lones in groups.items():
-            version.ran_alone(lones)
+            count_direct(*ran.popleft())
 
     def _server_ready(self, _: bytes, wait_s: float | None) -> bytes:
         return fill("ServerReadyResponse", {"ready": self._on_loop(lambda: self._models.ready, wait_s)})

@@ -1,36 +1,34 @@
-"""The hot path: an infer request from its bytes to its answer."""
+"""The inference use case under REST and gRPC: choose a version, check, run, count. Capture watches what ran.
 
-import time
-from collections.abc import Mapping, Sequence
+A transport reads a request into its kind of `InferJob` and gives that three methods: write the answer, send it, refuse. All rules
+of serving are here and in the batcher, and no transport is.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from random import random
 from zlib import crc32
 
 from model_formats.core.errors import SpokeshaveError
 from model_formats.core.runtime import Array, HeadAdapter
-from spoke_agent.server.http.transport import Exchange
 from spoke_agent.server.metrics import ModelCounts
+from spoke_agent.server.models.batcher import Batch
 from spoke_agent.server.models.model_set import BASE_HEAD, LoadedModel, ModelSet
-from spoke_agent.server.models.version import DirectRun, Version
-from spoke_agent.server.protocol.json_codec import InferRequest, parse_request, render_response
-from spoke_agent.server.protocol.request_templates import RequestTemplates
+from spoke_agent.server.models.version import Version
+from spoke_agent.server.protocol.json_codec import InferRequest
 from spoke_agent.server_api.errors import Overloaded, RequestInvalid, UnknownTarget
 
-__all__ = ["InferJob", "answer_error", "choose_adapter", "choose_version", "deadline_of", "infer", "key_of"]
-
-_now = time.monotonic
-_OCTETS = b"application/octet-stream"
+__all__ = ["InferJob", "count_direct", "infer", "infer_direct", "public_error"]
 
 
 class InferJob:
-    """An HTTP request in a batcher's queue."""
+    """One request in the batcher, of whatever transport."""
 
     __slots__ = (
         "adapter",
         "adapter_name",
-        "answer",
+        "caller",
         "deadline",
-        "exchange",
         "inputs",
         "key",
         "request",
@@ -41,116 +39,110 @@ class InferJob:
     )
 
     mirrored = False
+    adapter: HeadAdapter | None
+    adapter_name: str
+    """Empty for the hub's own head."""
+    key: object
+    rows: int
+    version: Version
 
-    def __init__(self, exchange: Exchange, request: InferRequest, current: LoadedModel, version: Version, rows: int) -> None:
-        self.exchange = exchange
+    def __init__(self, request: InferRequest, *, started: float, deadline: float = inf, caller: int = 0) -> None:
+        """Times are monotonic. Raises RequestInvalid for a `timeout` that is none."""
         self.request = request
-        self.version = version
         self.inputs: Mapping[str, Array] = request.inputs
-        self.rows = rows
-        self.started = exchange.started
-        """Monotonic time at which the request was complete."""
         self.request_id = request.id or ""
         """For capture and labels; empty when the caller gave none."""
-        self.adapter_name, self.adapter = choose_adapter(current, version, request)
-        self.key: object = key_of(version, request, self.adapter_name)
-        self.deadline = deadline_of(request, exchange.started) if request.parameters else inf
-        self.answer: tuple[bytes, int | None] | None = None
-        """Body, and the length of its JSON part when raw tensors follow it."""
+        self.started = started
+        self.deadline = min(deadline, _deadline_of(request, started)) if request.parameters else deadline
+        self.caller = caller
 
     def finish(self, outputs: Sequence[Array]) -> None:
         """Write the answer."""
-        self.answer = render_response(self.version.words, self.request, outputs)
+        raise NotImplementedError
 
     def send(self) -> None:
-        """Send it."""
-        if self.answer is not None:
-            body, json_length = self.answer
-            if json_length is None:
-                self.exchange.reply(200, body)
-            else:
-                _reply_with_tensors(self.exchange, body, json_length)
+        """Send what `finish` wrote."""
+        raise NotImplementedError
+
+    def refuse(self, error: Exception) -> None:
+        """Answer with what went wrong."""
+        raise NotImplementedError
 
     def fail(self, error: Exception) -> None:
-        """Answer with what went wrong."""
-        answer_error(self.exchange, error, self.version.model_counts)
+        """Count what went wrong, and answer with it."""
+        _count_refusal(self.version.model_counts, error)
+        self.refuse(error)
 
 
-def infer(models: ModelSet, templates: RequestTemplates, model: str, number: str | None, exchange: Exchange) -> None:
-    """Parse, check, and run at once or queue one request; every outcome is an answer on the exchange."""
+def infer(models: ModelSet, model: str, number: str | None, read: Callable[[], InferJob]) -> None:
+    """On the loop: answer one request now or later. `read` parses it, and is not called where the queue is full.
+
+    Raises SpokeshaveError for what is refused at once (already counted); all else is the job's to answer.
+    """
     try:
-        current = models.live.get(model)
-        version = current.answering if current is not None and number is None else None
-        if current is None or version is None:  # another one is asked for, or there is none
-            current, version = models.version(model, number)
+        current, version = models.version(model, number)
         if version.batcher.depth_rows:
             version.batcher.check_room()  # a request that is refused under load costs no parsing
-        alone = _is_alone(exchange, version)
-        length = exchange.headers.get(b"inference-header-content-length")
-        request = templates.parse(exchange.body) if length is None else parse_request(exchange.body, _json_length(length))
-        if current.challenger is not None and number is None:
-            version = choose_version(current, version, request)
-            alone = _is_alone(exchange, version)
-        rows = version.signature.rows(request)
-        if alone and _answered_alone(exchange, request, current, version, rows):
-            return
-        version.last_caller = exchange.caller
-        job = InferJob(exchange, request, current, version, rows)
-        version.taken(job)
-        version.batcher.submit(job)
+        job = read()
+        _prepare(job, current, version, number)
+        job.version.taken(job)
+        job.version.batcher.submit(job)
     except SpokeshaveError as e:
-        answer_error(exchange, e, models.counts.get(model))
+        _count_refusal(models.counts.get(model), e)
+        raise
 
 
-def _answered_alone(exchange: Exchange, request: InferRequest, current: LoadedModel, version: Version, rows: int) -> bool:
-    """Answer a request whose caller is alone: the queue costs as much as a short run. False leaves it to the batcher,
-    which judges and tells what is not as usual.
+def infer_direct(models: ModelSet, model: str, number: str | None, job: InferJob) -> Batch | None:
+    """On any thread: run one request there and then, when that is quick and nothing waits. `count_direct` counts it afterwards.
+
+    None leaves it to `infer`: what is refused is counted on the loop, and the lot between champion and challenger is drawn once.
     """
-    adapter_name, adapter = "", None
-    if request.parameters or current.adapter_name:
-        adapter_name, adapter = choose_adapter(current, version, request)
-        if deadline_of(request, exchange.started) < _now():
-            return False
-    found = version.run_direct(request.inputs, rows, adapter)
-    if found is None:
-        return False
-    outputs, ran, run_s = found
+    current = models.live.get(model)
+    if current is None or current.challenger is not None:
+        return None
     try:
-        body, json_length = render_response(version.words, request, outputs)
-    except RequestInvalid:
-        return False
-    if json_length is None:
-        exchange.reply(200, body)
-    else:
-        _reply_with_tensors(exchange, body, json_length)
-    started = exchange.started
-    direct = DirectRun(request.inputs, outputs, rows, request.id or "", adapter_name, started, ran, run_s, _now() - started)
-    version.ran_alone((direct,))
-    return True
+        _prepare(job, *models.version(model, number), number)
+    except SpokeshaveError:
+        return None
+    return job.version.batcher.run_direct(job)
 
 
-def _is_alone(exchange: Exchange, version: Version) -> bool:
-    """Whether the caller follows itself while nothing waits: nobody is there to share the run with."""
-    return exchange.caller == version.last_caller != 0 and version.batcher.idle_inline
+def count_direct(job: InferJob, batch: Batch) -> None:
+    """On the loop, after the caller has its answer: count what `infer_direct` ran, and show it to capture and mirror."""
+    job.version.taken(job)
+    if batch.error is not None:
+        _count_refusal(job.version.model_counts, batch.error)
+    job.version.done(batch)
 
 
-def _reply_with_tensors(exchange: Exchange, body: bytes, json_length: int) -> None:
-    exchange.reply(200, body, content_type=_OCTETS, extra=b"Inference-Header-Content-Length: %d\r\n" % json_length)
-
-
-def answer_error(exchange: Exchange, error: Exception, counts: ModelCounts | None = None) -> None:
-    """The protocol's error shape with the status of the error's kind; faults inside the model are 500."""
+def public_error(error: Exception) -> tuple[int, str]:
+    """HTTP status and text for a caller. Faults inside the model are 500, without the engine's words: they can hold values."""
     if isinstance(error, SpokeshaveError):
-        if counts is not None and isinstance(error, Overloaded):
-            counts.shed += 1
-        elif counts is not None and error.http < 500:
-            counts.bad_requests += 1
-        exchange.refuse(error.http, error.message, extra=b"Retry-After: 1\r\n" if error.retryable else b"")
-    else:
-        exchange.refuse(500, f"the model failed: {type(error).__name__}")
+        return error.http, error.message
+    return 500, f"the model failed: {type(error).__name__}"
 
 
-def choose_version(current: LoadedModel, version: Version, request: InferRequest) -> Version:
+def _prepare(job: InferJob, current: LoadedModel, version: Version, number: str | None) -> None:
+    """Choose version and head, and hold the request against the contract. Raises RequestInvalid, UnknownTarget."""
+    request = job.request
+    if current.challenger is not None and number is None:
+        version = _choose_version(current, version, request)
+    job.version = version
+    job.rows = version.signature.rows(request)
+    job.adapter_name, job.adapter = _choose_adapter(current, version, request)
+    job.key = _key_of(version, request, job.adapter_name)
+
+
+def _count_refusal(counts: ModelCounts | None, error: Exception) -> None:
+    if counts is None:
+        return
+    if isinstance(error, Overloaded):
+        counts.shed += 1
+    elif isinstance(error, SpokeshaveError) and error.http < 500:
+        counts.bad_requests += 1
+
+
+def _choose_version(current: LoadedModel, version: Version, request: InferRequest) -> Version:
     """The challenger, for its share of the requests that leave the choice to us.
 
     Callers that send the parameter `sticky` (a customer, a till) meet the same version every time; others are dealt by lot.
@@ -165,7 +157,7 @@ def choose_version(current: LoadedModel, version: Version, request: InferRequest
     return current.challenger if lot < share.percent else version
 
 
-def choose_adapter(current: LoadedModel, version: Version, request: InferRequest) -> tuple[str, HeadAdapter | None]:
+def _choose_adapter(current: LoadedModel, version: Version, request: InferRequest) -> tuple[str, HeadAdapter | None]:
     """The head that answers: asked for by the parameter `adapter`, else the site's default. Raises UnknownTarget."""
     asked = request.text("adapter") if request.parameters else None
     if asked is None:
@@ -180,14 +172,14 @@ def choose_adapter(current: LoadedModel, version: Version, request: InferRequest
     return asked, current.adapters[asked]
 
 
-def key_of(version: Version, request: InferRequest, adapter_name: str) -> object:
+def _key_of(version: Version, request: InferRequest, adapter_name: str) -> object:
     """Requests of equal key may share a run: the same head, and the same shapes but for the rows."""
     if version.signature.fixed:
         return adapter_name
     return (adapter_name, *(request.inputs[t.name].shape[1:] for t in version.signature.inputs))
 
 
-def deadline_of(request: InferRequest, started: float) -> float:
+def _deadline_of(request: InferRequest, started: float) -> float:
     """The request's own `timeout` parameter: microseconds from its arrival, as Triton has it."""
     timeout = request.parameters.get("timeout")
     if timeout is None or timeout == 0:
@@ -195,9 +187,3 @@ def deadline_of(request: InferRequest, started: float) -> float:
     if type(timeout) is not int or timeout < 0:
         raise RequestInvalid("parameters.timeout: must be a whole number of microseconds")
     return started + timeout / 1e6
-
-
-def _json_length(value: bytes) -> int:
-    if not value.isdigit() or len(value) > 12:
-        raise RequestInvalid("Inference-Header-Content-Length: must be a whole number of bytes, 0 or more")
-    return int(value)

@@ -56,7 +56,8 @@ def _models(page: Page, models: ModelSet) -> None:
 
 def _versions(page: Page, models: ModelSet) -> None:
     found = list(_counts(models))
-    page.family("spoke_answered_requests_total", "counter", "Infer requests run.", [(k, c.requests) for k, c in found])
+    paths = [({**k, "path": path}, n) for k, c in found for path, n in (("direct", c.direct), ("batched", c.requests - c.direct))]
+    page.family("spoke_answered_requests_total", "counter", "Infer requests run, by their path: direct or batched.", paths)
     page.family("spoke_rows_total", "counter", "Rows run.", [(k, c.rows) for k, c in found])
     page.family("spoke_errors_total", "counter", "Requests that failed inside the model.", [(k, c.errors) for k, c in found])
     page.histograms("spoke_request_seconds", "From arrival to answer.", [(k, c.request_us) for k, c in found], scale=1e-6)

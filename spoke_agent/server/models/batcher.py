@@ -3,7 +3,8 @@
 A `Batcher` belongs to one loaded version. Jobs that arrive in one turn of the event loop are grouped by key (trailing shapes and
 adapter) and run as one batch, on the loop itself when a run is short (`placement` loop) or on the batcher's own thread when it is
 not. On the loop, jobs run at once when enough wait, for more would make no row cheaper. Each job gets exactly its own rows back.
-The queue is bounded by the time it would take to work it off, not by a count alone.
+A connection whose request follows its own last one while nothing waits shares a run with nobody: its job runs at once, past the
+queue (`run_direct`). The queue is bounded by the time it would take to work it off, not by a count alone.
 """
 
 import asyncio
@@ -70,6 +71,8 @@ class Job(Protocol):
     adapter: HeadAdapter | None
     deadline: float
     """Monotonic time after which nobody waits for the answer; infinity for none."""
+    caller: int = 0
+    """Equal for jobs of one connection that came one after the other; 0 where that is not known."""
 
     @property
     def started(self) -> float:
@@ -99,6 +102,8 @@ class Batch(Struct):
     started: float = 0.0
     """Monotonic time at which the run began."""
     seconds: float = 0.0
+    direct: bool = False
+    """Whether it ran past the queue."""
 
 
 Within = Callable[[Mapping[str, Array]], bool]
@@ -146,6 +151,7 @@ class Batcher:
         self._max_jobs = max_jobs
         self._queue: deque[Job] = deque()
         self._loop = loop
+        self._last_caller = 0
         self._scheduled = False
         self._closed = False
         self._worker = _Worker(self, self._loop, name) if placement == "thread" else None
@@ -154,11 +160,6 @@ class Batcher:
     def idle(self) -> bool:
         """Nothing waits or runs."""
         return self.depth_rows == 0
-
-    @property
-    def idle_inline(self) -> bool:
-        """Whether a job may run at once where it comes in: runs are short, and nothing waits before it."""
-        return self._worker is None and self.depth_rows == 0
 
     @property
     def rows_a_batch(self) -> int:
@@ -173,7 +174,12 @@ class Batcher:
         return wait
 
     def submit(self, job: Job) -> None:
-        """Queue a job. Raises Overloaded (see `check_room`), DeadlinePassed."""
+        """On the loop: answer a job at once when its caller is alone, else queue it. Raises Overloaded, DeadlinePassed."""
+        if job.caller == self._last_caller != 0 and (batch := self.run_direct(job)) is not None:
+            self._answer(batch)
+            return
+        if not job.mirrored:
+            self._last_caller = job.caller
         wait = self.check_room()
         if _now() + wait > job.deadline:
             raise DeadlinePassed(f"about {wait * 1e3:.0f} ms of work wait before this request; its deadline is sooner")
@@ -183,6 +189,20 @@ class Batcher:
             self._run_here(self._take())
         elif not self._scheduled:
             self._schedule()
+
+    def run_direct(self, job: Job) -> Batch | None:
+        """On any thread: run one job past the queue. Who calls it answers the caller, then has the batch counted.
+
+        None for what must queue: a run that is not short, something that waits already, more rows than a run takes, a deadline
+        that has passed, values out of contract.
+        """
+        if self._worker is not None or self.depth_rows or job.rows > self._rows_a_batch:
+            return None
+        if job.deadline < _now() or not self._within(job.inputs):
+            return None
+        batch = Batch([job], job.rows, job.inputs, direct=True)
+        self.execute(batch)
+        return batch
 
     def close(self) -> None:
         """What is queued is still answered; then a thread ends. Nothing may be submitted afterwards."""
@@ -304,6 +324,9 @@ class Batcher:
 
     def _deliver(self, batch: Batch) -> None:
         self.depth_rows -= batch.rows + sum(job.rows for job, _ in batch.refused)
+        self._answer(batch)
+
+    def _answer(self, batch: Batch) -> None:
         for job, error in batch.refused:
             job.fail(error)
         if batch.error is not None:

@@ -2,15 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from typing import Final, Protocol, cast
+from typing import Protocol, cast
 
-import numpy as np
 from msgspec import Struct
 
 from model_formats.core.errors import SpokeshaveError
-from model_formats.core.runtime import Array, HeadAdapter, InputRefused
+from model_formats.core.runtime import Array, InputRefused
 from spoke_agent.server.metrics import ModelCounts, VersionCounts
 from spoke_agent.server.models.batcher import Batch, Batcher, Job
 from spoke_agent.server.models.contract_check import all_between
@@ -20,10 +19,8 @@ from spoke_agent.server.settings import ServeSettings
 from spoke_agent.server_api.messages import GoldenState, LoadedState, RoleStats
 from sync.protocol.serving import Serving
 
-__all__ = ["Answered", "CountedJob", "DirectRun", "Version", "Watcher"]
+__all__ = ["Answered", "CountedJob", "Version", "Watcher"]
 
-_SHOWN_ROWS: Final = 32
-"""Rows that are shown to the watchers at once, as when some callers share a run: capture keeps all of them or none."""
 _now = time.monotonic
 
 
@@ -36,23 +33,6 @@ class CountedJob(Job, Protocol):
 
     adapter_name: str
     """Empty for the hub's own head."""
-
-
-class DirectRun(Struct):
-    """A request that ran without the queue and has its answer. Times are monotonic."""
-
-    inputs: Mapping[str, Array]
-    outputs: Sequence[Array]
-    rows: int
-    request_id: str
-    adapter_name: str
-    started: float
-    """When it arrived."""
-    ran: float
-    """When its run began."""
-    run_s: float
-    request_s: float
-    """From its arrival to its answer."""
 
 
 class Answered(Struct):
@@ -96,8 +76,6 @@ class Version:
         self.counts = VersionCounts()
         self.model_counts = counts or ModelCounts()
         self.watchers: tuple[Watcher, ...] = ()
-        self.last_caller = 0
-        """The connection that asked last; 0 where several did at once."""
         self.batcher = Batcher(
             loaded_version.session.run,
             loaded_version.cost,
@@ -175,41 +153,6 @@ class Version:
         self.model_counts.requests += 1
         self.model_counts.last_request = job.started
 
-    def run_direct(
-        self, inputs: Mapping[str, Array], rows: int, adapter: HeadAdapter | None
-    ) -> tuple[Sequence[Array], float, float] | None:
-        """On any thread, while the batcher is `idle_inline`: run one request without the queue. `ran_alone` counts it afterwards.
-
-        Returns the outputs, the monotonic time at which the run began, and its seconds; None for what the batcher must judge and
-        tell: values out of contract, or a run that failed.
-        """
-        if not self.signature.within(inputs):
-            return None
-        ran = _now()
-        try:
-            outputs = self.batcher.run(inputs, rows, adapter)
-        except Exception:  # noqa: BLE001 - engines raise many kinds
-            return None
-        return outputs, ran, _now() - ran
-
-    def ran_alone(self, lones: Sequence[DirectRun]) -> None:
-        """On the loop, after their callers have the answers: count requests of one adapter and shape that ran each for itself,
-        and show them to the watchers together.
-        """
-        counts, rows = self.counts, 0
-        for direct in lones:
-            counts.queue_us.add(max(0, int((direct.ran - direct.started) * 1e6)))
-            counts.run_us.add(int(direct.run_s * 1e6))
-            counts.request_us.add(int(direct.request_s * 1e6))
-            counts.batch_rows.add(direct.rows)
-            rows += direct.rows
-        counts.requests += len(lones)
-        counts.rows += rows
-        self.model_counts.requests += len(lones)
-        self.model_counts.last_request = lones[-1].started
-        for answered in _together(lones):
-            self._show(answered)
-
     def _enforce(self, job: Job) -> bool:
         self.model_counts.out_of_contract += 1
         try:
@@ -227,6 +170,7 @@ class Version:
             return
         requests = len(batch.jobs)
         counts.requests += requests
+        counts.direct += requests if batch.direct else 0
         counts.rows += batch.rows
         counts.queue_us.add(max(0, int((batch.started - batch.jobs[0].started) * 1e6)))
         counts.run_us.add(int(batch.seconds * 1e6))
@@ -246,29 +190,6 @@ class Version:
             self.counts.errors += len(answered.request_ids)
         for watcher in self.watchers:
             watcher(self, answered)
-
-
-def _together(lones: Sequence[DirectRun]) -> Iterator[Answered]:
-    """As few as may be, of at most `_SHOWN_ROWS` rows (a request of more stays alone)."""
-    start = rows = 0
-    for place, direct in enumerate(lones):
-        if rows and rows + direct.rows > _SHOWN_ROWS:
-            yield _joined(lones[start:place], rows)
-            start, rows = place, 0
-        rows += direct.rows
-    if rows:
-        yield _joined(lones[start:], rows)
-
-
-def _joined(lones: Sequence[DirectRun], rows: int) -> Answered:
-    first = lones[0]
-    inputs, outputs = first.inputs, first.outputs
-    if len(lones) > 1:
-        inputs = {name: np.concatenate([direct.inputs[name] for direct in lones]) for name in inputs}
-        outputs = [np.concatenate(parts) for parts in zip(*(direct.outputs for direct in lones), strict=True)]
-    return Answered(
-        inputs, outputs, rows, [direct.request_id for direct in lones], [direct.rows for direct in lones], first.adapter_name
-    )
 
 
 def _finite(outputs: Sequence[Array]) -> bool:

@@ -17,7 +17,7 @@ import orjson
 from model_formats.core.errors import SpokeshaveError
 from spoke_agent.server.handlers import metadata
 from spoke_agent.server.handlers.aggregate import one_page
-from spoke_agent.server.handlers.infer import answer_error, infer
+from spoke_agent.server.handlers.infer import infer
 from spoke_agent.server.handlers.peers import PeerWorkers
 from spoke_agent.server.handlers.prometheus import render_metrics
 from spoke_agent.server.http.transport import Exchange
@@ -25,6 +25,7 @@ from spoke_agent.server.models.capture import Capture
 from spoke_agent.server.models.model_set import ModelSet
 from spoke_agent.server.protocol.bounded_cache import BoundedCache
 from spoke_agent.server.protocol.request_templates import RequestTemplates
+from spoke_agent.server.rest.infer import answer_error, read_job
 from spoke_agent.server_api.errors import NotAllowed, NotServing, RequestInvalid, UnknownTarget, Unsupported
 
 __all__ = ["Routes"]
@@ -101,7 +102,7 @@ class Routes:
         if rest[:1] == ["versions"] and len(rest) > 1:
             number, rest = rest[1], rest[2:]
         if method == b"POST" and rest == ["infer"]:
-            return partial(infer, self._models, self._templates, model, number)
+            return partial(self._infer, model, number)
         if method == b"POST" and rest == ["feedback"]:
             return lambda x: self._feedback(x, model)
         if method not in (b"GET", b"HEAD"):
@@ -150,6 +151,9 @@ class Routes:
             self._soon(_tell_statistics(exchange, found, self._peers))
 
     # ---- one model
+
+    def _infer(self, model: str, number: str | None, exchange: Exchange) -> None:
+        infer(self._models, model, number, partial(read_job, self._templates, exchange))
 
     def _model_ready(self, exchange: Exchange, model: str, number: str | None) -> None:
         self._models.version(model, number)

@@ -38,7 +38,7 @@ def counts(served):
 
 
 def test_the_caller_is_told_in_our_words(served, capfd):
-    for _ in range(3):  # through the lane, as a known form, and past the lane
+    for _ in range(3):  # through the queue, as a known form, and past the queue
         answer = served.http.post(PATH, json=body(planted=True))
         assert answer.status_code == 400
         assert "ids [1, 6]" in answer.json()["error"]

@@ -180,6 +180,7 @@ class Asked:
     """A job that keeps what it got."""
 
     mirrored = False
+    caller = 0
     adapter = None
 
     def __init__(self, rows, value=0.0, key="", deadline=float("inf")):
