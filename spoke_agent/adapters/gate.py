@@ -1,4 +1,4 @@
-"""May the fitted head answer? It must surely win on rows that the fit never saw, and still get the hub's anchors right."""
+"""Decides whether a fitted head may answer: it must win on rows outside the fit, and still get the hub's anchors right."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

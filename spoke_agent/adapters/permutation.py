@@ -1,4 +1,4 @@
-"""Shuffled places without `numpy.random`, whose import alone costs a small box four megabytes."""
+"""Random permutations without `numpy.random`, whose import alone costs four megabytes of memory."""
 
 import hashlib
 

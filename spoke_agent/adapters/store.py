@@ -1,4 +1,4 @@
-"""The adapters of a site: each in a folder of its own, with a signed record of how it came about. They never leave.
+"""The adapters of a site: each in a folder of its own, with a signed record of how it was made. They never leave.
 
 adapters/<name>/<hex digest>.onnx_adapter   what ONNX Runtime loads; a fitted whole model is <hex digest>.onnx
 adapters/<name>/head.npz                    the same numbers, for the next gate (heads only)
@@ -31,14 +31,14 @@ __all__ = ["AdapterRecord", "AdapterStore", "Retired", "ShadowComparison", "Stor
 
 
 class ShadowComparison(Value):
-    """Before it answered anybody: rows that callers had sent, and at how many its answer differs from the hub's model."""
+    """Before it answered a caller: how many rows of callers it saw, and on how many it differs from the hub's model."""
 
     rows: Annotated[int, Meta(ge=0)] = 0
     changed: Annotated[int, Meta(ge=0)] = 0
 
 
 class AdapterRecord(Document):
-    """How an adapter came about: the derived-head record (what, from what, on which rows, by whose word). Stays at the site."""
+    """How an adapter was made: from which head, on which rows, at whose request. Stays at the site."""
 
     kind: Literal["adapter-record"] = "adapter-record"
     schema_: Literal[1] = 1

@@ -1,4 +1,4 @@
-"""`spoke challenger`: another version answers a share of the callers, by the word of this site."""
+"""`spoke challenger`: another version answers a share of the callers, as this site decides."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""`spoke status` and `spoke doctor`: how this spoke is, and what to do about it."""
+"""`spoke status` and `spoke doctor`: the state of this spoke, and what to do where something is wrong."""
 
 from collections.abc import Mapping
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""A challenger by the word of this site: another version of a model answers a share of the callers, and the two are compared.
+"""A challenger chosen by this site: another version of a model answers a share of the callers, and the two are compared.
 
 It touches nothing that the hub decides: the champion stays, updates go on beside it. What may challenge is a version that was
 verified here and is pinned in the store: the one before, or the candidate of an update. It ends by `stop`, or when the champion

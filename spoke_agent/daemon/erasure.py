@@ -1,4 +1,4 @@
-"""Erasing at a site: rows, and all that was made from them, with a signed record that says so.
+"""Erases rows and everything made from them, and writes a signed record of it.
 
     1. the rows, their labels and handles (content overwritten in the file)
     2. adapters that were fitted on any of them, in slots and on disk

@@ -1,8 +1,8 @@
-"""Is the clock to be believed? Rows are erased by age, and a clock that jumps a year ahead must not erase them all.
+"""Decides whether the clock can be trusted. Rows are erased by age, and a clock that jumps a year ahead must not erase them all.
 
-A clock that moves on by small steps is believed. After a step of more than `STEP_S`, either way, what it says is on trial: it is
-believed when it has moved on by `TRIAL_S` in small steps. Until then nothing is erased by age; the bounds of rows and bytes hold
-all the same. So a site that was off for months erases what became too old a day of work later.
+A clock that moves on by small steps is trusted. After a step of more than `STEP_S`, either way, it is trusted again when it has
+moved on by `TRIAL_S` in small steps. Until then nothing is erased by age; the limits of rows and bytes still hold. So a site that
+was off for months erases what became too old one day of work later.
 """
 
 import json
@@ -21,7 +21,7 @@ _NOTED_S = 60.0
 
 
 class ClockGuard(Struct, frozen=True):
-    """What is known of the clock: times in Unix seconds. Kept beside the rows as text."""
+    """What is known of the clock, in Unix seconds. Stored beside the rows as text."""
 
     seen: float
     """What it said last, or up to a minute before."""

@@ -1,4 +1,4 @@
-"""The SQLite file of local rows. What stands in clear is model, times, counts and whether a label agreed."""
+"""The SQLite file of local rows. Only model, times, counts and whether a label agreed are not encrypted."""
 
 import sqlite3
 from pathlib import Path

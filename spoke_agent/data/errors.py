@@ -1,4 +1,4 @@
-"""What can be wrong with local data."""
+"""Errors of local data."""
 
 from model_formats.core.errors import DeviceError, OperatorError
 

@@ -1,4 +1,4 @@
-"""Rows from elsewhere into the local store: a CSV, an npz, or a folder of either. They are run through the champion first.
+"""Imports rows into the local store: from a CSV, an npz, or a folder of either. They are run through the champion first.
 
 CSV: one row a line; columns named as the contract's (`pixel0` ...) or `<input>.<n>`, and `label` (a class name of the contract,
 or its position). npz: the inputs by name, and `label`. Parquet (extra `parquet`): as CSV, or lists by input.

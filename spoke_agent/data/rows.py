@@ -1,4 +1,4 @@
-"""Rows as values: what the server hands in, what readers get back, and their byte form inside an encrypted record."""
+"""Rows as values: batches from the server, batches for readers, and their byte form inside an encrypted record."""
 
 import io
 from collections.abc import Mapping, Sequence

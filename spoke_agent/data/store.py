@@ -1,8 +1,8 @@
 """Local rows, predictions and labels: encrypted at the site, bounded by rows, bytes and age.
 
 Rows are kept in batches, one sealed record each, so that capture costs little. A label finds its row by the request id, of which
-only a keyed handle is stored. When a batch falls out of the window its labelled rows stay on as a fair sample of the past, as far
-as `max_kept_rows` allows. Several processes may open the same file (SQLite, WAL).
+only a keyed handle is stored. When a batch falls out of the window, a fair sample of its labelled rows stays, up to
+`max_kept_rows`. Several processes may open the same file (SQLite, WAL).
 """
 
 import contextlib

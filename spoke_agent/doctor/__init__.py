@@ -1,4 +1,4 @@
-"""What can ail a spoke: one file an ailment. `check(home)` looks, changes nothing, and returns a finding or None."""
+"""The checks of `spoke doctor`, one file each. `check(home)` only reads, and returns a finding or None."""
 
 from collections.abc import Callable
 

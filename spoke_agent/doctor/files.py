@@ -1,4 +1,4 @@
-"""Served files that are not what their digest says: a failing disk, or somebody."""
+"""Served files that do not match their digest: a failing disk, or tampering."""
 
 import contextlib
 

@@ -1,6 +1,6 @@
 """An early signal between windows: ADWIN (Bifet and Gavalda 2007) on the stream of confidences.
 
-It says sooner than a window does that the model has become less sure. It is a hint in the verdict, never an alarm alone.
+It notices sooner than a whole window that confidence has dropped. It is a hint in the verdict and never an alarm by itself.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""How well the model does here: by labels where enough came, else by the package's regression. Always an interval."""
+"""Estimates the accuracy here: from labels if there are enough, else by the package's regression. Always an interval."""
 
 from collections.abc import Callable
 from datetime import timedelta

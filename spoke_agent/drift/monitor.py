@@ -1,4 +1,4 @@
-"""The watch over one spoke's models: reads new rows, tests them, keeps the detector's state, tells the outbox."""
+"""Watches the models of one spoke: reads new rows, tests them, keeps the detector's state, offers verdicts to the outbox."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the monitor remembers of one model between ticks and restarts: a cursor, the detector, and sums not yet spoken of."""
+"""The state of the monitor for one model, kept over restarts: a cursor, the detector, and sums that were not yet offered."""
 
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal

@@ -1,4 +1,4 @@
-"""One window against the reference: single columns and joint test with the same weight, by the Cauchy combination."""
+"""Tests one window against the reference: single columns and joint test with equal weight, by the Cauchy combination."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

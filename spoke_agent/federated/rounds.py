@@ -1,7 +1,7 @@
-"""What this site remembers of each question until it is over: its one-time secret, sealed under the site key, or that it is done.
+"""What this site stores about each question until it is over: its one-time secret, sealed under the site key, or that it is done.
 
-The rule that all rests on: a secret is used for one answer. So the file says `done`, and holds no secret any more, before the
-answer is offered; after a crash in between the answer is missing, which costs the sum, but no second one can be made.
+A secret must be used for one answer only. So the file says `done` and no longer holds the secret before the answer is offered.
+After a crash in between the answer is missing, which costs the sum, but no second one can be made.
 """
 
 import base64

@@ -1,7 +1,7 @@
-"""The evidence pack: what a site can lay before an auditor, as JSON for machines and as a page for people.
+"""The evidence pack for an auditor, as JSON for machines and as a page for people.
 
 It is made from the egress log and holds nothing that did not leave, besides refusals (kind, rule and time) and the site's own
-policies. A broken chain does not stop it: the pack says which link broke.
+policies. A broken chain does not stop it: the pack names the broken link.
 """
 
 from collections import Counter

@@ -1,7 +1,7 @@
-"""The log of all that left, or wanted to: append-only, hash-chained, on disk before a byte is sent.
+"""The log of every record that left or was refused: append-only, hash-chained, on disk before a byte is sent.
 
-Two chains run through it. Every entry (refusals too) names the digest of the entry before it: that is the site's own log. Every
-record that left names the digest of the record before it: that chain the hub can check without seeing the log.
+It has two chains. Every entry (refusals too) names the digest of the entry before it: that is the site's own log. Every
+record that left names the digest of the record before it: the hub can check that chain without the log.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What can be wrong with the outbox."""
+"""Errors of the outbox."""
 
 from model_formats.core.errors import DeviceError, OperatorError
 

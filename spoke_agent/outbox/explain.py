@@ -1,4 +1,4 @@
-"""The log in plain words, for people who answer for the data: what left, what it says, and why it was allowed."""
+"""Explains the log for people who answer for the data: what left, what it contains, and why it was allowed."""
 
 from spoke_agent.outbox.egress_log import Logged
 from spoke_agent.outbox.policy import EgressRule

@@ -1,4 +1,4 @@
-"""Making counts safe to say: small cells join a neighbour, counts are rounded, noise where the site asks for it.
+"""Makes counts safe to send: merges small cells with a neighbour, rounds counts, adds noise where the site asks for it.
 
 A small cell is merged into its neighbour rather than blanked, so no total gives it back (complementary suppression is not needed:
 nothing was left out). Which cells were merged is in the record, so the hub can still sum: on the cells that all sites kept apart,

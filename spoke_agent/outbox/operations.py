@@ -1,4 +1,4 @@
-"""How the machine does, in the coarse numbers that `ops` has room for."""
+"""The state of the machine, in the coarse numbers of an `ops` record."""
 
 import http.client
 import re

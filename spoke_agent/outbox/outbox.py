@@ -1,4 +1,4 @@
-"""The only way out of a site: asks policy and floors, writes the log, then sends."""
+"""Offers records to the hub: applies policy and floors, writes the log, then sends."""
 
 import threading
 from collections.abc import Callable
@@ -39,7 +39,7 @@ _NEVER_TWICE: frozenset[Kind] = frozenset({"drift_hist", "rff_mean", *MASKED})
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a body speaks of: a version, and the rows between two moments (made coarse before they leave)."""
+    """The subject of a record: a version, and the rows between two times (made coarse before they leave)."""
 
     model: str
     version: int
@@ -51,7 +51,7 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What else the rules look at."""
+    """Further input of the rules."""
 
     epsilon: float = 0.0
     urgent: bool = False

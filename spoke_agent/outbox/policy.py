@@ -1,4 +1,4 @@
-"""What may leave: the site's own policy, the hub's ceiling and the regime's floor, all three.
+"""Decides what may leave: the site's policy, the hub's ceiling and the regime's floor must all allow it.
 
 `egress.yaml` in the spoke's home belongs to the site. No file is the default policy: operations and verdicts. A file that cannot
 be read, or that contradicts itself, closes the outbox. The hub can tighten, never widen. Pure but for `load_policy`.

@@ -1,1 +1,1 @@
-"""What a site is configured with and where its files lie: home folder, settings, slots, time windows."""
+"""The configuration and files of a site: home folder, settings, slots, time windows."""

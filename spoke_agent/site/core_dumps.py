@@ -1,4 +1,4 @@
-"""No picture of this process's memory is written when it falls: the memory of a spoke holds rows in clear."""
+"""Forbids core dumps of this process, since the memory of a spoke holds rows that are not encrypted."""
 
 import contextlib
 import ctypes

@@ -1,4 +1,4 @@
-"""Where a spoke keeps its things: names of the files and folders under its home, and nothing else."""
+"""The names of files and folders in the home of a spoke."""
 
 from pathlib import Path
 

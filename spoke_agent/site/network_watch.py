@@ -1,8 +1,9 @@
-"""Writes down whom a process of this spoke tried to call, other than those it may call. `spoke doctor` reads it.
+"""Records addresses that a process of this spoke tried to call and may not call. `spoke doctor` reads it.
 
-Two witnesses. Python's audit events name every address that Python code resolves or connects to, however short the try. The
-kernel's socket tables, looked at every two seconds, show connections of native code too, as long as they last; where the unit's
-firewall drops their packets (see `provisioning/deploy/templates`), that is long. The firewall forbids; this only tells.
+There are two sources. Python's audit events name every address that Python code resolves or connects to, however short the try.
+The kernel's socket tables, looked at every two seconds, show connections of native code too, as long as they last; where the
+unit's firewall drops their packets (see `provisioning/deploy/templates`), that is long. The firewall forbids; this only
+reports.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
-"""Everything a spoke can be told, in one frozen object: defaults < `spoke.toml` < environment (`SPOKE_...`) < flags.
+"""The settings of a spoke, in one frozen object: defaults < `spoke.toml` < environment (`SPOKE_...`) < flags.
 
 The environment is read here in one line: importing pydantic-settings, as the hub does, would cost every start of the server more
-than 100 ms. `docs/generate.py` reads the words below each setting from the source.
+than 100 ms. `docs/generate.py` reads the text below each setting from the source.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What an interrupted `atomic_write` leaves behind: temporary files that nobody will rename. Removed at the start."""
+"""Removes temporary files that an interrupted `atomic_write` left behind. Called at the start."""
 
 import re
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The life of adapters: a new base gets its own fit or none; a fresh adapter is in probation until it has enough labels; one
 that labels turn against is switched off.
 
-In probation labels are looked at as they come, so the test is one that may be looked at as often as one likes (an e-value).
+In probation labels are tested as they come, so the test is an e-value, which may be evaluated after every label.
 """
 
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
-"""The whole model instead of its head, at a site that has torch: cross-fitted and gated by the same rule.
+"""Fits the whole model instead of its head, at a site that has torch: cross-fitted and gated by the same rule.
 
-What is judged is the file that ONNX Runtime would serve, not a copy in torch. Every fold fits anew on the rows outside it, so the
-fit is done five times; memory and rows are bounded, and time by the caller.
+The gate judges the file that ONNX Runtime would serve, not a copy in torch. Every fold is fitted on the rows outside it, so
+there are five fits. Memory and rows are bounded here, time by the caller.
 """
 
 import tempfile
@@ -30,7 +30,7 @@ _FOLDS = 4
 
 @dataclass(frozen=True, slots=True)
 class TunedModel:
-    """Whether it may serve, and how it came about. The file is where the caller said; it is there only when the gate is open."""
+    """Whether the fitted model may serve, and why. Its file is written to the path of the caller only if the gate passed."""
 
     verdict: GateVerdict
     rows: int

@@ -21,7 +21,7 @@ _FOLDS, _FOLDS_OF_FEW, _FEW = 4, 8, 150
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """The head, whether it may serve, and how it came about."""
+    """The head, whether it may serve, and why."""
 
     head: Head
     verdict: GateVerdict

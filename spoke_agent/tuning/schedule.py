@@ -32,7 +32,7 @@ class _Memory(Document):
 
 
 class TuneSchedule:
-    """Call `look()` from the agent's loop; it never waits. What was tried is remembered over restarts."""
+    """Call `look()` from the agent's loop; it never waits. What was tried is stored, so that a restart does not repeat it."""
 
     def __init__(self, file: Path, start: Start, *, every: timedelta | None, on_drift: bool) -> None:
         """`every` None: not by the clock."""

@@ -1,4 +1,4 @@
-"""Tuning at one spoke, from slots to slots: gather, fit, gate, shelve, switch, and go back when it does not load."""
+"""Tunes the champions of one spoke: gathers rows, fits, gates, stores, switches, and goes back if the adapter does not load."""
 
 import contextlib
 import gc
@@ -50,7 +50,7 @@ class ServerControl(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TuneOutcome:
-    """What came of a tuning."""
+    """The outcome of a tuning."""
 
     kept: StoredAdapter
     verdict: GateVerdict
@@ -59,7 +59,7 @@ class TuneOutcome:
 
 
 class Tuner:
-    """Adapts the champions of one spoke. `server` None: slots are written, nobody is told (sideload, tests)."""
+    """Adapts the champions of one spoke. `server` None: slots are written and no server is notified (sideload, tests)."""
 
     def __init__(
         self,

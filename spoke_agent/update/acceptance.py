@@ -1,6 +1,6 @@
-"""Whether a new version does here what it should: shadow and probation, judged from counts. Pure; no clock, no I/O.
+"""Decides from counts whether a new version passes shadow and probation at this site. Pure; no clock, no I/O.
 
-Labels arrive one by one and the judge looks after each, so a plain test repeated would cry wolf sooner or later. While the soak
+Labels arrive one by one and are tested each time, so a plain test would raise a false alarm sooner or later. While the soak
 lasts, a fault is called only by an e-value (a mixture likelihood ratio; Ville's inequality: under a true claim it ever reaches
 1/alpha with probability at most alpha, however often one looks). At the end one exact one-sided binomial test decides.
 """

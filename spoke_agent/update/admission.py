@@ -1,4 +1,4 @@
-"""Whether this machine can take a variant: facts on one side, requirements on the other, a reason between them. Pure.
+"""Decides whether this machine can run a variant: compares its facts with the requirements, and gives the reason. Pure.
 
 A variant is passed over for one of three kinds of reason: the machine lacks something, the package's own evidence says that it is
 off on this class of CPU, or it was tried here and was off. The first that is left is chosen.

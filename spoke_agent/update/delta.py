@@ -1,4 +1,4 @@
-"""Deltas: an untrusted shortcut to a file. Whatever goes wrong with one, the whole file is fetched instead."""
+"""Fetches a file by delta, an untrusted shortcut. If anything goes wrong with it, the whole file is fetched instead."""
 
 import threading
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the update machine needs from outside, as small protocols. The agent wires the real ones; tests give in-memory fakes."""
+"""The protocols through which the update reaches the outside. The agent passes the real parts; tests pass fakes in memory."""
 
 import threading
 from collections.abc import Callable, Sequence

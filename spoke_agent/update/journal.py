@@ -1,7 +1,7 @@
-"""What the agent must not forget: updates, the accepted directive, reports not yet acknowledged, and history. SQLite, durable.
+"""The durable state of the agent in SQLite: updates, the accepted directive, unacknowledged reports, and history.
 
 WAL and `synchronous=FULL`: when a call returns, its rows are on disk; a power cut leaves the transaction whole or absent. One
-transition is one transaction: the update's row, its line of history and the draft of its report stand or fall together. A draft
+transition is one transaction: the update's row, its line of history and the draft of its report are written together. A draft
 is sealed (signed, with what is served then) after the state's first act, so a report never claims what has not happened yet.
 """
 
@@ -52,7 +52,7 @@ class JournalDamaged(DeviceError):
 
 
 class UnreadableRow(DeviceError):
-    """An update's row makes no sense; the model goes to last-good."""
+    """An update's row cannot be read; the model goes to last-good."""
 
     code = "journal_row_unreadable"
 

@@ -1,4 +1,4 @@
-"""What a directive asks of one model, given where its update is and what is served. Level-triggered: ask again until None."""
+"""Finds the next event of one model from its directive, its update and what is served. Called again until None."""
 
 from spoke_agent.site.slots import ModelSlots
 from spoke_agent.update.state_machine import ACTIVE, Event

@@ -9,7 +9,7 @@ before its work begins. From a variant that is off on this machine SHADOW goes b
 
 - ADMITTED, STAGING go on (blocks that are on disk stay there); VERIFIED, SHADOW and ARMED verify again;
 - PROBATION starts again once, a second crash inside it (CRASHED) rolls back;
-- what cannot be read goes to last-good and begins anew (UNREADABLE).
+- an update that cannot be read goes to last-good and starts again (UNREADABLE).
 
 `next_state` is total: a pair that is not in the table is in NEVER, and the two are checked for holes and overlaps at import,
 as is that every state but the last ones can end.

@@ -1,4 +1,4 @@
-"""The verifier, bound to this spoke: its trusted metadata, its zone and regime, and the mirror that metadata arrives in."""
+"""The verifier for this spoke: its trusted metadata, its zone and regime, and the cache of arriving metadata."""
 
 import contextlib
 import threading
@@ -26,7 +26,7 @@ MAX_FILES = 1100
 
 @dataclass(frozen=True, slots=True)
 class ReleaseGrant:
-    """A release as the steps want it."""
+    """A release, in the form that the update steps use."""
 
     target: ReleaseTarget
 
@@ -78,7 +78,7 @@ class SiteVerifier:
 
 
 class TrustedClock:
-    """The machine's clock, with trusted time for 'now': what this spoke says and signs is dated by it."""
+    """The machine's clock, with trusted time for 'now': it dates what this spoke signs."""
 
     def __init__(self, clock: Clock, trust: TrustStore) -> None:
         self._clock, self._trust = clock, trust
@@ -97,7 +97,7 @@ class TrustedClock:
 
 
 class MetadataCache:
-    """TUF files as they last arrived. On disk, so that a spoke that starts without a network knows what the last one said."""
+    """TUF files as they last arrived, on disk, so that a spoke can start without a network."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,4 +1,4 @@
-"""One model's update as a frozen value: what is wanted, where it is, and what was seen on the way."""
+"""One model's update as a frozen value: the wanted version, the state, and the evidence so far."""
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -13,7 +13,7 @@ __all__ = ["Timer", "Update", "fresh"]
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """When a state was entered, in three tellings: wall clock, monotonic clock, and the boot that the latter belongs to."""
+    """When a state was entered: by the wall clock, by the monotonic clock, and in which boot."""
 
     wall: datetime
     monotonic: float

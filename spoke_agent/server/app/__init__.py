@@ -1,1 +1,1 @@
-"""The processes of the server: what is put together, the worker pool, and the control interface."""
+"""The processes of the server: its composition, the worker pool, and the control interface."""
