@@ -15,6 +15,7 @@ import msgspec
 from hub.config.settings import HubSettings
 from hub.rules.audit_action import AuditAction
 from model_formats.core.errors import SpokeshaveError, catalog
+from model_formats.core.log_event import LogEvent
 from spoke_agent.site.settings import SpokeSettings
 from sync.core.types import Reason
 
@@ -30,6 +31,7 @@ def pages() -> dict[str, str]:
         "audit.md": audit_actions(),
         "commands.md": commands(),
         "errors.md": errors(),
+        "log.md": log_events(),
         "reasons.md": reasons(),
         "settings.md": settings(),
     }
@@ -150,6 +152,17 @@ def audit_actions() -> str:
         "# Actions in the audit log\n\n`hub audit show` prints the log: when, who, did which of these, to what, with details.\n"
     )
     return HEAD + head + "\n| action | meaning |\n|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def log_events() -> str:
+    """The closed list of what both programs write into their log."""
+    meanings = _meanings(LogEvent)
+    rows = [f"| `{e}` | {', '.join(f'`{field}`' for field in e.fields)} | {meanings[e.name]} |" for e in LogEvent]
+    head = (
+        "# Events in the log\n\nBoth programs write to stderr, one line an event: `time logger LEVEL event field=value ...`.\n"
+        "Of exceptions only the kind and the place are written. `spoke serve` can write an access log besides.\n"
+    )
+    return HEAD + head + "\n| event | fields | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"
 
 
 def settings() -> str:

@@ -17,6 +17,7 @@ from hub.store.key_values import get_value, set_value
 from hub.store.leases import take_lease
 from hub.store.rollouts import list_rollouts
 from model_formats.core.errors import SpokeshaveError
+from model_formats.core.log_event import LogEvent
 from sync.core.files import atomic_write
 
 __all__ = ["Notifier", "open_notifier"]
@@ -62,7 +63,7 @@ class Notifier:
             try:
                 self._manager.tell(alerts, self._hub.clock.now(), life)
             except AlertNotSent as e:
-                log.warning("alert.not_sent", extra={"channel": "alertmanager", "error": e.message})
+                log.warning(LogEvent.ALERT_NOT_SENT, extra={"channel": "alertmanager", "error": e.message})
         return alerts
 
     def _tell(self, channel: Channel, alerts: Sequence[Alert]) -> None:
@@ -75,7 +76,7 @@ class Notifier:
             try:
                 channel.send(alert, self._hub.clock.now())
             except AlertNotSent as e:
-                log.warning("alert.not_sent", extra={"channel": channel.name, "error": e.message})
+                log.warning(LogEvent.ALERT_NOT_SENT, extra={"channel": channel.name, "error": e.message})
                 return
             with self._hub.database.begin() as db:
                 set_value(db, key, str(self._hub.now))
@@ -109,7 +110,7 @@ class Notifier:
             try:
                 self.turn()
             except SpokeshaveError:
-                log.exception("alerts.failed")  # the next turn tries again
+                log.exception(LogEvent.ALERTS_FAILED)  # the next turn tries again
 
 
 def open_notifier(hub: HubContext, owner: str) -> Notifier | None:

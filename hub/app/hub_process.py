@@ -32,6 +32,7 @@ from hub.services.relays import allowed_relays
 from hub.store.key_values import get_value, set_value
 from hub.store.leases import release_leases
 from model_formats.core.errors import OperatorError
+from model_formats.core.log_event import LogEvent
 from provisioning.brokers.mosquitto import Broker
 from provisioning.identity.enrol import HubAddress
 from sync.bus.mqtt import MqttBus
@@ -124,7 +125,7 @@ class HubServer:
     def _keep_broker(self) -> None:
         """Start it again when it died; tell it of new and of revoked spokes."""
         if not self.broker.alive():
-            log.warning("broker.restarted")
+            log.warning(LogEvent.BROKER_RESTARTED)
             self.broker.start(self._allowed, relays=self._relays)
         allowed, relays = allowed_spokes(self.hub), allowed_relays(self.hub)
         if (allowed, relays) != (self._allowed, self._relays):

@@ -31,6 +31,7 @@ from hub.services.package_index import known_package
 from hub.services.zone_blobs import ZoneBlobs
 from hub.store.leases import release_leases, take_lease
 from model_formats.core.errors import OperatorError, SpokeshaveError
+from model_formats.core.log_event import LogEvent
 from provisioning.brokers.access_list import HUB_USERS
 from sync.bus.bus import Bus
 from sync.bus.mqtt import MqttBus
@@ -113,7 +114,7 @@ def turning(hub: HubContext, turn: Callable[[], None]) -> Iterator[None]:
             try:
                 turn()
             except SpokeshaveError:
-                log.exception("turn.failed")
+                log.exception(LogEvent.TURN_FAILED)
                 stopping.wait(hub.settings.tick_s)
 
     thread = threading.Thread(target=loop, name="turns", daemon=True)

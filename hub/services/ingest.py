@@ -21,6 +21,7 @@ from hub.store.egress import add_egress, last_egress
 from hub.store.reports import add_report, kept_envelope, received_after
 from hub.store.spokes import Spoke, find_spoke, saw_report, saw_status
 from model_formats.core.errors import RefusedError, SpokeshaveError
+from model_formats.core.log_event import LogEvent
 from model_formats.package.read import open_package
 from sync.bus.bus import Bus, Message, Subscription
 from sync.core.types import Reason, Regime, SpokeId
@@ -177,7 +178,9 @@ class Ingest:
             try:
                 self.take(message)
             except SpokeshaveError:
-                log.exception("ingest.failed", extra={"topic": message.topic})  # the database is away; the spoke sends again
+                log.exception(
+                    LogEvent.INGEST_FAILED, extra={"topic": message.topic}
+                )  # the database is away; the spoke sends again
 
     def _note(self, spoke: SpokeId, error: SpokeshaveError) -> None:
         reason = str(getattr(error, "reason", ""))

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from model_formats.core.errors import public_text
+from model_formats.core.log_event import LogEvent
 
 if TYPE_CHECKING:
     import asyncio
@@ -56,23 +57,23 @@ def log_to_stderr(level: int = logging.INFO, *, worker: int | None = None) -> No
     for library in ("asyncio", "grpc"):  # they write an exception's text into their messages
         logging.getLogger(library).setLevel(logging.CRITICAL + 1)
     sys.excepthook = _uncaught
-    sys.unraisablehook = lambda found: _fault("process.unraisable", found.exc_value)
-    threading.excepthook = lambda found: _fault("process.thread_ended", found.exc_value)
+    sys.unraisablehook = lambda found: _fault(LogEvent.PROCESS_UNRAISABLE, found.exc_value)
+    threading.excepthook = lambda found: _fault(LogEvent.PROCESS_THREAD_ENDED, found.exc_value)
 
 
 def log_loop_fault(_: "asyncio.AbstractEventLoop", context: dict[str, Any]) -> None:
     """An event loop's exception handler; asyncio's own writes the exception's text."""
-    _fault("process.loop_fault", context.get("exception"))
+    _fault(LogEvent.PROCESS_LOOP_FAULT, context.get("exception"))
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt | SystemExit):
         sys.__excepthook__(kind, error, trace)
     else:
-        _fault("process.ended", error)
+        _fault(LogEvent.PROCESS_ENDED, error)
 
 
-def _fault(event: str, error: BaseException | None) -> None:
+def _fault(event: LogEvent, error: BaseException | None) -> None:
     _log.error(event, exc_info=error)
 
 

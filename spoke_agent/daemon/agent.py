@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from model_formats.core.errors import DeviceError, OperatorError, RefusedError
 from model_formats.core.file_lock import FileLock
+from model_formats.core.log_event import LogEvent
 from spoke_agent.daemon.maintenance import Maintenance
 from spoke_agent.daemon.reporter import HubReporter
 from spoke_agent.site.settings import SpokeSettings
@@ -172,7 +173,7 @@ class Agent:
             self.controller.tick()
             self._say()
         except DeviceError as e:
-            log.error("agent.device", extra={"code": e.code, "error": e.message})
+            log.error(LogEvent.AGENT_DEVICE, extra={"code": e.code, "error": e.message})
             self.last_refusal = e.message
 
     # ---- taking
@@ -221,7 +222,7 @@ class Agent:
         try:
             self._verifier.store.correct_clock(answer, self._me, self._reporter.nonce)
         except (RefusedError, MetadataIncomplete) as e:
-            log.warning("agent.time", extra={"error": e.message})
+            log.warning(LogEvent.AGENT_TIME, extra={"error": e.message})
             return
         self._reporter.nonce, self._dirty = None, True
 
@@ -282,7 +283,7 @@ class Agent:
             return
         self._refused.add(data)
         reason = getattr(error, "reason", Reason.DIRECTIVE_UNTRUSTED)
-        log.warning("agent.refused", extra={"reason": str(reason), "error": error.message})
+        log.warning(LogEvent.AGENT_REFUSED, extra={"reason": str(reason), "error": error.message})
         self.last_refusal = f"{reason}: {error.message}"
         self.controller.remark(reason)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model_formats.core.errors import SpokeshaveError
+from model_formats.core.log_event import LogEvent
 from model_formats.package import Package, open_package
 from provisioning.identity.identity import Identity
 from provisioning.identity.online import renew_online
@@ -123,7 +124,7 @@ class Maintenance:
         if self._lifecycle is not None:
             with _failures_logged("adapters"):
                 for words in self._lifecycle.look():
-                    log.info("adapter.kept", extra={"what": words})
+                    log.info(LogEvent.ADAPTER_KEPT, extra={"what": words})
         with _failures_logged("tuning"):
             self._look_at_schedule(alarmed)
         with _failures_logged("operations"):
@@ -147,7 +148,7 @@ class Maintenance:
             return
         labels = {w.model: self._data.labels(w.model, w.index) for w in self._watched()}
         for words in self._schedule.look(labels, alarmed, self._clock.now()):
-            log.info("adapter.tuned", extra={"what": words})
+            log.info(LogEvent.ADAPTER_TUNED, extra={"what": words})
 
     def _offer_operations(self) -> None:
         """Through the outbox like everything else: the site's policy decides whether it leaves."""
@@ -258,6 +259,6 @@ def _failures_logged(what: str) -> Iterator[None]:
     try:
         yield
     except SpokeshaveError as e:
-        log.warning("upkeep.failed", extra={"part": what, "code": e.code, "error": e.message})
+        log.warning(LogEvent.UPKEEP_FAILED, extra={"part": what, "code": e.code, "error": e.message})
     except (OSError, sqlite3.Error) as e:  # a full disk: what needs it waits, and updates and serving go on
-        log.warning("upkeep.failed", extra={"part": what, "code": "disk", "error": str(e)})
+        log.warning(LogEvent.UPKEEP_FAILED, extra={"part": what, "code": "disk", "error": str(e)})

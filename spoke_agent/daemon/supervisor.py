@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model_formats.core.errors import DeviceError
+from model_formats.core.log_event import LogEvent
 from spoke_agent.server_api.client import ControlClient
 from spoke_agent.site.home import SpokeHome
 from sync.core.files import atomic_write
@@ -101,12 +102,12 @@ class Supervisor:
         if self._stopping:
             return None
         if status in FINAL:
-            log.error("supervise.final", extra={"part": child.name, "status": status})
+            log.error(LogEvent.SUPERVISE_FINAL, extra={"part": child.name, "status": status})
             return status
         child.falls = 0 if time.monotonic() - child.started > STEADY_S else child.falls + 1
         pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (child.falls - 1)) if child.falls else 0.0
         child.due = time.monotonic() + pause
-        log.warning("supervise.fallen", extra={"part": child.name, "status": status, "pause_s": pause})
+        log.warning(LogEvent.SUPERVISE_FALLEN, extra={"part": child.name, "status": status, "pause_s": pause})
         return None
 
     def _next_due(self) -> float | None:

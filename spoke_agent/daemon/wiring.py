@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from model_formats.core.log_event import LogEvent
 from provisioning.identity.identity import Identity
 from provisioning.identity.online import hub_client
 from spoke_agent.daemon.agent import Agent, hold_home
@@ -193,7 +194,7 @@ def _open_data(home: SpokeHome, identity: Identity, clock: Clock) -> DataStore |
     try:
         return open_data(home.root, regime=identity.regime, now=lambda: clock.now().timestamp())
     except (DataKeyLost, SiteKeyUnavailable) as e:
-        log.error("data.lost", extra={"error": e.message, "hint": e.hint})  # told here and by `spoke doctor`
+        log.error(LogEvent.DATA_LOST, extra={"error": e.message, "hint": e.hint})  # told here and by `spoke doctor`
         return None
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from model_formats.core.errors import RefusedError
+from model_formats.core.log_event import LogEvent
 from model_formats.core.types import digest_of
 from model_formats.package import Package
 from model_formats.statistics.federated_sums import SumLayout, SumsInvalid, add_up, lay_out
@@ -111,7 +112,7 @@ class Respondent:
         except RefusedError as e:
             settled = not isinstance(e, EnvelopeRefused)  # the director's new key may be on its way
             if settled or digest not in self._doubted:
-                log.warning("federated.refused", extra={"code": e.code, "error": e.message})
+                log.warning(LogEvent.FEDERATED_REFUSED, extra={"code": e.code, "error": e.message})
             self._doubted.add(digest)
         if settled:
             self._settled.add(digest)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from model_formats.core.log_event import LogEvent
 from sync.bus.bus import BusDown, Handler, Message, Subscription
 from sync.protocol.topics import Right, matches, unshared
 
@@ -214,7 +215,7 @@ class MemoryBus:
             try:
                 call()
             except Exception:  # one bad handler must not stop the delivery to all others
-                log.exception("bus.handler_failed")
+                log.exception(LogEvent.BUS_HANDLER_FAILED)
 
 
 def _may(rights: tuple[Right, ...] | None, access: str, topic: str) -> bool:

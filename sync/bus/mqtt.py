@@ -20,6 +20,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from model_formats.core.log_event import LogEvent
 from sync.bus.bus import BusDown, Handler, Message, Subscription
 from sync.bus.mqtt_fast_path import bulk_socket
 from sync.core.tls import TlsFiles, client_context
@@ -256,7 +257,7 @@ class MqttBus:
     def _on_disconnect(self, client: paho.Client, userdata: Any, flags: Any, code: ReasonCode, properties: Any) -> None:
         with self._lock:
             if self._up:
-                log.info("bus.disconnected", extra={"reason": str(code)})
+                log.info(LogEvent.BUS_DISCONNECTED, extra={"reason": str(code)})
             self._up = False
             self._forget_sent()
             self._lock.notify_all()
@@ -333,4 +334,4 @@ def _guarded(call: Callable[..., None], *args: Any) -> None:
     try:
         call(*args)
     except Exception:  # one bad handler must not cut the connection of all others
-        log.exception("bus.handler_failed")
+        log.exception(LogEvent.BUS_HANDLER_FAILED)

@@ -18,7 +18,7 @@ def generated() -> dict[str, str]:
     return pages()
 
 
-@pytest.mark.parametrize("name", ["audit.md", "commands.md", "errors.md", "reasons.md", "settings.md"])
+@pytest.mark.parametrize("name", ["audit.md", "commands.md", "errors.md", "log.md", "reasons.md", "settings.md"])
 def test_the_generated_page_is_what_the_code_says(generated: dict[str, str], name: str) -> None:
     assert (REFERENCE / name).read_text() == generated[name], "run `make docs`"
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_formats.core.errors import OperatorError, SpokeshaveError
 from model_formats.core.file_lock import FileLock
+from model_formats.core.log_event import LogEvent
 from model_formats.core.logging import log_loop_fault
 from spoke_agent.server.app.control import Control
 from spoke_agent.server.handlers.peers import PeerWorkers
@@ -38,7 +39,7 @@ from sync.store import BlobStore
 if TYPE_CHECKING:
     from spoke_agent.server.grpc.server import GrpcServer
 
-__all__ = ["GrpcMissing", "ServeRefused", "InferenceServer", "serve", "serve_many"]
+__all__ = ["GrpcMissing", "InferenceServer", "ServeRefused", "serve", "serve_many"]
 
 log = logging.getLogger("spoke.serve")
 _LONGEST_SOCKET_PATH = 107
@@ -104,14 +105,16 @@ class InferenceServer:
             for path, port in ((self.home.server_port, self.port), (self.home.grpc_port, self.grpc_port)):
                 if port is not None:
                     atomic_write(path, str(port).encode())
-        log.info("serving port=%s models=%s", self.port, ",".join(self.models.live))
+        log.info(LogEvent.SERVE_STARTED, extra={"port": self.port, "models": ",".join(self.models.live)})
 
     async def _load(self) -> None:
         release_unused()
         try:
             await self.models.reconcile()
         except SpokeshaveError as e:
-            log.error("slots_unreadable error=%s", e)  # health says so too, and the agent can put it right
+            log.error(
+                LogEvent.SERVE_SLOTS_UNREADABLE, extra={"error": e.message}
+            )  # health says so too, and the agent can put it right
         if self.capture is not None:
             release_unused()  # each library makes room for the next: the most a start takes is what counts on a small machine
             await asyncio.get_running_loop().run_in_executor(None, self.capture.open)
@@ -343,8 +346,8 @@ def _regime(home: Path) -> str:
 
 
 def _fault(error: Exception) -> None:
-    log.error("handler_fault", exc_info=error)
+    log.error(LogEvent.SERVE_HANDLER_FAULT, exc_info=error)
 
 
 def _capture_fault(error: Exception) -> None:
-    log.error("capture_fault error=%s", error)
+    log.error(LogEvent.SERVE_CAPTURE_FAULT, extra={"error": error})

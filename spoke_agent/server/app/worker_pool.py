@@ -24,6 +24,7 @@ import msgspec
 from msgspec.structs import replace
 
 from model_formats.core.errors import SpokeshaveError
+from model_formats.core.log_event import LogEvent
 from model_formats.core.logging import log_loop_fault
 from spoke_agent.server.app.control import answering
 from spoke_agent.server.handlers.aggregate import all_reconciled, all_stats
@@ -86,7 +87,7 @@ class Workers:
         for path, found in ((self.home.server_port, port), (self.home.grpc_port, grpc_port)):
             if found is not None:
                 atomic_write(path, str(found).encode())
-        log.info("serving port=%s workers=%s", port, settings.workers)
+        log.info(LogEvent.SERVE_POOL_STARTED, extra={"port": port, "workers": settings.workers})
 
     async def stop(self) -> None:
         """Let every worker answer what it took."""
@@ -136,7 +137,7 @@ class Workers:
             return
         falls = self._falls[number] = 0 if loop.time() - started > _STEADY_S else self._falls.get(number, 0) + 1
         pause = min(_LONGEST_PAUSE_S, _PAUSE_S * 2 ** (falls - 1)) if falls else 0.0
-        log.warning("worker_fallen worker=%s status=%s pause_s=%s", number, status, pause)
+        log.warning(LogEvent.SERVE_WORKER_FALLEN, extra={"worker": number, "status": status, "pause_s": pause})
         await asyncio.sleep(pause)
         if not self._stopping:
             await self._start(number)
@@ -199,7 +200,7 @@ def settings_from(line: bytes) -> ServeSettings:
 
 def log_fault(error: Exception) -> None:
     """A fault of ours."""
-    log.error("handler_fault", exc_info=error)
+    log.error(LogEvent.SERVE_HANDLER_FAULT, exc_info=error)
 
 
 def _listening(path: Path) -> socket.socket:
@@ -249,4 +250,4 @@ async def _quiet(work: Awaitable[Any]) -> None:
     try:
         await work
     except SpokeshaveError as e:
-        log.error("slots_unreadable error=%s", e)  # each worker's health says so too
+        log.error(LogEvent.SERVE_SLOTS_UNREADABLE, extra={"error": e.message})  # each worker's health says so too

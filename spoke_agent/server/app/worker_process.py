@@ -18,6 +18,7 @@ def main(number: int, handle: int) -> None:
     from msgspec.structs import replace
 
     from model_formats.core.errors import SpokeshaveError
+    from model_formats.core.log_event import LogEvent
     from model_formats.core.logging import log_to_stderr
     from spoke_agent.server.app.server import InferenceServer, serve
     from spoke_agent.server.app.worker_pool import settings_from
@@ -38,7 +39,7 @@ def main(number: int, handle: int) -> None:
     try:
         serve(settings, ready=ready, shared=shared, parent=sys.stdin.fileno())
     except SpokeshaveError as e:
-        logging.getLogger("spoke.serve").error("%s", e.message)
+        logging.getLogger("spoke.serve").error(LogEvent.SERVE_REFUSED, extra={"error": e.message})
         sys.exit(2)
 
 

@@ -24,7 +24,7 @@ from msgspec import Struct
 from spoke_agent.server.http.head_cache import NO_HEAD, HeadCache, RequestHead
 from spoke_agent.server.protocol.json_codec import error_body
 
-__all__ = ["Exchange", "Handler", "HttpServer", "HttpLimits"]
+__all__ = ["Exchange", "Handler", "HttpLimits", "HttpServer"]
 
 JSON: Final = b"application/json"
 _PHRASES: Final = {int(status): status.phrase.encode() for status in HTTPStatus}

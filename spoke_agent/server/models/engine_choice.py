@@ -19,6 +19,7 @@ from msgspec.json import decode, encode
 
 from model_formats.core.cpu_class import this_class
 from model_formats.core.errors import SpokeshaveError
+from model_formats.core.log_event import LogEvent
 from model_formats.core.runtime import Candidate, Engine, EngineMissing, LoadFailed, Session, candidates
 from model_formats.core.types import digest_of
 from model_formats.documents.package_spec import GOLDEN, VariantSpec
@@ -120,7 +121,7 @@ def _known(way: _Way, memory: "_Memory", key: str, group: tuple[Candidate, ...])
     try:
         return way.open(candidate)
     except SpokeshaveError as e:
-        log.warning("serve.choice_off", extra={"file": way.path.name, "engine": candidate.engine, "error": e.message})
+        log.warning(LogEvent.SERVE_CHOICE_OFF, extra={"file": way.path.name, "engine": candidate.engine, "error": e.message})
         return None
 
 
@@ -146,13 +147,13 @@ def _trial(way: _Way, group: tuple[Candidate, ...]) -> list[EngineResult]:
     try:
         return apart(question, limit_s=way.settings.trial_s, tell=_tell)
     except OSError as e:
-        log.warning("serve.no_trial", extra={"error": str(e)})
+        log.warning(LogEvent.SERVE_NO_TRIAL, extra={"error": str(e)})
         return []
 
 
 def _tell(fallen: EngineResult) -> None:
     candidate = fallen.candidate
-    log.warning("serve.engine_fell", extra={"engine": candidate.engine, "mode": candidate.mode, "error": fallen.detail})
+    log.warning(LogEvent.SERVE_ENGINE_FELL, extra={"engine": candidate.engine, "mode": candidate.mode, "error": fallen.detail})
 
 
 def _order(group: tuple[Candidate, ...], trials: Mapping[Candidate, EngineResult]) -> list[Candidate]:

@@ -28,7 +28,7 @@ from spoke_agent.server_api.messages import AdapterState, LoadedState, ModelStat
 from spoke_agent.site.slots import AdapterSlot, ModelSlots, Slot, Slots, read_slots
 from sync.protocol.serving import Serving
 
-__all__ = ["BASE_HEAD", "ModelSet", "LoadedModel"]
+__all__ = ["BASE_HEAD", "LoadedModel", "ModelSet"]
 
 BASE_HEAD = "none"
 """Adapter name with which a caller asks for the hub's own head."""
