@@ -1,7 +1,6 @@
 """`spoke tune` and `spoke adapter`: fit a model's head to this site, and manage what came of it. Nothing of it leaves."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,8 @@ from spoke_agent.adapters.store import ShadowComparison
 
 if TYPE_CHECKING:
     from spoke_agent.site.slots import ModelSlots
+    from spoke_agent.tuning.site_context import SiteContext
+    from spoke_agent.tuning.tuner import Method
 
 __all__ = ["adapter", "tune"]
 
@@ -38,35 +39,10 @@ class TuneView(Value):
     serving: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Site:
-    """The parts that tuning needs, opened from a home."""
+def _open(home: Path) -> "SiteContext":
+    from spoke_agent.tuning.site_context import SiteContext
 
-    tuner: Any
-    close: Any
-
-
-def _open(home: Path) -> _Site:
-    from provisioning.identity.identity import Identity
-    from spoke_agent.adapters.store import AdapterStore
-    from spoke_agent.data.store import open_data
-    from spoke_agent.server_api.client import ControlClient
-    from spoke_agent.site.home import SpokeHome
-    from spoke_agent.tuning.tuner import Tuner
-    from sync.core.clock import SystemClock
-    from sync.store import BlobStore
-
-    identity = Identity.load(home)
-    signer = identity.signer()
-    data, server = open_data(home, regime=identity.regime), ControlClient(SpokeHome(home).control_socket)
-    adapter_store = AdapterStore(home / "adapters", signer=signer, key=signer.public_key)
-    tuner = Tuner(home, blobs=BlobStore(home), data=data, adapter_store=adapter_store, clock=SystemClock(), server=server)
-
-    def close() -> None:
-        data.close()
-        server.close()
-
-    return _Site(tuner, close)
+    return SiteContext.open(home)
 
 
 @click.command()
@@ -81,7 +57,7 @@ def _open(home: Path) -> _Site:
 )
 @click.option("--minutes", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Most time for lora or full.")
 @pass_context
-def tune(ctx: Context, *, model: str, no_use: bool, method: str, minutes: float) -> None:
+def tune(ctx: Context, *, model: str, no_use: bool, method: "Method", minutes: float) -> None:
     """Fit the model to this site's labelled rows, and serve what was fitted when it is surely better."""
     site = _open(ctx.home)
     if method != "head":

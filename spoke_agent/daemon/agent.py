@@ -7,37 +7,34 @@ here, last-good is served on.
 
 import contextlib
 import logging
-import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from model_formats.core.errors import DeviceError, OperatorError, RefusedError
 from model_formats.core.file_lock import FileLock
 from model_formats.core.log_event import LogEvent
+from spoke_agent.daemon.inbox import AgentInbox
 from spoke_agent.daemon.maintenance import Maintenance
 from spoke_agent.daemon.reporter import HubReporter
 from spoke_agent.site.settings import SpokeSettings
-from spoke_agent.update.background import BackgroundJob
+from spoke_agent.tuning.site_context import SiteContext
 from spoke_agent.update.controller import UpdateController
 from spoke_agent.update.journal import Journal
 from spoke_agent.update.trust import MetadataCache, SiteVerifier
 from sync.bus.bus import Bus, Message
-from sync.core.clock import Clock
-from sync.core.types import Reason, SpokeId
+from sync.core.types import Reason
 from sync.protocol import topics
 from sync.protocol.messages import Directive
 from sync.trust.errors import MetadataIncomplete, MetadataRefused
 from sync.trust.trusted_release import Released
 from sync.trust.verifier import verify_directive
 
-__all__ = ["Agent", "AgentRunning", "hold_home"]
+__all__ = ["Agent", "AgentRunning", "HubLink", "hold_home"]
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
-QUEUE = 10_000
 DOUBT_S = 3.0
 """Metadata files arrive one by one, and half a set looks like a wrong one: a refusal counts when nothing better came."""
 
@@ -57,30 +54,34 @@ def hold_home(lock: Path) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True, slots=True)
+class HubLink:
+    """The bus, and what speaks over it."""
+
+    bus: Bus
+    reporter: HubReporter
+
+
 class Agent:
     """One spoke's agent. `run` is the process; `turn` is one round of it."""
 
     def __init__(
         self,
-        me: SpokeId,
-        zone: str,
-        *,
+        site: SiteContext,
         settings: SpokeSettings,
         journal: Journal,
         verifier: SiteVerifier,
-        mirror: MetadataCache,
-        make_controller: Callable[[Callable[[], None]], UpdateController],
-        clock: Clock,
-        bus: Bus | None = None,
-        reporter: HubReporter | None = None,
-        maintenance: Maintenance | None = None,
+        controller: UpdateController,
+        inbox: AgentInbox,
+        maintenance: Maintenance,
+        link: HubLink | None = None,
     ) -> None:
-        """`make_controller` gets the function that wakes the loop (for jobs). Without `bus` the spoke lives on sideloads."""
-        self._me, self._zone, self._settings, self._journal = me, zone, settings, journal
-        self._verifier, self._mirror, self._clock = verifier, mirror, clock
-        self._bus, self._reporter, self._maintenance = bus, reporter, maintenance
-        self._queue: queue.Queue[Message | BackgroundJob[Any] | None] = queue.Queue(QUEUE)
-        self.controller = make_controller(self.wake)
+        """`controller` wakes the loop through the same `inbox`. Without `link` the spoke lives on sideloads."""
+        self._me, self._zone, self._clock = site.identity.spoke, site.identity.zone, site.clock
+        self._settings, self._journal, self._verifier, self._mirror = settings, journal, verifier, MetadataCache(site.home.mirror)
+        self.controller, self._inbox, self._maintenance = controller, inbox, maintenance
+        self._bus: Bus | None = link.bus if link is not None else None
+        self._reporter: HubReporter | None = link.reporter if link is not None else None
         self._stop = threading.Event()
         self._reconnected = threading.Event()
         self._desired: bytes | None = None
@@ -103,22 +104,10 @@ class Agent:
 
     # ---- from other threads
 
-    def wake(self) -> None:
-        """Have the loop look again now."""
-        with contextlib.suppress(queue.Full):  # then it is awake enough
-            self._queue.put_nowait(None)
-
     def stop(self) -> None:
         """End `run` soon."""
         self._stop.set()
-        self.wake()
-
-    def ask(self, call: Callable[[], T]) -> T:
-        """Run something on the loop's thread and wait for its answer (for the local socket). Raises what it raised."""
-        errand = BackgroundJob(lambda _cancel: call(), lambda: None)
-        self._queue.put(errand)
-        errand.wait()
-        return errand.result()
+        self._inbox.wake()
 
     # ---- the loop
 
@@ -140,12 +129,12 @@ class Agent:
         if self._bus is not None and self._reporter is not None:
             self._bus.on_connect(self._on_connect)
             self._bus.connect(will=self._reporter.will(), timeout=None)
-            self._bus.subscribe(topics.tuf(self._zone, "+"), self._on_message)
-            self._bus.subscribe(topics.desired(self._me), self._on_message)
-            self._bus.subscribe(topics.time(self._me), self._on_message)
-            self._bus.subscribe(topics.receipt(self._me), self._on_message)
-            self._bus.subscribe(topics.question(self._zone, "+"), self._on_message)
-            self._bus.subscribe(topics.cohort(self._zone, "+"), self._on_message)
+            self._bus.subscribe(topics.tuf(self._zone, "+"), self._inbox.put)
+            self._bus.subscribe(topics.desired(self._me), self._inbox.put)
+            self._bus.subscribe(topics.time(self._me), self._inbox.put)
+            self._bus.subscribe(topics.receipt(self._me), self._inbox.put)
+            self._bus.subscribe(topics.question(self._zone, "+"), self._inbox.put)
+            self._bus.subscribe(topics.cohort(self._zone, "+"), self._inbox.put)
 
     def end(self) -> None:
         """Stop in good order; running transfers keep what they have."""
@@ -157,7 +146,7 @@ class Agent:
 
     def turn(self) -> None:
         """Wait for something (or a tick), take what there is, and act on it."""
-        self._take(self._settings.tick_s)
+        self._inbox.take(self._settings.tick_s, self.receive)
         self.round()
 
     def round(self) -> None:
@@ -178,19 +167,6 @@ class Agent:
 
     # ---- taking
 
-    def _take(self, timeout: float) -> None:
-        """Wait for something, then take all there is."""
-        with contextlib.suppress(queue.Empty):
-            self._handle(self._queue.get(timeout=timeout))
-            while True:
-                self._handle(self._queue.get_nowait())
-
-    def _handle(self, item: "Message | BackgroundJob[Any] | None") -> None:
-        if isinstance(item, Message):
-            self.receive(item)
-        elif isinstance(item, BackgroundJob):
-            item.run()
-
     def receive(self, message: Message) -> None:
         """Sort one message of the bus."""
         if message.topic == topics.desired(self._me):
@@ -198,22 +174,16 @@ class Agent:
         elif message.topic == topics.time(self._me):
             self._set_clock(message.payload)
         elif message.topic == topics.receipt(self._me):
-            if self._maintenance is not None:
-                self._maintenance.take_receipt(message.payload)
+            self._maintenance.take_receipt(message.payload)
         elif topics.is_federated(message.topic):
-            if self._maintenance is not None:
-                self._maintenance.hear(message.topic, message.payload)
+            self._maintenance.hear(message.topic, message.payload)
         else:
             name = message.topic.rpartition("/")[2]
             self._dirty = self._mirror.put(name, message.payload) or self._dirty
 
-    def _on_message(self, message: Message) -> None:
-        with contextlib.suppress(queue.Full):  # all that is subscribed is retained, and comes again at the next connection
-            self._queue.put_nowait(message)
-
     def _on_connect(self) -> None:
         self._reconnected.set()
-        self.wake()
+        self._inbox.wake()
 
     def _set_clock(self, answer: bytes) -> None:
         """Take the hub's signed answer to our own question, once; trust may look different at the right time."""
@@ -300,6 +270,6 @@ class Agent:
                     raise
                 self._maintenance_at = 0.0
             self._reporter.tick(heartbeat_s=self._settings.heartbeat_s)
-        if self._maintenance is not None and self._clock.monotonic() >= self._maintenance_at:
+        if self._clock.monotonic() >= self._maintenance_at:
             self._maintenance_at = self._clock.monotonic() + self._settings.upkeep_s
             self._maintenance.tick(connected=self.connected)

@@ -14,7 +14,6 @@ from spoke_agent.data.importing import ImportedRows, ImportRefused, read_rows
 from spoke_agent.data.rows import RowBatch
 from spoke_agent.data.store import DataStore, open_data
 from spoke_agent.site.slots import Slot, read_slots
-from sync.core.clock import SystemClock
 from sync.store import BlobStore
 
 __all__ = ["bring_in", "erase_at", "store_imported"]
@@ -57,32 +56,21 @@ def store_imported(
 
 def erase_at(home: Path, subjects: Sequence[str], before: datetime | None, *, everything: bool, dry_run: bool) -> dict[str, Any]:
     """Erase at a home, its adapters and sums included. With everything, a store whose key is lost is removed whole."""
-    from provisioning.identity.identity import Identity
-    from spoke_agent.adapters.store import AdapterStore
     from spoke_agent.data.errors import DataKeyLost
-    from spoke_agent.server_api.client import ControlClient
-    from spoke_agent.site.home import SpokeHome
-    from spoke_agent.tuning.tuner import Tuner
+    from spoke_agent.tuning.site_context import SiteContext
 
-    identity, clock = Identity.load(home), SystemClock()
-    try:
-        data = open_data(home, regime=identity.regime)
-    except DataKeyLost:
-        if not everything or dry_run:
-            raise
-        for name in ("data.db", "data.db-wal", "data.db-shm"):
-            (home / name).unlink(missing_ok=True)
-        data = open_data(home, regime=identity.regime)
-    signer, server = identity.signer(), ControlClient(SpokeHome(home).control_socket)
-    try:
+    with SiteContext.open(home) as site:
+        try:
+            data = site.data
+        except DataKeyLost:
+            if not everything or dry_run:
+                raise
+            for name in ("data.db", "data.db-wal", "data.db-shm"):
+                (home / name).unlink(missing_ok=True)
+            data = site.data
         if dry_run:
             rows = data.would_erase(before=before, request_ids=subjects, everything=everything)
             return {"rows": rows, "adapters": [], "dry_run": True}
-        adapter_store = AdapterStore(home / "adapters", signer=signer, key=signer.public_key)
-        tuner = Tuner(home, blobs=BlobStore(home), data=data, adapter_store=adapter_store, clock=clock, server=server)
-        scope = Scope(tuple(subjects), before, everything)
-        erased: dict[str, Any] = erase(home, data, scope, derived=tuner, clock=clock, signer=signer).plain
+        scope, signer = Scope(tuple(subjects), before, everything), site.identity.signer()
+        erased: dict[str, Any] = erase(home, data, scope, derived=site.tuner, clock=site.clock, signer=signer).plain
         return erased
-    finally:
-        data.close()
-        server.close()

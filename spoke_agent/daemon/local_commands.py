@@ -23,7 +23,7 @@ def commands_of(components: AgentComponents) -> Mapping[str, Op]:
     """The questions this agent answers."""
 
     def state(_question: Mapping[str, Any], _tell: Tell) -> object:
-        return components.agent.ask(lambda: _state(components))
+        return components.inbox.ask(lambda: _state(components))
 
     def sideload(question: Mapping[str, Any], tell: Tell) -> object:
         return _sideload(components, Path(question["path"]), tell)
@@ -39,7 +39,7 @@ def _state(components: AgentComponents) -> dict[str, object]:
         "offline": components.agent.offline,
         "last_refusal": components.agent.last_refusal,
         "waiting": {model: why for model in models if (why := controller.waiting_for(model))},
-        "arriving": {model: {"bytes": held, "of": size} for model, (held, size) in dict(components.steps.arriving).items()},
+        "arriving": {model: {"bytes": held, "of": size} for model, (held, size) in dict(components.arrivals.files).items()},
     }
 
 
@@ -55,13 +55,13 @@ def _sideload(components: AgentComponents, path: Path, tell: Tell) -> dict[str, 
     def progress(done: int, total: int) -> None:
         tell({"bytes": done, "of": total})
 
-    with components.steps.fetching("bundle"):  # what was taken in belongs to no update before it is followed
-        applied = take_in(components, path, progress=progress, on_loop=components.agent.ask)
-        seen, idle = components.agent.ask(lambda: begin(applied)), False
+    with components.arrivals.fetching("bundle"):  # what was taken in belongs to no update before it is followed
+        applied = take_in(components, path, progress=progress, on_loop=components.inbox.ask)
+        seen, idle = components.inbox.ask(lambda: begin(applied)), False
     deadline = time.monotonic() + LIMIT_S
     while not idle:
         if time.monotonic() > deadline:
             raise SideloadUnfinished("the update is still under way")
         time.sleep(LOOK_S)
-        seen, idle = components.agent.ask(partial(look, seen))
+        seen, idle = components.inbox.ask(partial(look, seen))
     return asdict(taken_in(applied))

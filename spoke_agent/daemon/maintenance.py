@@ -13,16 +13,14 @@ from model_formats.core.log_event import LogEvent
 from model_formats.package import Package, open_package
 from provisioning.identity.identity import Identity
 from provisioning.identity.online import renew_online
-from spoke_agent.server_api.client import ControlClient
-from spoke_agent.site.home import SpokeHome
 from spoke_agent.site.settings import SpokeSettings
 from spoke_agent.site.slots import ModelSlots, read_slots
+from spoke_agent.tuning.site_context import SiteContext
 from sync.bus.bus import Bus, Message
 from sync.core.clock import Clock
 from sync.protocol import topics
 from sync.protocol.egress import EgressRecord
 from sync.protocol.messages import EgressCeiling, EgressReceipt
-from sync.store import BlobStore
 from sync.trust.dsse import seal, unseal
 from sync.trust.keys import fingerprint
 
@@ -72,26 +70,25 @@ class Maintenance:
 
     def __init__(
         self,
-        home: SpokeHome,
-        identity: Identity,
-        store: BlobStore,
+        site: SiteContext,
         data: "DataStore | None",
         outbox: "Outbox",
-        clock: Clock,
-        settings: SpokeSettings | None = None,
+        settings: SpokeSettings,
         *,
         problems: Callable[[], Iterable[str]] = tuple,
         staleness: Callable[[], timedelta] = timedelta,
         released: "Callable[[], Released] | None" = None,
     ) -> None:
-        """`problems`: reasons of what failed in the last day; `staleness`: how long ago releases were last known fresh.
+        """`data`: the site's rows, None where their key is lost.
+
+        `problems`: reasons of what failed in the last day; `staleness`: how long ago releases were last known fresh.
 
         `released`: what is trusted now; without it no federated question is answered.
         """
         self._problems, self._staleness = problems, staleness
-        self._began, self._told_ops = clock.monotonic(), float("-inf")
-        self._settings = settings or SpokeSettings()
-        self._home, self._identity, self._store, self._clock = home, identity, store, clock
+        self._site, self._settings = site, settings
+        self._home, self._identity, self._store, self._clock = site.home, site.identity, site.store, site.clock
+        self._began, self._told_ops = self._clock.monotonic(), float("-inf")
         self._outbox = outbox
         self._monitor = self._open_monitor(data)
         self._lifecycle = self._open_lifecycle(data)
@@ -199,16 +196,9 @@ class Maintenance:
     def _open_lifecycle(self, data: "DataStore | None") -> "AdapterLifecycle | None":
         if data is None:
             return None
-        from spoke_agent.adapters.store import AdapterStore
         from spoke_agent.tuning.adapter_lifecycle import AdapterLifecycle
-        from spoke_agent.tuning.tuner import Tuner
 
-        signer, server = self._identity.signer(), ControlClient(self._home.control_socket)
-        adapter_store = AdapterStore(self._home.adapters, signer=signer, key=signer.public_key)
-        tuner = Tuner(
-            self._home.root, blobs=self._store, data=data, adapter_store=adapter_store, clock=self._clock, server=server
-        )
-        return AdapterLifecycle(tuner, data)
+        return AdapterLifecycle(self._site.tuner, data)
 
     def _open_respondent(self, data: "DataStore | None", released: "Callable[[], Released] | None") -> "Respondent | None":
         if data is None or released is None:

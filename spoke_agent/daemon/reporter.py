@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 
-from spoke_agent.server_api.errors import ServerUnreachable
+from spoke_agent.server_api.client import serving_now
 from spoke_agent.update.interfaces import ServingProcess
 from spoke_agent.update.journal import Journal
 from sync.bus.bus import Bus, BusDown, Message
@@ -62,7 +62,7 @@ class HubReporter:
                 self._journal.acknowledge(self._under_way)
 
     def _say_status(self, heartbeat_s: float) -> None:
-        serving, now = self._serving(), self._clock.monotonic()
+        serving, now = serving_now(self._server) or (), self._clock.monotonic()
         saying = (serving, self._journal.generation)
         if saying != self._said or now - self._said_at >= heartbeat_s:
             self._publish(self._status(online=True, serving=serving))
@@ -79,12 +79,6 @@ class HubReporter:
             asks_time=self.nonce if online else None,
         )
         return Message(topics.status(self._me), status.canonical(), qos=1, retain=True)
-
-    def _serving(self) -> tuple[Serving, ...]:
-        try:
-            return self._server.serving()
-        except ServerUnreachable:
-            return ()
 
     def _publish(self, message: Message) -> None:
         with contextlib.suppress(BusDown):  # it is sent again after the reconnect

@@ -14,11 +14,10 @@ from model_formats.core.errors import DeviceError
 from provisioning.identity.identity import Identity
 from spoke_agent.daemon.wiring import AgentComponents
 from spoke_agent.outbox.outbox import Outbox
-from spoke_agent.server_api.errors import ServerUnreachable
+from spoke_agent.server_api.client import serving_now
 from spoke_agent.update.interfaces import ServingProcess
 from spoke_agent.update.journal import Entry, Journal
 from sync.core.clock import Clock
-from sync.protocol.messages import Serving
 from sync.sideload.bundle import Applied, Progress, apply_bundle
 from sync.sideload.receipts import MAX_LINKS, Receipt, Receipts, write_receipts
 from sync.trust.errors import TrustRefused
@@ -58,7 +57,7 @@ def take_in(components: AgentComponents, path: Path, *, progress: Progress | Non
     """
     accepted, what = components.agent.controller.directive, f"bundle:{path.name}"
     try:
-        with components.steps.fetching(what), components.verifier.lock:
+        with components.arrivals.fetching(what), components.verifier.lock:
             return apply_bundle(
                 path,
                 me=components.identity.spoke,
@@ -81,7 +80,7 @@ def follow_through(
 ) -> None:
     """Follow the bundle's directive to its end, in this thread. Raises SideloadUnfinished."""
     seen = _newest(components.journal)
-    with components.steps.fetching("bundle"):  # what was taken in belongs to no update before this one is followed
+    with components.arrivals.fetching("bundle"):  # what was taken in belongs to no update before this one is followed
         components.agent.controller.recover(clean=components.journal.mark_running())
         components.agent.follow(applied.directive)
     deadline = clock.monotonic() + PATIENCE_S
@@ -132,20 +131,13 @@ def make_receipts(
         created=clock.now(),
         number=journal.next_number("receipts"),
         generation=journal.generation,
-        serving=_serving(server),
+        serving=serving_now(server) or (),
         messages=(*reports, *allowed),
         egress_chain=outbox.log.links(MAX_LINKS),
     )
     write_receipts(out, receipts, identity.signer())
     outbox.mark_carried()
     return receipts
-
-
-def _serving(server: ServingProcess) -> tuple[Serving, ...]:
-    try:
-        return server.serving()
-    except ServerUnreachable:
-        return ()
 
 
 def _private(identity: Identity) -> EllipticCurvePrivateKey | None:

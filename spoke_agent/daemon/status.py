@@ -8,8 +8,7 @@ from model_formats.core.errors import SpokeshaveError
 from provisioning.identity.identity import Identity
 from spoke_agent.daemon.agent import AgentRunning, hold_home
 from spoke_agent.daemon.local_socket import AgentAway, call_agent
-from spoke_agent.server_api.client import ControlClient
-from spoke_agent.server_api.errors import ServerUnreachable
+from spoke_agent.server_api.client import ControlClient, serving_now
 from spoke_agent.site.home import SpokeHome
 from spoke_agent.site.slots import ModelSlots, Slots, read_slots
 from spoke_agent.update.journal import Entry, Journal, UnreadableRow
@@ -67,7 +66,7 @@ def read_status(home: SpokeHome, *, lines: int = 10) -> SpokeStatus:
     identity = Identity.load(home.root)
     journal = Journal(home.journal)
     try:
-        serving = _serving(home.control_socket)
+        serving = serving_now(ControlClient(home.control_socket, timeout_s=5))
         slots = _slots(home.slots)
         return SpokeStatus(
             spoke=str(identity.spoke),
@@ -138,16 +137,6 @@ def _model(name: str, slots: Slots, journal: Journal, serving: tuple[Serving, ..
         state=str(known.state) if known else "unknown",
         reason=str(known.reason) if known else "state_unknown",
     )
-
-
-def _serving(socket: Path) -> tuple[Serving, ...] | None:
-    client = ControlClient(socket, timeout_s=5)
-    try:
-        return client.serving()
-    except ServerUnreachable:
-        return None
-    finally:
-        client.close()
 
 
 def _slots(path: Path) -> Slots:

@@ -5,34 +5,39 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from zoneinfo import ZoneInfo
 
 from model_formats.core.log_event import LogEvent
 from provisioning.identity.identity import Identity
 from provisioning.identity.online import hub_client
-from spoke_agent.daemon.agent import Agent, hold_home
+from spoke_agent.daemon.agent import Agent, HubLink, hold_home
+from spoke_agent.daemon.inbox import AgentInbox
 from spoke_agent.daemon.maintenance import Maintenance, open_outbox
 from spoke_agent.daemon.reporter import HubReporter
 from spoke_agent.data.errors import DataKeyLost, SiteKeyUnavailable
-from spoke_agent.data.store import DataStore, open_data
+from spoke_agent.data.store import DataStore
 from spoke_agent.outbox.outbox import Outbox
-from spoke_agent.server_api.client import ControlClient
 from spoke_agent.site.home import SpokeHome
 from spoke_agent.site.settings import SpokeSettings
 from spoke_agent.site.temp_files import remove_temp_files
 from spoke_agent.site.time_window import SiteHours
+from spoke_agent.tuning.site_context import SiteContext
+from spoke_agent.update.arrivals import Arrivals
 from spoke_agent.update.background import InlineJobs, Jobs, ThreadJobs
 from spoke_agent.update.capacity import boot_id, read_capacity
 from spoke_agent.update.controller import UpdateController
+from spoke_agent.update.environment import UpdatePorts, UpdateSite
 from spoke_agent.update.executor import StateHandlers
 from spoke_agent.update.interfaces import ServingProcess, Transport
 from spoke_agent.update.journal import Journal
+from spoke_agent.update.reports import ReportWriter
 from spoke_agent.update.transport import HttpsTransport, MqttTransport, OfflineTransport, Transports
-from spoke_agent.update.trust import MetadataCache, SiteVerifier, TrustedClock
+from spoke_agent.update.trust import SiteVerifier, TrustedClock
 from spoke_agent.update.update import Timer
 from sync.bus.bus import Bus
 from sync.bus.mqtt import MqttBus
-from sync.core.clock import Clock, SystemClock
+from sync.core.clock import Clock
 from sync.protocol.messages import EgressCeiling, Report
 from sync.store import BlobStore
 from sync.transfer.limits import DailyBudget, together
@@ -50,22 +55,32 @@ class AgentComponents:
     """A spoke's agent and what it is made of."""
 
     agent: Agent
-    identity: Identity
+    inbox: AgentInbox
+    site: SiteContext
     journal: Journal
     verifier: SiteVerifier
-    store: BlobStore
     steps: StateHandlers
+    arrivals: Arrivals
     server: ServingProcess
     outbox: Outbox
     data: DataStore | None
     """None where its key is lost."""
 
+    @property
+    def identity(self) -> Identity:
+        """Who this spoke is."""
+        return self.site.identity
+
+    @property
+    def store(self) -> BlobStore:
+        """The blobs of packages."""
+        return self.site.store
+
     def close(self) -> None:
         """Close all files."""
         self.journal.close()
         self.outbox.close()
-        if self.data is not None:
-            self.data.close()
+        self.site.close()
 
 
 @contextlib.contextmanager
@@ -84,12 +99,12 @@ def assemble(
     `offline`: no bus, no sockets but the local ones. `inline`: steps run in the caller's thread (sideload). `bus` and `server`
     take the place of Mosquitto and of the serving process.
     """
-    identity, clock = Identity.load(home.root), clock or SystemClock()
+    site = SiteContext.open(home.root, clock=clock)
     with hold_home(home.agent_lock):
         remove_temp_files(home)
-        bus = None if offline else bus or _bus(identity)
+        bus = None if offline else bus or _bus(site.identity)
         jobs = InlineJobs() if inline else ThreadJobs()
-        components = _parts(home, settings, identity, clock, bus, server or ControlClient(home.control_socket), jobs)
+        components = _components(site, settings, bus, server or site.server, jobs)
         try:
             yield components
         finally:
@@ -101,98 +116,67 @@ def _bus(identity: Identity) -> Bus:
     return MqttBus(address.broker_host, address.broker_port, identity.spoke.username, identity.tls)
 
 
-def _parts(
-    home: SpokeHome,
-    settings: SpokeSettings,
-    identity: Identity,
-    clock: Clock,
-    bus: Bus | None,
-    server: ServingProcess,
-    jobs: Jobs,
+def _components(
+    site: SiteContext, settings: SpokeSettings, bus: Bus | None, server: ServingProcess, jobs: Jobs
 ) -> AgentComponents:
-    me, store, journal = identity.spoke, BlobStore(home.store), Journal(home.journal)
-    data = _open_data(home, identity, clock)
-    verifier = SiteVerifier(TrustStore(home.trust, clock, identity.tuf_root, site=me.site), identity.zone, identity.regime)
-    trusted = TrustedClock(clock, verifier.store)
-    hours, boot = SiteHours.of(settings, trusted), boot_id()
-
-    def timer() -> Timer:
-        return Timer(clock.now(), clock.monotonic(), boot)
-
-    def ceiling() -> EgressCeiling | None:
-        directive = agent.controller.directive
-        return directive.egress if directive else None
-
-    def problems() -> list[str]:
-        return [e.reason for e in journal.history(100) if clock.now() - e.time < timedelta(days=1)]
-
-    def staleness() -> timedelta:
-        return verifier.released().staleness
-
-    outbox = open_outbox(home.root, identity, clock, bus=bus, ceiling=ceiling)
-    steps = StateHandlers(
-        zone=identity.zone,
-        regime=identity.regime,
-        hours=hours,
-        slots=home.slots,
-        store=store,
-        trust=verifier,
-        transport=_transport(identity, settings, manners(home, settings, hours, trusted), trusted, bus),
-        server=server,
-        labels=data or _NoLabels(),
-        capacity=lambda: read_capacity(
-            home.root, disk_reserve_mb=settings.disk_reserve_mb, memory_reserve_mb=settings.memory_reserve_mb
-        ),
-        timer=timer,
+    """From the bottom up: each part gets finished parts only."""
+    journal, inbox, verifier, data = Journal(site.home.journal), AgentInbox(), _verifier(site), _open_data(site)
+    trusted = TrustedClock(site.clock, verifier.store)
+    outbox = open_outbox(site.home.root, site.identity, site.clock, bus=bus, ceiling=partial(_ceiling, journal))
+    facts = _facts(site, settings, trusted)
+    pace = manners(site.home, settings, facts.hours, trusted)
+    transport = _transport(site.identity, settings, pace, trusted, bus)
+    ports = UpdatePorts(site.store, verifier, transport, server, data or _NoLabels())
+    arrivals = Arrivals(journal)
+    handlers = StateHandlers(facts, ports, arrivals)
+    reports = ReportWriter(site.identity.spoke, server, _sealer(site.identity, outbox), trusted.now)
+    controller = UpdateController(journal, handlers, facts, ports, reports, jobs, inbox.wake)
+    maintenance = Maintenance(
+        site,
+        data,
+        outbox,
+        settings,
+        problems=partial(_problems, journal, site.clock),
+        staleness=lambda: verifier.released().staleness,
+        released=verifier.released,
     )
+    link = HubLink(bus, HubReporter(bus, site.identity.spoke, journal, server, trusted)) if bus is not None else None
+    agent = Agent(site, settings, journal, verifier, controller, inbox, maintenance, link)
+    return AgentComponents(agent, inbox, site, journal, verifier, handlers, arrivals, server, outbox, data)
 
-    def make_controller(wake: Callable[[], None]) -> UpdateController:
-        return UpdateController(
-            me,
-            journal,
-            steps,
-            slots=home.slots,
-            trust=verifier,
-            server=server,
-            settings=settings,
-            seal=_sealer(identity, outbox),
-            jobs=jobs,
-            timer=timer,
-            now=trusted.now,
-            wake=wake,
-        )
 
-    agent = Agent(
-        me,
-        identity.zone,
+def _verifier(site: SiteContext) -> SiteVerifier:
+    identity = site.identity
+    trust = TrustStore(site.home.trust, site.clock, identity.tuf_root, site=identity.spoke.site)
+    return SiteVerifier(trust, identity.zone, identity.regime)
+
+
+def _facts(site: SiteContext, settings: SpokeSettings, trusted: Clock) -> UpdateSite:
+    boot, clock, reserves = boot_id(), site.clock, (settings.disk_reserve_mb, settings.memory_reserve_mb)
+    return UpdateSite(
+        zone=site.identity.zone,
+        regime=site.identity.regime,
         settings=settings,
-        journal=journal,
-        verifier=verifier,
-        mirror=MetadataCache(home.mirror),
-        make_controller=make_controller,
-        clock=clock,
-        bus=bus,
-        reporter=HubReporter(bus, me, journal, server, trusted) if bus is not None else None,
-        maintenance=Maintenance(
-            home,
-            identity,
-            store,
-            data,
-            outbox,
-            clock,
-            settings,
-            problems=problems,
-            staleness=staleness,
-            released=verifier.released,
-        ),
+        hours=SiteHours.of(settings, trusted),
+        slots=site.home.slots,
+        capacity=lambda: read_capacity(site.home.root, disk_reserve_mb=reserves[0], memory_reserve_mb=reserves[1]),
+        timer=lambda: Timer(clock.now(), clock.monotonic(), boot),
     )
-    return AgentComponents(agent, identity, journal, verifier, store, steps, server, outbox, data)
 
 
-def _open_data(home: SpokeHome, identity: Identity, clock: Clock) -> DataStore | None:
+def _ceiling(journal: Journal) -> EgressCeiling | None:
+    directive = journal.directive()
+    return directive.egress if directive else None
+
+
+def _problems(journal: Journal, clock: Clock) -> list[str]:
+    return [e.reason for e in journal.history(100) if clock.now() - e.time < timedelta(days=1)]
+
+
+def _open_data(site: SiteContext) -> DataStore | None:
     """The rows of this site; None where their key cannot be had: then nothing is learned and no drift seen, but updates go on."""
     try:
-        return open_data(home.root, regime=identity.regime, now=lambda: clock.now().timestamp())
+        return site.data
     except (DataKeyLost, SiteKeyUnavailable) as e:
         log.error(LogEvent.DATA_LOST, extra={"error": e.message, "hint": e.hint})  # told here and by `spoke doctor`
         return None

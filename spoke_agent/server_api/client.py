@@ -3,14 +3,14 @@
 import http.client
 import socket
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from model_formats.core.document import Document
 from spoke_agent.server_api.errors import ServerUnreachable
 from spoke_agent.server_api.messages import ReconcileAnswer, ServingAnswer, StatsAnswer
 from sync.protocol.serving import Serving
 
-__all__ = ["CONTROL_SOCKET", "ControlClient"]
+__all__ = ["CONTROL_SOCKET", "ControlClient", "Serves", "serving_now"]
 
 CONTROL_SOCKET = "run/control.sock"
 """Relative to the spoke's home; mode 0600."""
@@ -71,6 +71,21 @@ class ControlClient:
             raise ServerUnreachable(f"{self._path}: {e}") from e
         finally:
             connection.close()
+
+
+class Serves(Protocol):
+    """Whoever knows what is served."""
+
+    def serving(self) -> tuple[Serving, ...]:
+        """What answers callers. Raises ServerUnreachable."""
+
+
+def serving_now(server: Serves) -> tuple[Serving, ...] | None:
+    """What answers callers, for reports and status; None while the server is away."""
+    try:
+        return server.serving()
+    except ServerUnreachable:
+        return None
 
 
 class _UnixConnection(http.client.HTTPConnection):

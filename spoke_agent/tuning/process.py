@@ -32,25 +32,10 @@ def main(home: Path, model: str, origin: str, niceness: int) -> int:
 
 
 def _tune(home: Path, model: str, origin: "Origin") -> None:
-    from provisioning.identity.identity import Identity
-    from spoke_agent.adapters.store import AdapterStore
-    from spoke_agent.data.store import open_data
-    from spoke_agent.server_api.client import ControlClient
-    from spoke_agent.site.home import SpokeHome
-    from spoke_agent.tuning.tuner import Tuner
-    from sync.core.clock import SystemClock
-    from sync.store import BlobStore
+    from spoke_agent.tuning.site_context import SiteContext
 
-    identity = Identity.load(home)
-    signer, data = identity.signer(), open_data(home, regime=identity.regime)
-    try:
-        adapter_store = AdapterStore(home / "adapters", signer=signer, key=signer.public_key)
-        server = ControlClient(SpokeHome(home).control_socket)
-        Tuner(home, blobs=BlobStore(home), data=data, adapter_store=adapter_store, clock=SystemClock(), server=server).tune(
-            model, origin=origin
-        )
-    finally:
-        data.close()
+    with SiteContext.open(home) as site:
+        site.tuner.tune(model, origin=origin)
 
 
 if __name__ == "__main__":

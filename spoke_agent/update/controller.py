@@ -8,33 +8,26 @@ import contextlib
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from pathlib import Path
 
 from model_formats.core.errors import SpokeshaveError
 from spoke_agent.server_api.errors import ServerUnreachable
-from spoke_agent.site.settings import SpokeSettings
 from spoke_agent.site.slots import ModelSlots, edit_slots, read_slots
 from spoke_agent.update.background import BackgroundJob, Jobs
+from spoke_agent.update.environment import UpdatePorts, UpdateSite
 from spoke_agent.update.executor import RESUMABLE, RetryLater, StateHandlers, StepOutcome
-from spoke_agent.update.interfaces import ServingProcess, Trust
 from spoke_agent.update.journal import Draft, Journal, UnreadableRow
 from spoke_agent.update.planner import cancel_reason, next_event
+from spoke_agent.update.reports import ReportWriter
 from spoke_agent.update.state_machine import ACTIVE, MAX_SAVES, Event, next_state
-from spoke_agent.update.update import Timer, Update, fresh
-from sync.core.types import TERMINAL, Reason, SpokeId, State
-from sync.protocol.messages import DesiredModel, Directive, Report, Serving, UpdateEvidence
+from spoke_agent.update.update import Update, fresh
+from sync.core.types import TERMINAL, Reason, State
+from sync.protocol.messages import DesiredModel, Directive
 from sync.store import DiskFailed, DiskFull
 
-__all__ = ["Sealer", "UpdateController"]
-
-Sealer = Callable[[Report], bytes]
-"""Signs a report with the device key."""
+__all__ = ["UpdateController"]
 
 _SWITCHED = frozenset({State.PROBATION, State.COMMITTED, State.ROLLED_BACK})
 """States in which `slots.json` may still say probation, since their first act is to change it."""
-_ARRIVING = frozenset({State.ADMITTED, State.STAGING, State.VERIFIED, State.SHADOW})
-"""States of a version that no slot may name yet."""
 ENTER_PATIENCE_S = 60.0
 """How long a report waits for a server that is away before it is sent without `serving`."""
 
@@ -58,31 +51,22 @@ class UpdateController:
 
     def __init__(
         self,
-        me: SpokeId,
         journal: Journal,
-        steps: StateHandlers,
-        *,
-        slots: Path,
-        trust: Trust,
-        server: ServingProcess,
-        settings: SpokeSettings,
-        seal: Sealer,
+        handlers: StateHandlers,
+        site: UpdateSite,
+        ports: UpdatePorts,
+        reports: ReportWriter,
         jobs: Jobs,
-        timer: Callable[[], Timer],
-        now: Callable[[], datetime] | None = None,
-        on_change: Callable[[], None] = lambda: None,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        """`now` dates reports (trusted time). `on_change`: after every transition. `wake`: from any thread, when a job ends."""
-        self._me, self._journal, self._steps, self._slots = me, journal, steps, slots
-        self._trust, self._server, self._settings, self._seal = trust, server, settings, seal
-        self._jobs, self._timer, self._on_change, self._wake = jobs, timer, on_change, wake
-        self._now = now or (lambda: timer().wall)
+        """`wake` is called from any thread when a job ends."""
+        self._journal, self._handlers, self._reports = journal, handlers, reports
+        self._slots, self._settings, self._timer = site.slots, site.settings, site.timer
+        self._trust, self._server, self._jobs, self._wake = ports.trust, ports.server, jobs, wake
         self._directive = journal.directive()
         self._run_states: dict[str, _RunState] = {}
         self._looked: set[str] = set()
         """Models whose committed version was seen to run here since this process started."""
-        steps.others_arrive = self._others_arrive
 
     # ---- from outside
 
@@ -119,7 +103,7 @@ class UpdateController:
         found = self._journal.updates().values()
         if all(isinstance(u, Update) and u.state not in ACTIVE and u.reason not in RESUMABLE for u in found):
             with contextlib.suppress(DiskFailed):  # as before; the next update that ends well tries again
-                self._steps.collect()
+                self._handlers.collect()
 
     def remark(self, reason: Reason) -> None:
         """Report that something was turned away (a directive, metadata), by the side of the first model's present state."""
@@ -213,7 +197,7 @@ class UpdateController:
             return self._move(update.seen(**run_state.counts), Event.TIMED_OUT, reason)
         if run_state.job is None:
             if self._timer().monotonic >= run_state.next_at:
-                run_state.job = self._jobs.start(lambda cancel: self._steps.work(update, cancel), self._wake)
+                run_state.job = self._jobs.start(lambda cancel: self._handlers.work(update, cancel), self._wake)
             if run_state.job is None or not run_state.job.done:
                 return False
         if not run_state.job.done:
@@ -227,7 +211,7 @@ class UpdateController:
         """
         run_state = self._run_state_of(update.model)
         if run_state.job is None and self._timer().monotonic >= run_state.next_at:
-            run_state.job = self._jobs.start(lambda _cancel: self._steps.look(update), self._wake)
+            run_state.job = self._jobs.start(lambda _cancel: self._handlers.look(update), self._wake)
         if run_state.job is None or not run_state.job.done:
             return False
         job, run_state.job = run_state.job, None
@@ -277,7 +261,6 @@ class UpdateController:
         self._journal.save(moved, previous=previous, event=event)
         self._run_states[update.model] = _RunState()
         self._looked.add(update.model)
-        self._on_change()
         return True
 
     # ---- first acts and reports
@@ -286,7 +269,7 @@ class UpdateController:
         """Do the state's first act, then sign what waits. False when the server has to come back first."""
         run_state = self._run_state_of(update.model)
         try:
-            seen = self._steps.enter(update) if self._steps.enters(update.state) else {}
+            seen = self._handlers.enter(update) if self._handlers.enters(update.state) else {}
         except (ServerUnreachable, DiskFull, DiskFailed) as e:
             run_state.why = e.message
             if not self._out_of_patience(update, run_state):
@@ -295,11 +278,8 @@ class UpdateController:
         if seen:
             update = update.seen(**seen)
             self._journal.amend(update)
-        serving = self._serving()
-        for draft in drafts:
-            evidence = update.evidence if draft.index == update.desired.index else UpdateEvidence()
-            self._journal.seal(draft.sequence, self._seal(self._report(draft, serving, evidence)))
-        self._on_change()
+        for sequence, envelope in self._reports.write(update, drafts):
+            self._journal.seal(sequence, envelope)
         return True
 
     def _out_of_patience(self, update: Update, run_state: _RunState) -> bool:
@@ -307,30 +287,6 @@ class UpdateController:
         now = self._timer().monotonic
         run_state.entering_since = run_state.entering_since if run_state.entering_since is not None else now
         return update.state is not State.COMMITTED and now - run_state.entering_since >= ENTER_PATIENCE_S
-
-    def _report(self, draft: Draft, serving: tuple[Serving, ...], evidence: UpdateEvidence) -> Report:
-        return Report(
-            site=self._me.site,
-            spoke=self._me.spoke,
-            sequence=draft.sequence,
-            nonce=secrets.token_hex(16),
-            time=self._now(),
-            generation=draft.generation,
-            model=draft.model,
-            version=draft.version,
-            index=draft.index,
-            previous=draft.previous,
-            state=draft.state,
-            reason=draft.reason,
-            serving=serving,
-            evidence=evidence,
-        )
-
-    def _serving(self) -> tuple[Serving, ...]:
-        try:
-            return self._server.serving()
-        except ServerUnreachable:
-            return ()
 
     # ---- the safe side
 
@@ -351,7 +307,6 @@ class UpdateController:
 
     def _retire(self, model: str) -> bool:
         edit_slots(self._slots, model, lambda _m: ModelSlots())
-        self._on_change()
         return True
 
     def _may_go_back(self, found: Update, desired: DesiredModel) -> bool:
@@ -386,10 +341,6 @@ class UpdateController:
 
     def _model_slots(self, model: str) -> ModelSlots:
         return read_slots(self._slots).models.get(model, ModelSlots())
-
-    def _others_arrive(self, model: str | None) -> bool:
-        found = self._journal.updates().values()
-        return any(isinstance(u, Update) and u.model != model and u.state in _ARRIVING for u in found)
 
     def _run_state_of(self, model: str) -> _RunState:
         return self._run_states.setdefault(model, _RunState())

@@ -6,9 +6,8 @@ not be sent before it is done (the switch, the way back, tidying); `work` is wha
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from model_formats.core.errors import HubError, SpokeshaveError
@@ -18,17 +17,18 @@ from model_formats.package.oci import Descriptor, PackageInvalid
 from spoke_agent.server_api.errors import ServerUnreachable
 from spoke_agent.server_api.messages import LoadedState, ModelState, ModelStats, RoleStats
 from spoke_agent.site.slots import ModelSlots, Slot, edit_slots, read_slots
-from spoke_agent.site.time_window import SiteHours
 from spoke_agent.update import admission
 from spoke_agent.update.acceptance import ProbationCounts, ShadowCounts, Verdict, judge_probation, judge_shadow
 from spoke_agent.update.admission import OFF, Capacity, Choice
+from spoke_agent.update.arrivals import Arrivals
 from spoke_agent.update.delta import by_delta, offer_for
-from spoke_agent.update.interfaces import Labels, Release, ServingProcess, Transport, Trust
+from spoke_agent.update.environment import UpdatePorts, UpdateSite
+from spoke_agent.update.interfaces import Release
 from spoke_agent.update.state_machine import Event
-from spoke_agent.update.update import Timer, Update
-from sync.core.types import Reason, Regime, State
+from spoke_agent.update.update import Update
+from sync.core.types import Reason, State
 from sync.protocol.messages import DesiredModel
-from sync.store import DiskFailed, DiskFull, Store, disk_errors
+from sync.store import DiskFailed, DiskFull, disk_errors
 from sync.transfer.limits import BudgetExhausted
 
 __all__ = ["RESUMABLE", "StepOutcome", "StateHandlers", "RetryLater"]
@@ -65,29 +65,11 @@ _START_SLACK_S = 2.0
 class StateHandlers:
     """The steps, over their ports. Runs on job threads, at most one for a model at a time."""
 
-    def __init__(
-        self,
-        *,
-        zone: str,
-        regime: Regime,
-        hours: SiteHours,
-        slots: Path,
-        store: Store,
-        trust: Trust,
-        transport: Transport,
-        server: ServingProcess,
-        labels: Labels,
-        capacity: Callable[[], Capacity],
-        timer: Callable[[], Timer],
-    ) -> None:
-        self._zone, self._regime, self._hours, self._slots = zone, regime, hours, slots
-        self._store, self._trust, self._transport, self._server = store, trust, transport, server
-        self._labels, self._capacity, self._timer = labels, capacity, timer
-        self._fetching: list[str] = []
-        self.others_arrive: Callable[[str | None], bool] = lambda _model: False
-        """Whether blobs of another model than this are on their way: the controller knows, since it has the journal."""
-        self.arriving: dict[str, tuple[int, int]] = {}
-        """Of the file that is on its way for a model: bytes here, and bytes in all."""
+    def __init__(self, site: UpdateSite, ports: UpdatePorts, arrivals: Arrivals) -> None:
+        self._zone, self._regime, self._hours, self._slots = site.zone, site.regime, site.hours, site.slots
+        self._capacity, self._timer = site.capacity, site.timer
+        self._store, self._trust, self._transport, self._server = ports.store, ports.trust, ports.transport, ports.server
+        self._labels, self._arrivals = ports.labels, arrivals
         self._shortcuts: set[str] = set()
         self._entries: dict[State, Callable[[Update], dict[str, object]]] = {
             State.PROBATION: self._switch,
@@ -137,7 +119,7 @@ class StateHandlers:
 
     def _admit(self, update: Update, cancel: threading.Event) -> _Seen:
         release = self._release(update)
-        with self.fetching(update.desired.index):
+        with self._arrivals.fetching(update.desired.index):
             fetched = self._complete(update, release, None, cancel)
             return None if cancel.is_set() else self._admitted(update, fetched)
 
@@ -184,7 +166,7 @@ class StateHandlers:
         if self._hours.download.wait() > 0:
             return None
         self._edit(update.model, lambda m: _without_other_variant(m, update))
-        with self.fetching(update.desired.index):
+        with self._arrivals.fetching(update.desired.index):
             fetched = self._complete(update, self._release(update), _variant_of(update), cancel)
         if cancel.is_set():
             return None
@@ -311,19 +293,10 @@ class StateHandlers:
 
     # ---- the store
 
-    @contextlib.contextmanager
-    def fetching(self, what: str) -> Iterator[None]:
-        """While this lasts nothing is collected: blobs that no slot names yet are arriving."""
-        self._fetching.append(what)
-        try:
-            yield
-        finally:
-            self._fetching.remove(what)
-
     def collect(self, model: str | None = None) -> int:
         """Remove every blob that no slot needs; returns the bytes freed. Does nothing while another model's update is on its way:
         no slot names what has arrived of it."""
-        if self._fetching or self.others_arrive(model):
+        if self._arrivals.forbid_collection(model):
             return 0
         slots, keep = read_slots(self._slots), set[str]()
         for index in slots.pinned():
@@ -362,15 +335,11 @@ class StateHandlers:
                 return received
         hashes = block_hashes(self._store, desired.index, blob.digest)
         try:
-            return self._transport.fetch(desired, blob, hashes, self._store, cancel=cancel, progress=self._teller(desired.model))
+            return self._transport.fetch(
+                desired, blob, hashes, self._store, cancel=cancel, progress=self._arrivals.progress(desired.model)
+            )
         finally:
-            self.arriving.pop(desired.model, None)
-
-    def _teller(self, model: str) -> Callable[[int, int], None]:
-        def tell(held: int, size: int) -> None:
-            self.arriving[model] = (held, size)
-
-        return tell
+            self._arrivals.arrived(desired.model)
 
     def _edit(self, model: str, change: Callable[[ModelSlots], ModelSlots]) -> None:
         with disk_errors(self._slots):

@@ -34,10 +34,13 @@ from spoke_agent.site.slots import ModelSlots, Slot, read_slots
 from spoke_agent.site.temp_files import remove_temp_files
 from spoke_agent.site.time_window import SiteHours
 from spoke_agent.update.admission import Capacity
+from spoke_agent.update.arrivals import Arrivals
 from spoke_agent.update.background import InlineJobs
 from spoke_agent.update.controller import UpdateController
+from spoke_agent.update.environment import UpdatePorts, UpdateSite
 from spoke_agent.update.executor import StateHandlers
 from spoke_agent.update.journal import Journal
+from spoke_agent.update.reports import ReportWriter
 from spoke_agent.update.update import Timer
 from sync.core.clock import ManualClock
 from sync.core.types import Reason, SpokeId, State
@@ -257,32 +260,19 @@ class Rig:
         remove_temp_files(SpokeHome(self.folder / "spoke"))
         self.store = BlobStore(self.folder / "spoke")
         self.journal = Journal(self.folder / "spoke" / "journal.db")
-        self.steps = CutHandlers(
-            self,
+        site = UpdateSite(
             zone="eu",
             regime="gdpr",
+            settings=self.settings,
             hours=SiteHours.of(self.settings, self.clock),
             slots=self.slots,
-            store=self.store,
-            trust=self.trust,
-            transport=self.hub,
-            server=self.server,
-            labels=self.server,
             capacity=lambda: self.capacity,
             timer=self.timer,
         )
-        self.controller = UpdateController(
-            ME,
-            self.journal,
-            self.steps,
-            slots=self.slots,
-            trust=self.trust,
-            server=self.server,
-            settings=self.settings,
-            seal=self.seal,
-            jobs=InlineJobs(),
-            timer=self.timer,
-        )
+        ports = UpdatePorts(self.store, self.trust, self.hub, self.server, self.server)
+        self.steps = CutHandlers(self, site=site, ports=ports, arrivals=Arrivals(self.journal))
+        reports = ReportWriter(ME, self.server, self.seal, self.clock.now)
+        self.controller = UpdateController(self.journal, self.steps, site, ports, reports, InlineJobs())
         self.controller.recover(clean=clean)
 
     def restart(self, *, clean: bool = False, boot: str | None = None) -> None:

@@ -118,7 +118,7 @@ def test_metadata_that_the_disk_would_not_take_is_believed_next_turn(field, monk
 
     monkeypatch.setattr(SiteVerifier, "update", while_it_works)
     index = field.package(1)
-    field.until(lambda: field.components.agent.last_refusal and field.components.agent._queue.empty())
+    field.until(lambda: field.components.agent.last_refusal and field.components.inbox.empty)
     disk["works"] = True
     field.hub.want(ME, index, 1)
     field.settled()
