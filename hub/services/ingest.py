@@ -178,9 +178,8 @@ class Ingest:
             try:
                 self.take(message)
             except SpokeshaveError:
-                log.exception(
-                    LogEvent.INGEST_FAILED, extra={"topic": message.topic}
-                )  # the database is away; the spoke sends again
+                # The database is away; the spoke sends the message again.
+                log.exception(LogEvent.INGEST_FAILED, extra={"topic": message.topic})
 
     def _note(self, spoke: SpokeId, error: SpokeshaveError) -> None:
         reason = str(getattr(error, "reason", ""))

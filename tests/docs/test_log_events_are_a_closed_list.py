@@ -12,10 +12,7 @@ from model_formats.core.log_event import LogEvent
 ROOT = Path(__file__).parents[2]
 ROOMS = ("model_formats", "sync", "provisioning", "hub", "spoke_agent")
 ELSEWHERE = {"spoke_agent/server/http/access_log.py", "model_formats/core/logging.py"}
-"""JSON, one line a request; and faults of the process, whose events the last test but one looks for."""
-    "spoke_agent/server/http/access_log.py": "its lines are JSON, one a request",
-    "model_formats/core/logging.py": "below",
-}
+"""JSON, one line a request; and faults of the process, whose events `test_every_event_is_logged_somewhere` reads."""
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
 
 
