@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from model_formats.core.cpu_class import this_class
+from spoke_agent.site.memory import free_memory_bytes
 from spoke_agent.update.admission import Capacity
 
 __all__ = ["boot_id", "read_capacity"]
@@ -38,22 +39,8 @@ def boot_id() -> str:
 
 
 def _memory_free_mb() -> int:
-    """The smaller of the machine's and the control group's free memory."""
-    try:
-        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    machine = int(found[1]) // 1024 if found else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _MIB
-    return min(machine, _group_free_mb(machine))
-
-
-def _group_free_mb(otherwise: int) -> int:
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = (group / "memory.max").read_text().strip()
-        return otherwise if limit == "max" else (int(limit) - int((group / "memory.current").read_text())) // _MIB
-    except (OSError, ValueError):
-        return otherwise
+    free = free_memory_bytes()
+    return (os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if free is None else free) // _MIB
 
 
 def _isa() -> frozenset[str]:

@@ -12,7 +12,7 @@ In order:
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from spoke_agent.server.models.contract_check import Signature
 from spoke_agent.server.models.engine_choice import open_right, usable_engines
 from spoke_agent.server.settings import ServeSettings
 from spoke_agent.site.home import SpokeHome
+from spoke_agent.site.memory import free_memory_bytes
 from spoke_agent.site.slots import AdapterSlot, Slot
 from sync.core.types import Reason
 
@@ -95,8 +96,16 @@ class LoadedVersion(Struct):
         return self.session.engine
 
 
-def load_version(settings: ServeSettings, blobs: BlobReader, model: str, slot: Slot, *, adaptable: bool) -> LoadedVersion:
-    """Do all of the above. `adaptable` prefers ONNX Runtime, the engine that can switch heads.
+def load_version(
+    settings: ServeSettings,
+    blobs: BlobReader,
+    model: str,
+    slot: Slot,
+    *,
+    adaptable: bool,
+    free_memory: Callable[[], int | None] = free_memory_bytes,
+) -> LoadedVersion:
+    """Do all of the above. `adaptable` prefers ONNX Runtime, the engine that can switch heads; `free_memory` is in bytes.
 
     Raises what `reason_of` knows; nothing is changed then.
     """
@@ -107,7 +116,7 @@ def load_version(settings: ServeSettings, blobs: BlobReader, model: str, slot: S
         raise WrongModel(f"slot {model}@{slot.version}: the package is {package.spec.model}@{package.spec.version}")
     variant = package.variant(slot.variant)
     # 2
-    _room_for(settings, package, variant)
+    _room_for(settings, package, variant, free_memory())
     # 3
     package.check(slot.variant)
     file = digest_of_file(package.path(variant.main))
@@ -228,24 +237,15 @@ def _median_s(session: Session, inputs: Mapping[str, Array], outputs: tuple[str,
     return sorted(times)[len(times) // 2]
 
 
-def _room_for(settings: ServeSettings, package: Package, variant: VariantSpec) -> None:
+def _room_for(settings: ServeSettings, package: Package, variant: VariantSpec, free: int | None) -> None:
     size = sum(package.files[name].size for name in variant.files)
     needed = max(variant.requires.memory_mb * 2**20, 2 * size)
     if settings.memory_mb is not None and rss_bytes() + needed > settings.memory_mb * 2**20:
         raise MemoryRefused(
             f"{variant.main}: needs about {needed >> 20} MB; {rss_bytes() >> 20} of {settings.memory_mb} MB are in use already"
         )
-    available = _available_bytes()
-    if available is not None and needed > available:
-        raise MemoryRefused(f"{variant.main}: needs about {needed >> 20} MB; the machine has {available >> 20} MB left")
-
-
-def _available_bytes() -> int | None:
-    with contextlib.suppress(OSError, ValueError, IndexError):  # not Linux, or no /proc: then nobody knows
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
+    if free is not None and needed > free:
+        raise MemoryRefused(f"{variant.main}: needs about {needed >> 20} MB; there are {free >> 20} MB left for this process")
 
 
 def _openable(settings: ServeSettings, package: Package, variant: VariantSpec) -> Path:

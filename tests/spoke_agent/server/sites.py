@@ -100,6 +100,7 @@ class Site:
         golden_offset: float = 0.0,
         engines: tuple[str, ...] = ("onnxruntime",),
         off: onnx.ModelProto | None = None,
+        memory_mb: int = 0,
     ) -> Slot:
         """Build, pack and store one version; `golden_offset` makes its golden vectors wrong.
 
@@ -129,7 +130,7 @@ class Site:
             title="a test",
             licence="Apache-2.0",
             created=MEASURED,
-            variants=tuple(_variant(name, engines) for name in names),
+            variants=tuple(_variant(name, engines, memory_mb) for name in names),
             adapter=AdapterPoint(features="features", weight="head.weight", bias="head.bias", output="logits")
             if has_head
             else None,
@@ -201,7 +202,7 @@ def _value(name: str, kind: int, shape: list | None) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
 
 
-def _variant(name: str, engines: tuple[str, ...]) -> VariantSpec:
+def _variant(name: str, engines: tuple[str, ...], memory_mb: int) -> VariantSpec:
     from model_formats.documents.package_spec import Requirements
 
     main = f"variants/{name}/model.onnx"
@@ -211,7 +212,7 @@ def _variant(name: str, engines: tuple[str, ...]) -> VariantSpec:
         precision="fp32",
         main=main,
         files=(main,),
-        requires=Requirements(engines=engines),  # type: ignore[arg-type]
+        requires=Requirements(engines=engines, memory_mb=memory_mb),  # type: ignore[arg-type]
     )
 
 

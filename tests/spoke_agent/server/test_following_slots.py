@@ -7,7 +7,6 @@ from collections import Counter
 import httpx
 import numpy as np
 import pytest
-from msgspec.structs import force_setattr
 
 from spoke_agent.server.app.server import ServeRefused
 from spoke_agent.server.models import model_set
@@ -204,9 +203,8 @@ def test_a_control_client_without_a_server_says_so(site):
 def test_a_memory_ceiling_refuses_the_model_and_serves_on(site, run):
     one = site.publish(1)
     site.slots(champion=one)
-    running = run(site, memory_mb=100_000)
-    force_setattr(running.server.settings, "memory_mb", 1)
-    site.slots(champion=site.publish(2), last_good=one)
+    running = run(site, memory_mb=1000)
+    site.slots(champion=site.publish(2, memory_mb=1000), last_good=one)
     state = running.control.reconcile().models["digits"].champion
     assert state.reason is Reason.NO_MEMORY
     assert "MB are in use" in state.detail
@@ -260,7 +258,7 @@ def test_twenty_swaps_under_load_fail_nobody_and_each_answer_is_of_one_version(s
 
 def test_stopping_answers_what_was_taken(site, run):
     site.slots(champion=site.publish(1, proto=cnn(1, layers=20, channels=128)))
-    running = run(site)
+    running = run(site, drain_s=30)
     answers: list[int] = []
 
     def ask() -> None:
@@ -272,7 +270,7 @@ def test_stopping_answers_what_was_taken(site, run):
     caller.start()
     while batcher.idle:
         assert caller.is_alive()
-    running.call(running.server._tcp.stop(grace_s=30))
+    running.close()
     caller.join()
     assert answers == [200]
 
