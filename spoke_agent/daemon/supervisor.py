@@ -17,6 +17,7 @@ from model_formats.core.errors import DeviceError
 from model_formats.core.log_event import LogEvent
 from spoke_agent.server_api.client import ControlClient
 from spoke_agent.site.home import SpokeHome
+from spoke_agent.site.restart import FINAL_STATUS, RestartPolicy
 from sync.core.files import atomic_write
 
 __all__ = ["Child", "ServerSilent", "Supervisor", "borrowed_server", "commands"]
@@ -30,14 +31,8 @@ class ServerSilent(DeviceError):
 
 
 log = logging.getLogger(__name__)
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 60.0
-STEADY_S = 60.0
-"""A process that ran this long starts anew without a pause."""
 GRACE_S = 15.0
 START_S = 60.0
-FINAL = frozenset({2})
-"""Exit statuses that a restart cannot mend: the operator must act."""
 
 
 @dataclass(slots=True)
@@ -48,7 +43,7 @@ class Child:
     argv: Sequence[str]
     process: "subprocess.Popen[bytes] | None" = None
     started: float = 0.0
-    falls: int = 0
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
     due: float = field(default=0.0)
 
 
@@ -101,11 +96,10 @@ class Supervisor:
         child.process = None
         if self._stopping:
             return None
-        if status in FINAL:
+        if status == FINAL_STATUS:
             log.error(LogEvent.SUPERVISE_FINAL, extra={"part": child.name, "status": status})
             return status
-        child.falls = 0 if time.monotonic() - child.started > STEADY_S else child.falls + 1
-        pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (child.falls - 1)) if child.falls else 0.0
+        pause = child.restart.pause_s(time.monotonic() - child.started)
         child.due = time.monotonic() + pause
         log.warning(LogEvent.SUPERVISE_FALLEN, extra={"part": child.name, "status": status, "pause_s": pause})
         return None

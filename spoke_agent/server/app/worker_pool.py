@@ -33,16 +33,12 @@ from spoke_agent.server.settings import ServeSettings
 from spoke_agent.server_api.client import ControlClient
 from spoke_agent.server_api.errors import ServerUnreachable
 from spoke_agent.server_api.messages import ReconcileAnswer, ServingAnswer, StatsAnswer
+from spoke_agent.site.restart import FINAL_STATUS, RestartPolicy
 from sync.core.files import atomic_write
 
 __all__ = ["Workers", "settings_from", "settings_text"]
 
 log = logging.getLogger("spoke.serve")
-_FINAL: Final = 2
-"""Exit status that a restart cannot mend."""
-_PAUSE_S: Final = 0.5
-_LONGEST_PAUSE_S: Final = 60.0
-_STEADY_S: Final = 60.0
 _GRACE_S: Final = 10.0
 D = TypeVar("D")
 
@@ -56,7 +52,7 @@ class Workers:
         self.home = settings.folder
         self._ended = ended
         self._processes: dict[int, asyncio.subprocess.Process] = {}
-        self._falls: dict[int, int] = {}
+        self._restarts = [RestartPolicy() for _ in range(settings.workers)]
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
         self._stopping = False
@@ -131,12 +127,11 @@ class Workers:
         status = await process.wait()
         if self._stopping:
             return
-        if status == _FINAL:
+        if status == FINAL_STATUS:
             self._stopping = True
             self._ended(status)
             return
-        falls = self._falls[number] = 0 if loop.time() - started > _STEADY_S else self._falls.get(number, 0) + 1
-        pause = min(_LONGEST_PAUSE_S, _PAUSE_S * 2 ** (falls - 1)) if falls else 0.0
+        pause = self._restarts[number].pause_s(loop.time() - started)
         log.warning(LogEvent.SERVE_WORKER_FALLEN, extra={"worker": number, "status": status, "pause_s": pause})
         await asyncio.sleep(pause)
         if not self._stopping:
