@@ -104,6 +104,7 @@ class RegistryStore:
 
     def confirmed_size(self, repository: str, digest: str) -> int:
         """Bytes of a blob, for a pusher who then sends nothing. Raises Unknown where it has to be sent (again)."""
+        # Where the bytes are at another registry, ask there before the pusher skips the blob.
         if not (self.holds(repository, digest) and self.contents.confirm(repository, digest)):
             raise Unknown(f"{repository}: has no blob {digest}", oci="BLOB_UNKNOWN")
         return self.contents.size(digest)
@@ -127,12 +128,14 @@ class RegistryStore:
         if reference.startswith("sha256:") and reference != digest:
             raise Unacceptable(f"{reference}: the bytes are {digest}", oci="DIGEST_INVALID")
         parsed = _parse(media_type, data)
+        # From the check of the parts to the last marker: the collector must not remove a part in between.
         with self.lock():
             self._require_parts(repository, parsed)
             if not reference.startswith("sha256:"):
                 _require_tag(reference)
             self.contents.take_manifest(repository, reference, media_type, digest, data)
             self._mark(repository, digest)
+            # The content is kept by now; a crash before this line leaves bytes that no one lists, which the collector removes.
             atomic_write(self._manifest_file(repository, digest), media_type.encode())
             if parsed.subject:
                 atomic_write(self._referrer_file(repository, parsed.subject.digest, digest), b"")

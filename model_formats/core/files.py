@@ -20,16 +20,19 @@ def atomic_write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 def atomic_file(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
     """Like `atomic_write`, for streams. On an exception the target is untouched and nothing is left behind."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, so that the rename stays within one file system. The random part lets two processes write at once.
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             yield file
             file.flush()
+            # Before the rename: some file systems otherwise make the new name durable before the bytes.
             os.fsync(file.fileno())
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+    # The rename is an entry of the folder, and durable only when the folder is.
     fsync_dir(path.parent)
 
 

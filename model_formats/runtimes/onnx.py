@@ -82,6 +82,7 @@ class OnnxSession:
             if isinstance(adapter, WholeModel):
                 return adapter.session.run(inputs, outputs)
             options = adapter.options if isinstance(adapter, OnnxAdapter) else None
+        # `None` would make the engine look the names up in every call.
         names = self._names if outputs is None else outputs
         try:
             result: list[Array] = self._session.run(names, inputs, options)
@@ -116,12 +117,14 @@ class OnnxSession:
             session = open_onnx(file, threads=self._threads, mode=self.mode)
         except LoadFailed as e:
             raise AdapterRefused(f"adapter {name}: the engine cannot open it") from e
+        # Callers see one model whatever adapter answers, so a whole model must take and give the same tensors.
         if (session.inputs, session.outputs) != (self.inputs, self.outputs):
             raise AdapterRefused(f"adapter {name}: its inputs or outputs are not those of this model")
         return WholeModel(name, session)
 
     def _check_parameters(self, name: str, found: Mapping[str, tuple[int, ...]]) -> None:
         allowed = {n.name: tuple(n.shape) for n in self._session.get_overridable_initializers()}
+        # An adapter file could name any initializer; only those that the export left overridable are the head.
         if not found or any(allowed.get(key) != shape for key, shape in found.items()):
             raise AdapterRefused(f"adapter {name}: it replaces {found}, but this model's head is {allowed or 'fixed'}")
 
@@ -134,15 +137,20 @@ def open_onnx(path: Path, *, threads: int = 1, mode: Mode = "fast", as_written: 
     """
     ort = import_onnxruntime()
     options = ort.SessionOptions()
+    # One thread a session by default: many models share few cores, and requests run side by side rather than one faster.
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # A spinning thread waits for work by burning a core, which on two cores is taken from the requests of other models.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     if mode == "exact":
+        # Without VNNI the fast kernels add two 8-bit products in 16 bits and saturate (ADR 7).
         options.add_session_config_entry("session.x64quantprecision", "1")
     if as_written:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # Its log lines can hold values of a request.
     options.log_severity_level = ORT_LOG_NOTHING
     try:
+        # Named, so that an installed GPU provider does not change which kernels compute.
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return OnnxSession(session, threads=threads, mode=mode)
     except Exception as e:  # onnxruntime raises many kinds, bare RuntimeError among them

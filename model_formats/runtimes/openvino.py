@@ -62,6 +62,7 @@ class OpenVinoSession:
         try:
             with self._request() as request:
                 request.infer(dict(inputs))
+                # Copied: the tensor is the request's own memory, which the next run overwrites.
                 return [request.get_output_tensor(i).data.copy() for i in indexes]
         except (RuntimeError, ValueError, TypeError) as e:  # not `from e`: its text can hold values of the request
             raise RunFailed(f"OpenVINO could not run the model ({type(e).__name__})") from None
@@ -88,6 +89,7 @@ class OpenVinoSession:
         try:
             request = self._idle.get_nowait()
         except queue.Empty:
+            # As many as there are concurrent runs, and they are kept: making one allocates all its tensors.
             request = self._model.create_infer_request()
         try:
             yield request
@@ -100,12 +102,15 @@ def open_openvino(path: Path, *, threads: int = 1, allow_bf16: bool = False) -> 
     ov = import_openvino()
     settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": threads,
+        # One stream and few threads, as with ONNX Runtime: the server runs requests side by side.
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
+        # Pinned threads of several models and workers would meet on the same cores.
         "ENABLE_CPU_PINNING": False,
         "LOG_LEVEL": "LOG_NONE",
     }
     if not allow_bf16:
+        # Where the CPU has bf16, OpenVINO would use it by itself, and answers would differ from the golden outputs.
         settings["INFERENCE_PRECISION_HINT"] = "f32"
     try:
         core = ov.Core()

@@ -110,6 +110,7 @@ class DataStore:
             for handle, value in handles.items():
                 found = self._one("SELECT batch, row FROM requests WHERE handle = ?", handle)
                 if found is not None:
+                    # Grouped by batch, since to label one row its whole batch must be decrypted.
                     places.setdefault(found[0], []).append((found[1], value))
             for number, rows in places.items():
                 batch = self._load(number)
@@ -227,6 +228,7 @@ class DataStore:
         """Remove rows for good: content overwritten, write-ahead log emptied. `erasure.py` erases what was made of them."""
         with self._transaction():
             gone = self._remove(before, request_ids, everything=everything)
+        # Until then the old pages, with the erased rows, are still in the write-ahead log.
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return gone
 
@@ -267,6 +269,7 @@ class DataStore:
 
     def _claim(self, path: Path) -> None:
         with self._transaction():
+            # The first key claims the file: with rows under two keys, neither could read it whole.
             self._connection.execute("INSERT OR IGNORE INTO about VALUES ('key', ?)", (self._key.fingerprint,))
             (owner,) = self._one("SELECT value FROM about WHERE name = 'key'") or ("",)
         if owner != self._key.fingerprint:
@@ -303,6 +306,7 @@ class DataStore:
                 spans[request_id] = (first, count + 1)
         handles = [(self._key.handle(r), number, first, count) for r, (first, count) in spans.items()]
         self._connection.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?)", handles)
+        # Labels rarely come before their rows; one cheap look spares a query for each row.
         if self._one("SELECT 1 FROM pending LIMIT 1"):
             self._join_waiting(handles)
 
@@ -319,6 +323,7 @@ class DataStore:
         self._connection.execute("INSERT OR REPLACE INTO pending VALUES (?, ?, ?)", (handle, self._now(), sealed))
         self._connection.execute(
             "DELETE FROM pending WHERE handle IN (SELECT handle FROM pending ORDER BY time DESC LIMIT -1 OFFSET ?)",
+            # A caller can send labels for requests that never were: they are bounded, and the oldest go.
             (self._limits.max_pending_labels,),
         )
 
@@ -333,6 +338,7 @@ class DataStore:
             self._store_label(number, first + offset, value, correct=_agrees(batch, first + offset, value))
 
     def _store_label(self, number: int, row: int, value: float, *, correct: bool | None) -> None:
+        # Bound to its batch and row, so that nobody can move a label to another row in the file.
         sealed = self._key.seal(_LABELS, struct.pack("<d", value), _cell(number, row))
         self._connection.execute(
             "INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?, ?)",
@@ -373,6 +379,7 @@ class DataStore:
             self._connection.execute("INSERT OR REPLACE INTO about VALUES ('watch', ?)", (watch.text(),))
         if not watch.believed:
             return
+        # The clock has just become trustworthy again: rows dated in its future would otherwise never age.
         if not before.believed:
             self._connection.execute("UPDATE batches SET end = ?, start = min(start, ?) WHERE end > ?", (now, now, now + STEP_S))
         self._erase_batches("end < ?", (now - most,))
@@ -405,6 +412,7 @@ class DataStore:
         self._follow(batch, number)
         for row, value in enumerate(labelled.labels):
             self._store_label(number, row, float(value), correct=_agrees(labelled, row, float(value)))
+        # Only after the insert: the new rows take part in the draw like all others.
         self._thin_kept()
 
     def _follow(self, batch: StoredBatch, number: int) -> None:

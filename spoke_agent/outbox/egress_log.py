@@ -93,6 +93,7 @@ class EgressLog:
         self._lock = threading.RLock()
         with _wrapped():
             self._connection.execute("PRAGMA journal_mode = WAL")
+            # A record may be sent right after `add` returns, so its entry must survive a power cut.
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.executescript(_SCHEMA)
 
@@ -128,6 +129,7 @@ class EgressLog:
 
     def keep_receipt(self, receipt: EgressReceipt, envelope: bytes) -> None:
         """Keep the hub's word on what it has, one a day, the newest. It must have been verified."""
+        # One receipt a day is enough: each covers all records before it.
         row = (f"{receipt.time:%Y-%m-%d}", receipt.sequence, envelope, receipt.canonical())
         with self._lock, _wrapped():
             self._connection.execute(
@@ -203,6 +205,7 @@ class EgressLog:
         record_before: str | None = None
         records: list[str] = []
         left = waiting = number = 0
+        # CAST, so that a value whose type was changed comes as bytes too, and is hashed like the others.
         rows = self._fetch("SELECT CAST(entry AS BLOB), digest, CAST(record AS BLOB), sent FROM log ORDER BY sequence")
         for number, (raw, digest, record, sent) in enumerate(rows, start=1):
             if digest_of(raw) != digest:

@@ -166,6 +166,7 @@ class Outbox:
         """Sealed messages that have not left, oldest first: (kind, envelope), for sideload receipts. None while sealed off."""
         with self._lock:
             found = [] if self._sealed_off() else self.log.waiting()
+            # Remembered exactly: what is offered between writing the file and `mark_carried` must not count as carried.
             self._given = [sequence for sequence, _, _ in found]
             return [(kind, envelope) for _, kind, envelope in found]
 
@@ -199,6 +200,7 @@ class Outbox:
         asked = EgressRequest(body.kind, rows, size, asking.epsilon, asking.urgent, asking.features, asking.peers)
         model = about.model if about else None
         ceiling = (self._ceiling() if self._ceiling else None) or EgressCeiling()
+        # Site, hub and regime are asked together, with what has left today: none of them can be passed by alone.
         why = decide(policy, ceiling, self._regime, asked, self.log.day(body.kind, model, now))
         if why is EgressRule.ALLOWED and about and body.kind in _NEVER_TWICE and self._overlaps(body.kind, about):
             why = EgressRule.WINDOW_OVERLAPS
@@ -207,8 +209,11 @@ class Outbox:
         if why is not EgressRule.ALLOWED or self._seal is None:
             self._refuse(body.kind, about, why, policy, size=asked.bytes)
             return why
+        # A key says nothing about rows; only the answer spends from the budget.
         spent = 0.0 if body.kind == "masked_key" else asking.epsilon
         entry = self._entry(body.kind, about, why, policy, asked.bytes, record, spent)
+        # Logged, with its sealed copy, before a byte is sent: a crash in between sends it later, and never sends what is not in
+        # the log.
         self.log.add(entry, record, self._seal(record), about.end.timestamp() if about else None)
         return why
 

@@ -28,11 +28,11 @@ from sync.protocol.topics import matches, unshared
 
 __all__ = ["MqttBus", "TlsFiles"]
 
-MAX_PACKET = 1 << 20
+MAX_PACKET_BYTES = 1 << 20
 """Largest packet we take, bytes; the broker drops longer ones. A block is 128 KiB."""
 MAX_UNACKNOWLEDGED = 1000
 """QoS 1 messages kept for the broker's word; then `publish` blocks."""
-MAX_UNSENT = 4 << 20
+MAX_UNSENT_BYTES = 4 << 20
 """QoS 0 bytes that may wait for the socket; then `publish` blocks: this bounds a sender's memory."""
 
 log = logging.getLogger(__name__)
@@ -64,8 +64,10 @@ class MqttBus:
         self._tls = tls
         self._context = client_context(tls) if tls else None
         if self._context is not None:
+            # Blocks bypass paho: with paho alone each is copied five times on its way to the handler (see mqtt_fast_path.py).
             self._context.sslsocket_class = bulk_socket(self._on_bulk)
         self._lock = threading.Condition(threading.RLock())
+        # Held while handlers run, so that `cancel` can promise that the handler is not called after it returns.
         self._delivery = threading.RLock()
         self._filters: dict[str, _Filter] = {}
         self._by_id: dict[int, _Filter] = {}
@@ -82,6 +84,7 @@ class MqttBus:
 
     def _make_client(self, client_id: str) -> paho.Client:
         client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5)
+        # paho connects on its own thread; a host that drops packets must not keep it there for minutes.
         client.connect_timeout = 5.0
         if self._context is not None:
             client.tls_set_context(self._context)
@@ -104,9 +107,11 @@ class MqttBus:
         """Connect, and stay connected. Raises BusDown with the broker's reason when `timeout` (seconds) runs out."""
         if will is not None:
             self._client.will_set(will.topic, will.payload, will.qos, will.retain)
-        properties = _properties(PacketTypes.CONNECT, SessionExpiryInterval=self._session_s, MaximumPacketSize=MAX_PACKET)
+        properties = _properties(PacketTypes.CONNECT, SessionExpiryInterval=self._session_s, MaximumPacketSize=MAX_PACKET_BYTES)
         self._draw_delay()
         host, port = self._address
+        # A new process has no use for what the broker kept for the last one, unless asked; a reconnect of this process always
+        # has.
         start = paho.MQTT_CLEAN_START_FIRST_ONLY if self._clean_start else False
         self._client.connect_async(host, port, keepalive=self._keepalive_s, clean_start=start, properties=properties)
         self._client.loop_start()
@@ -143,9 +148,11 @@ class MqttBus:
                 found = _Filter(pattern, self._next_id, qos)
                 self._next_id += 1
                 self._filters[pattern] = found
+                # Replaced, never changed: the delivering thread reads it without the lock.
                 self._by_id = {**self._by_id, found.id: found}
             found.handlers = (*found.handlers, handler)
             mid = self._ask(found) if self._up else None
+        # On the bus's own thread nobody would read the answer while we wait for it.
         if mid is not None and threading.get_ident() != self._thread:
             self._await_suback(pattern, mid)
         return _MqttSubscription(self, found, handler)
@@ -169,7 +176,8 @@ class MqttBus:
         while True:
             with self._lock:
                 self._forget_sent()
-                if self._unsent_bytes < MAX_UNSENT or threading.get_ident() == self._thread:
+                # A handler may not wait here: it runs on the thread that empties the queue.
+                if self._unsent_bytes < MAX_UNSENT_BYTES or threading.get_ident() == self._thread:
                     info = self._client.publish(message.topic, message.payload, 0, message.retain)
                     if info.rc != paho.MQTT_ERR_SUCCESS or not self._up:
                         raise BusDown(f"not connected to the broker; a message to {message.topic} was not sent")
@@ -197,6 +205,7 @@ class MqttBus:
                     return
                 oldest = self._unacknowledged[0]
             if threading.get_ident() == self._thread:
+                # The acknowledgements arrive on this thread, so waiting for them here would never end.
                 raise BusDown(f"{MAX_UNACKNOWLEDGED} messages wait for the broker already; not sent from a handler")
             _settled(oldest, 0.25)
 
@@ -231,9 +240,11 @@ class MqttBus:
     # ---- paho's callbacks, on its thread --------------------------------------------------------------------------------
 
     def _on_pre_connect(self, client: paho.Client, userdata: Any) -> None:
+        # Known only from inside: publish and subscribe must not wait on the thread that brings the answers.
         self._thread = threading.get_ident()
         if self._context is not None and self._tls is not None:
             with contextlib.suppress(OSError):  # a certificate being renewed at this moment: the old one is still good
+                # Read again before every connection: the certificate may have been renewed since.
                 self._context.load_cert_chain(self._tls.certificate, self._tls.key)
 
     def _on_connect(self, client: paho.Client, userdata: Any, flags: Any, code: ReasonCode, properties: Any) -> None:
@@ -241,8 +252,10 @@ class MqttBus:
             self._why = f"it refuses this client ({code})"
             return
         with self._lock:
+            # A connection that was accepted starts the back-off from the beginning.
             self._tries = 0
             self._up = not self._closed
+            # Answers to questions of the old connection will not come.
             self._suback.clear()
             for found in self._filters.values():
                 self._ask(found)
@@ -265,6 +278,7 @@ class MqttBus:
 
     def _draw_delay(self) -> None:
         first, longest = self._reconnect_s
+        # Full jitter: after a restart of the broker the whole fleet reconnects, and must not do so in step.
         delay = _random.uniform(0.02, min(longest, first * 2 ** min(self._tries, 16)))
         self._tries += 1
         self._client.reconnect_delay_set(delay, delay)  # type: ignore[arg-type]  # seconds, and fractions do work
@@ -284,6 +298,7 @@ class MqttBus:
 
     def _deliver(self, message: Message, ids: Sequence[int]) -> None:
         known = self._by_id
+        # A broker without subscription identifiers sends none; then the topic decides.
         filters = [known[i] for i in ids if i in known] or [
             f for f in known.values() if matches(unshared(f.pattern), message.topic)
         ]

@@ -21,9 +21,9 @@ Bulk = Callable[[str, bytes, list[int]], None]
 
 _PUBLISH = 0x30
 _SUBSCRIPTION_ID = 0x0B
-_ROOM = 320 * 1024
+_ROOM_BYTES = 320 * 1024
 """Bytes that are read ahead: two blocks and some. A packet that is longer goes through paho."""
-_TURN = 16
+_TURN_PACKETS = 16
 """Packets that are delivered before paho may look after its own business (a ping, what it has to send)."""
 _UNSEEN_S = 1.0
 """So long after paho saw its last byte, the next packet is for paho."""
@@ -42,7 +42,7 @@ class BulkSocket(ssl.SSLSocket):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """As `ssl.SSLContext.wrap_socket` makes it, which does not call `__init__` of this class."""
         made = super().__new__(cls, *args, **kwargs)
-        made._room, made._start, made._end = bytearray(_ROOM), 0, 0
+        made._room, made._start, made._end = bytearray(_ROOM_BYTES), 0, 0
         made._for_paho, made._seen = 0, time.monotonic()
         return made
 
@@ -58,11 +58,13 @@ class BulkSocket(ssl.SSLSocket):
         """Bytes that `recv` can go on with although the line has no more."""
         held = self._end - self._start
         ready = self._for_paho or 0 < packet_size(self._room, self._start, self._end) <= held
+        # paho asks this before it waits on the socket: bytes that were read ahead do not make the socket readable.
         return super().pending() or (held if ready else 0)
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         """Bytes of a packet that is not bulk; b"" at the end of the stream. Raises SSLWantReadError when there are none now."""
-        for _ in range(_TURN):
+        # Not for ever: paho must come back to its loop to send pings and what else waits.
+        for _ in range(_TURN_PACKETS):
             if self._for_paho:
                 return self._take(buflen)
             if not self._next_packet() and not self._fill():
@@ -87,7 +89,9 @@ class BulkSocket(ssl.SSLSocket):
         size, held = packet_size(self._room, self._start, self._end), self._end - self._start
         if not size:
             return False
-        if self._room[self._start] == _PUBLISH and size <= _ROOM and time.monotonic() - self._seen < _UNSEEN_S:
+        # First byte 0x30: PUBLISH, QoS 0, not retained, no duplicate. Once a second one packet goes to paho, which counts the
+        # bytes it sees as a sign of life and would otherwise send pings or give the line up.
+        if self._room[self._start] == _PUBLISH and size <= _ROOM_BYTES and time.monotonic() - self._seen < _UNSEEN_S:
             if size > held:
                 return False
             found = bulk_of(memoryview(self._room)[self._start : self._start + size])
@@ -109,12 +113,13 @@ class BulkSocket(ssl.SSLSocket):
     def _fill(self) -> int:
         """Read all that is here, as far as there is room; 0 at the end of the stream."""
         held = self._end - self._start
-        if self._start and (not held or self._end == _ROOM):
+        # Move the rest to the front only when there is no room behind it: each move is a copy.
+        if self._start and (not held or self._end == _ROOM_BYTES):
             self._room[:held] = self._room[self._start : self._end]
             self._start, self._end = 0, held
         before = self._end
         with memoryview(self._room) as view:
-            while self._end < _ROOM:
+            while self._end < _ROOM_BYTES:
                 try:
                     got = self.recv_into(view[self._end :])
                 except OSError:
@@ -144,6 +149,7 @@ def packet_size(data: bytes | bytearray, start: int, end: int) -> int:
             return 0
         length |= (data[at] & 0x7F) << 7 * i
         if data[at] < 0x80:
+            # One byte of type, one to four of length, the rest.
             return 2 + i + length
     return 5
 
@@ -165,6 +171,7 @@ def bulk_of(packet: memoryview) -> tuple[str, bytes, list[int]] | None:
             at += 1 + width
     except (IndexError, ValueError):
         return None
+    # The only copy of a block between TLS and its handler.
     return (topic, bytes(packet[end:]), ids) if at == end <= len(packet) and topic else None
 
 

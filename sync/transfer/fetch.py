@@ -20,14 +20,14 @@ from sync.transfer.rate_limit import RateLimit, Unlimited
 __all__ = ["fetch_blob"]
 
 _GONE = frozenset({401, 403, 404, 410})
-_LONG = 10.0
+_LONG_S = 10.0
 """A pause longer than this, seconds, is not waited for with an open connection."""
 
 
 _BUSY = frozenset({429, 503})
-_LONGEST_WAIT = 600.0
+_LONGEST_WAIT_S = 600.0
 """Longest time that a busy server may send us away for, seconds."""
-_PATIENCE = 3600.0
+_PATIENCE_S = 3600.0
 """So long a server may be busy, seconds, before this try of the transfer is given up."""
 _random = secrets.SystemRandom()
 
@@ -102,6 +102,7 @@ class _Fetch:
         while missing := self._writer.missing():
             held = self._writer.received
 
+            # Made anew for each run of missing blocks: progress earns new tries.
             ask = retrying(on=(_Interrupted,), tries=tries, seconds=600, clock=self._clock)(self._ask)
             try:
                 ask(_first_run(missing), held)
@@ -110,12 +111,13 @@ class _Fetch:
                 continue
             except _Interrupted as e:
                 raise TransferStalled(f"{self._url}: {e} at {self._writer.received} of {self._writer.size} bytes") from e
+            # Bytes came, and none was right. To ask the same server again would bring the same.
             if self._writer.received == held and self._writer.missing() == missing:
                 raise TransferStalled(f"{self._url}: damaged blocks only, at {held} of {self._writer.size} bytes")
 
     def _come_again(self, busy: _Busy) -> None:
         """Wait as we were told, and a random bit more."""
-        if self._clock.monotonic() - self._served > _PATIENCE:
+        if self._clock.monotonic() - self._served > _PATIENCE_S:
             raise TransferStalled(f"{self._url}: {busy} at {self._writer.received} of {self._writer.size} bytes") from busy
         if self._cancel.wait(busy.seconds * _random.uniform(1.0, 1.25)):
             raise self._cancelled()
@@ -142,6 +144,7 @@ class _Fetch:
         return TransferCancelled(f"{self._url}: cancelled at {self._writer.received} of {self._writer.size} bytes")
 
     def _range(self, start: int, end: int) -> None:
+        # `identity`: a compressed range could not be cut into blocks, and could expand without bound.
         headers = {"range": f"bytes={start}-{end}", "accept-encoding": "identity"}
         try:
             with self._client.stream("GET", self._url, headers=headers) as answer, _cut_on(self._cancel, answer):
@@ -161,6 +164,7 @@ class _Fetch:
             if not answer.headers.get("content-range", "").startswith(f"bytes {start}-"):
                 raise _Interrupted(f"another range than asked for: {answer.headers.get('content-range')!r}")
             return start
+        # A proxy or a server without ranges sends the whole; blocks that are here already are skipped.
         if answer.status_code == 200:
             return 0
         if answer.status_code in _BUSY and (seconds := _seconds(answer.headers.get("retry-after", ""))) is not None:
@@ -173,6 +177,7 @@ class _Fetch:
         for data in _blocks(answer):
             if self._cancel.is_set():
                 raise self._cancelled()
+            # A server may send more than was asked for; nothing beyond the blob is written.
             block = data[: self._writer.size - position]
             self._keep_block(position // BLOCK_SIZE, block)
             position += len(block)
@@ -189,7 +194,8 @@ class _Fetch:
         self._writer.write(index, block)
         self._pace.spend(len(block))
         if self._writer.received < self._writer.size:
-            if self._pace.wait() > _LONG:
+            # A long pause would hold a place at the hub without using it: give it back and come again.
+            if self._pace.wait() > _LONG_S:
                 raise _Interrupted("held back")
             self._hold()
         if self._progress is not None:
@@ -239,7 +245,7 @@ def _watch(cancel: threading.Event, over: threading.Event, wire: socket.socket) 
 
 def _seconds(retry_after: str) -> float | None:
     """RFC 9110, section 10.2.3; of its two forms, seconds: a date says nothing to a spoke whose clock is wrong."""
-    return min(float(retry_after), _LONGEST_WAIT) if retry_after.isascii() and retry_after.isdigit() else None
+    return min(float(retry_after), _LONGEST_WAIT_S) if retry_after.isascii() and retry_after.isdigit() else None
 
 
 def _first_run(missing: Sequence[int]) -> tuple[int, int]:

@@ -44,6 +44,7 @@ class TokenBucket:
     def wait(self) -> float:
         """Seconds until the bucket is out of debt."""
         now = self._clock.monotonic()
+        # Unused time is saved up to one burst only; a quiet night must not allow a flood in the morning.
         self._tokens = min(self._burst, self._tokens + (now - self._then) * self._rate)
         self._then = now
         return max(0.0, -self._tokens / self._rate)

@@ -32,19 +32,19 @@ Progress = Callable[[int, int], None]
 _INBOX = 192
 _CALM = 0.98
 """A spoke that had to ask again asks later the next time (it may be the slow one); each new block calms it by this factor."""
-_PROBE = 4
+_PROBE_BLOCKS = 4
 """A blob that needs more than one want is asked for by so many blocks first: there may be a flow of it already, to join."""
-_LISTEN = 0.05
+_LISTEN_S = 0.05
 """What flows is heard before the answer to that; so long an answer is waited for, seconds."""
-_BRISK = 0.03
+_BRISK_S = 0.03
 """Wants that follow each other faster, seconds, are too small for the line, where nobody holds it back."""
-_BATCH = 8
+_BATCH_BLOCKS = 8
 """Blocks that are checked and written before the line is looked after again: 1 MiB."""
-_TICK = 0.1
+_TICK_S = 0.1
 """Longest wait before a cancel is seen, seconds."""
-_COMPANY = 5.0
+_COMPANY_S = 5.0
 """So long after the last want of another spoke we are not alone, seconds."""
-_TURN = 0.04
+_TURN_S = 0.04
 """Longest time to let another ask first, seconds."""
 MAX_HEEDED = 64
 """Blocks that are left to one want of another spoke."""
@@ -55,7 +55,7 @@ _random = secrets.SystemRandom()
 class Patience:
     """Seconds: `quiet` before asking again (doubling to `longest`), `stalled` without news on a good line before giving up.
 
-    `quiet` should be longer than the sender's `GRACE`, or the second question comes too early.
+    `quiet` should be longer than the sender's `GRACE_S`, or the second question comes too early.
     """
 
     quiet: float = 1.25
@@ -128,9 +128,11 @@ class _Transfer:
     ) -> None:
         self._owner, self._writer, self._hashes = owner, writer, hashes
         self._cancel, self._progress = cancel, progress
+        # Between the bus's thread, which must not wait for a disk, and this one, which checks and writes.
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._window = InFlightWindow(writer.missing(), writer.blocks)
         self._listen_until: float | None = None
+        # A small blob is asked for at once; listening first would only delay it.
         self._listens = len(self._window.missing) > self._window.size
         self._was_up = owner._bus.connected
         self._quiet = owner._patience.quiet
@@ -143,6 +145,7 @@ class _Transfer:
 
     def heard(self, message: Message) -> None:
         """On the bus's thread: take it if there is room. Wants come here too, our own and those of others."""
+        # Dropping is safe: the bitmap still shows the block as missing.
         if self._inbox.qsize() < _INBOX:  # else it will be asked for again
             self._inbox.put(message)
 
@@ -161,9 +164,11 @@ class _Transfer:
     def _watch_the_line(self) -> None:
         now, up = self._owner._clock.monotonic(), self._owner._bus.connected
         self._held_back = self._owner._pace.wait() > 0
+        # What was on its way when the line broke was sent with QoS 0, and is lost.
         if up and not self._was_up:
             self._window.ask_again()
             self._quiet = self._owner._patience.quiet
+        # Time without a line, or held back by the site's own limits, is no sign of a stalled transfer.
         if not up or not self._was_up or self._held_back:
             self._last = self._asked_again = now
         self._was_up = up
@@ -172,9 +177,11 @@ class _Transfer:
                 f"{self._writer.digest}: nothing new for {now - self._last:.0f} s at {self._writer.received} of "
                 f"{self._writer.size} bytes; {self._damaged} damaged blocks were thrown away"
             )
+        # Only with an empty inbox: blocks that wait there are no silence of the line.
         if now - max(self._last, self._asked_again) > self._quiet and self._inbox.empty():
             self._window.ask_again()
             self._asked_again = now
+            # Jitter, so that spokes that lost the same blocks do not ask in step for ever.
             self._quiet = min(self._quiet * _random.uniform(1.5, 2.5), self._owner._patience.longest)
 
     def _ask(self) -> None:
@@ -185,7 +192,8 @@ class _Transfer:
             return
         now = self._owner._clock.monotonic()
         if not self._listening(now) and self._my_turn(now):
-            if now - self._asked < _BRISK and not self._owner._paced:
+            # Half a window arrived within `_BRISK_S` seconds: the line is faster than the window.
+            if now - self._asked < _BRISK_S and not self._owner._paced:
                 self._window.grow()
             self._want(self._window.due(), now)
 
@@ -194,8 +202,8 @@ class _Transfer:
         if not self._listens:
             return False
         if self._listen_until is None:
-            self._listen_until = now + _LISTEN
-            self._want(self._window.due(_PROBE), now)
+            self._listen_until = now + _LISTEN_S
+            self._want(self._window.due(_PROBE_BLOCKS), now)
         self._listens = now < self._listen_until
         return self._listens
 
@@ -216,9 +224,10 @@ class _Transfer:
     def _take(self) -> None:
         """What has come, in small batches, so that threads are switched and the line is looked after less often."""
         try:
+            # Something is due in some milliseconds: do not sleep through it.
             soon = self._listens or self._turn_at is not None
-            self._receive(self._inbox.get(timeout=_TURN / 8 if soon else _TICK))
-            for _ in range(_BATCH - 1):
+            self._receive(self._inbox.get(timeout=_TURN_S / 8 if soon else _TICK_S))
+            for _ in range(_BATCH_BLOCKS - 1):
                 self._receive(self._inbox.get_nowait())
         except queue.Empty:
             pass
@@ -233,6 +242,7 @@ class _Transfer:
             self._owner._pace.spend(len(message.payload))
             self._listens &= not self._window.arrived(index)
             self._last = self._owner._clock.monotonic()
+            # Back slowly: one block that came does not make a slow line fast.
             self._quiet = max(self._owner._patience.quiet, self._quiet * _CALM)
             self._tell()
 
@@ -240,20 +250,21 @@ class _Transfer:
         """What another spoke asks for comes to us too: let it ask, and keep still a random moment so that one of us is first."""
         try:
             want = Want.parse(payload)
+            # The broker sends us our own wants too.
             if (want.site, want.spoke) == (self._owner._me.site, self._owner._me.spoke):
                 return
             blocks = decode(want.start, want.missing, blocks=self._writer.blocks, limit=min(want.credit, MAX_HEEDED))
         except (DocumentRefused, ValueError):
             return
         self._window.asked_by_another(blocks)
-        self._company_until = self._owner._clock.monotonic() + _COMPANY
+        self._company_until = self._owner._clock.monotonic() + _COMPANY_S
 
     def _my_turn(self, now: float) -> bool:
         """Whether to ask now: at once when alone; in company after a random moment in which another may be faster."""
         if now > self._company_until:
             return True
         if self._turn_at is None:
-            self._turn_at = now + _random.uniform(0, _TURN)
+            self._turn_at = now + _random.uniform(0, _TURN_S)
         return now >= self._turn_at
 
     def _checked(self, message: Message) -> int | None:
@@ -270,6 +281,7 @@ class _Transfer:
             self._damaged += 1
             return None
         # 3.
+        # Before a byte is written, so that a block forged by another subscriber never touches the file.
         if self._hashes is not None and hashlib.sha256(message.payload).digest() != self._hashes[index]:
             self._damaged += 1
             return None

@@ -31,16 +31,16 @@ from sync.transfer.rate_limit import RateLimit, TokenBucket, Unlimited
 
 __all__ = ["BlobSender", "Blobs", "SenderStats"]
 
-GRACE = 1.0
+GRACE_S = 1.0
 """A block that was published less than so many seconds ago is taken to be on its way to those who ask for it now."""
-LONGEST_GRACE = 8.0
+LONGEST_GRACE_S = 8.0
 MAX_CREDIT = 128
 """Blocks that one want may ask for, whatever it says: 16 MiB."""
 MAX_STREAMS = 256
 """Blobs (per zone) that are served at once; wants for more are dropped and asked again."""
 _INBOX = 20_000
-_IDLE = 5.0
-_SMALL = 16 * BLOCK_SIZE
+_IDLE_S = 5.0
+_SMALL_BYTES = 16 * BLOCK_SIZE
 """A blob of one window is not worth a pause."""
 _MANY = 64
 _NAMES = 4096
@@ -51,7 +51,7 @@ _MOMENT_S = 5.0
 """So long ago a spoke asked for something else that is expected to ask for this as well."""
 _AFTER_NEW_S = 0.25
 """So long after the last block that is new to all, what some have missed is sent again: to all of those in one go."""
-_LATELY = 60.0
+_LATELY_S = 60.0
 """So long after its last want a spoke counts as one of those that begin together."""
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class BlobSender:
         may: Callable[[str, str], bool] | None = None,
         bytes_per_second: float | None = None,
         group: str | None = "hub",
-        grace: float = GRACE,
+        grace: float = GRACE_S,
         gather_s: float = 0.0,
         clock: Clock | None = None,
     ) -> None:
@@ -128,9 +128,11 @@ class BlobSender:
         self._bus, self._blobs, self._may = bus, blobs, may
         self._grace, self._gather_s, self._clock = grace, gather_s, clock or SystemClock()
         self._pace: RateLimit = TokenBucket(bytes_per_second, clock=self._clock) if bytes_per_second else Unlimited()
+        # A shared subscription: the broker deals each want to one of the workers, so that none is answered twice.
         self._filter = (f"$share/{group}/" if group else "") + topics.want("+", "+")
         self._inbox: queue.Queue[Message | None] = queue.Queue(_INBOX)
         self._streams: dict[tuple[str, str], _Stream] = {}
+        # By zone: who asked for anything lately, and when. It tells a spoke that is alone from a ring.
         self._company: dict[str, dict[str, float]] = {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -165,7 +167,9 @@ class BlobSender:
         while not self._stopping.is_set():
             waiting = [stream for stream in self._streams.values() if stream.waiting or stream.again]
             ready = [stream for stream in waiting if self._may_begin(stream)]
+            # With blocks to send, look at wants without waiting; before a ring has gathered, look often; otherwise sleep.
             self._listen(wait=0.0 if ready else 0.02 if waiting else 1.0)
+            # One block of each blob in turn, so that a small blob does not wait behind a large one.
             for stream in ready:
                 self._send_one(stream)
             self._forget_idle()
@@ -191,6 +195,7 @@ class BlobSender:
             if stream is None:
                 self.stats.refused += 1
                 return
+            # A want is not trusted: never more blocks than the blob has, nor more than MAX_CREDIT.
             blocks = decode(want.start, want.missing, blocks=stream.blocks, limit=min(want.credit, MAX_CREDIT))
         except (DocumentRefused, ValueError, HubError, OSError):  # the last two: its bytes cannot be had now; it is asked again
             self.stats.refused += 1
@@ -199,6 +204,7 @@ class BlobSender:
         self._note_company(stream.zone, f"{want.site}/{want.spoke}", now)
         self._gather(stream, f"{want.site}/{want.spoke}", now)
         for block in blocks:
+            # What nobody has had yet comes before what only some have missed.
             if block not in stream.sent:
                 stream.waiting.setdefault(block)
             elif self._is_missed(stream, block, now):
@@ -211,7 +217,10 @@ class BlobSender:
         is the grace of the ring.
         """
         last, times = stream.sent[block]
-        age, grace = now - last, min(max(self._grace, 2 * stream.lag) * 2 ** (times - 1), LONGEST_GRACE)
+        # The grace doubles with each repetition of a block, so that a spoke that cannot keep up is not sent the same block all
+        # the time.
+        age, grace = now - last, min(max(self._grace, 2 * stream.lag) * 2 ** (times - 1), LONGEST_GRACE_S)
+        # The block is still on its way to this spoke: its age shows how far the ring is behind.
         if age < grace and len(self._company.get(stream.zone, ())) > 1:
             stream.lag = max(stream.lag, age)
         return bool(age >= grace)
@@ -219,6 +228,7 @@ class BlobSender:
     def _note_company(self, zone: str, who: str, now: float) -> None:
         """The oldest first, so that what is old is found at the front; no more than tells two from many."""
         asked = self._company.setdefault(zone, {})
+        # Removed and put in again, so that the order of the dictionary is the order of time.
         asked.pop(who, None)
         if len(asked) < _MANY:
             asked[who] = now
@@ -232,9 +242,12 @@ class BlobSender:
     def _may_begin(self, stream: _Stream) -> bool:
         """Whether to send now: at once to one that is alone; in company a ring gathers first, and what some missed comes last."""
         now, company = self._clock.monotonic(), self._company.get(stream.zone, {})
-        if len(company) < 2 or stream.size <= _SMALL:
+        # A spoke that is alone gains nothing from waiting, and a small blob costs less than the pause.
+        if len(company) < 2 or stream.size <= _SMALL_BYTES:
             return True
         if not stream.waiting:
+            # Repetitions wait until all that is new has gone out: by then most who miss something have said so, and one publish
+            # serves them.
             return now >= stream.last_new + _AFTER_NEW_S
         return bool(stream.sent) or (now >= stream.not_before and not self._more_may_come(stream, company, now))
 
@@ -252,8 +265,10 @@ class BlobSender:
             return found
         if len(self._streams) >= MAX_STREAMS or not _DIGEST.match(digest) or not self._blobs.has(digest):
             return None
+        # Not answered at all: a spoke in another zone cannot tell a forbidden blob from one that is not here.
         if self._may is not None and not self._may(zone, digest):
             return None
+        # Kept open while it is asked for: a block is then one `pread`.
         fd = os.open(self._blobs.path(digest), os.O_RDONLY | os.O_CLOEXEC)
         size = os.fstat(fd).st_size
         now = self._clock.monotonic()
@@ -262,6 +277,7 @@ class BlobSender:
 
     def _send_one(self, stream: _Stream) -> None:
         wait = self._pace.wait()
+        # In short pieces, so that wants are heard and `stop` is seen while the rate limit holds.
         if wait > 0 and self._stopping.wait(min(wait, 0.25)):
             return
         if wait > 0.25:
@@ -288,9 +304,9 @@ class BlobSender:
     def _forget_idle(self) -> None:
         now = self._clock.monotonic()
         for key, stream in list(self._streams.items()):
-            if not stream.waiting and not stream.again and now - stream.used > _IDLE:
+            if not stream.waiting and not stream.again and now - stream.used > _IDLE_S:
                 os.close(stream.fd)
                 del self._streams[key]
         for asked in self._company.values():
-            while asked and now - next(iter(asked.values())) > _LATELY:
+            while asked and now - next(iter(asked.values())) > _LATELY_S:
                 del asked[next(iter(asked))]

@@ -43,6 +43,7 @@ class InFlightWindow:
         if self._dry:
             self._dry = False
             self.grow()
+        # Blocks come in the order of the wants: once one of a later want is here, the earlier ones are lost.
         overtaken = [b for b, w in self._asked.items() if w < want]
         for other in overtaken:
             del self._asked[other]
@@ -64,6 +65,7 @@ class InFlightWindow:
         if not self.wants_more:
             return []
         room = self.size - len(self._asked) if most is None else most
+        # Lost blocks first: the hash of the whole file follows the transfer from its beginning (store.py).
         asking = self._again(room)
         asking += self._next(room - len(asking), set(asking))
         self._want += 1
@@ -80,6 +82,7 @@ class InFlightWindow:
         self._lost.extend(self._asked)
         self._asked.clear()
         self._dry = False
+        # As TCP does: less in flight after a loss, but never so little that the line stands still.
         self.size = max(self._first // 2, self.size // 2, 1)
 
     def _again(self, count: int) -> list[int]:

@@ -83,6 +83,7 @@ class TrustStore:
         roots = walk_roots(self._anchor, held, fetch)
         if len(roots) > sum(name.endswith(".root.json") for name in held):
             held = after_roots(held, roots)
+            # New roots are kept even if the rest is refused: a root can only take trust away from stolen keys.
             self._write(held, self._state.floor if "timestamp.json" in held else EPOCH)
         checked = advance(roots, held, fetch, lane or self._lane, self._site, self.now())
         if checked.released.expired:
@@ -95,6 +96,7 @@ class TrustStore:
     def released(self) -> Released:
         """What is trusted now, without asking anybody. It may be `expired`. Raises MetadataIncomplete before the first update."""
         now = self.now()
+        # Verifying the set costs milliseconds of signature checks, and this is asked at every turn.
         found = self._judged and self._judged.at(now)
         if not found:
             held = {name: text.encode() for name, text in self._state.files.items()}
@@ -122,6 +124,7 @@ class TrustStore:
 
         Never beyond the expiry of what the timestamp key vouches for, so that a stolen director key cannot end all time.
         """
+        # A floor in the far future would make every timestamp look expired, for good.
         signed = min(signed, self.released().expires)
         if signed > self._state.floor:
             self._keep(self._state.replace(floor=signed))
@@ -130,6 +133,7 @@ class TrustStore:
         fresh = TrustedState(anchor=digest_of(self._anchor))
         if not self._path.exists():
             return fresh
+        # Another anchor means that the spoke was enrolled anew; what the old hub signed is nothing here.
         state = TrustedState.parse(self._path.read_bytes())
         return state if state.anchor == fresh.anchor else fresh
 
