@@ -13,7 +13,7 @@ from sync.core.types import Regime
 from sync.protocol.egress import FLOORS, MAX_BYTES, MIN_ROWS, DriftHist, DriftVerdict, EgressRecord, RffMean
 from sync.protocol.messages import EgressCeiling
 
-__all__ = ["Breach", "KnownPackage", "breach_of", "judge", "may_deploy"]
+__all__ = ["Breach", "KnownPackage", "breach_of", "judge"]
 
 
 class Breach(StrEnum):
@@ -68,11 +68,6 @@ def breach_of(
         (previous is not None and not _follows(record, previous), Breach.CHAIN_BROKEN),
     )
     return next((breach for broken, breach in checks if broken), None)
-
-
-def may_deploy(zones: tuple[str, ...], regimes: tuple[str, ...], zone: str, regime: str) -> bool:
-    """Whether a residency label lets a package go to a site; an empty label means nowhere."""
-    return zone in zones and regime in regimes
 
 
 def _too_few(record: EgressRecord) -> bool:

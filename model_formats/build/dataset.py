@@ -41,10 +41,6 @@ class Rows:
             {n: a[chosen] for n, a in self.inputs.items()}, self.labels[chosen], {n: a[chosen] for n, a in self.columns.items()}
         )
 
-    def with_inputs(self, inputs: Mapping[str, Array]) -> "Rows":
-        """The same rows with other inputs (turned, blurred, ...)."""
-        return Rows(inputs, self.labels, self.columns)
-
 
 @dataclass(frozen=True, slots=True)
 class BuildData:

@@ -15,7 +15,7 @@ from model_formats.core.engine_imports import import_onnxruntime
 from model_formats.core.runtime import Array
 from model_formats.documents.package_spec import AdapterPoint
 
-__all__ = ["Anchors", "Head", "read_anchors", "read_head", "write_adapter", "write_anchors"]
+__all__ = ["Anchors", "Head", "read_anchors", "write_adapter", "write_anchors"]
 
 MAX_BYTES = 32 << 20
 _INPUT = "input/"
@@ -74,11 +74,6 @@ def read_anchors(path: Path) -> Anchors:
     if not fits or not all(np.isfinite(a).all() for a in (features, labels, weight, bias, *inputs.values())):
         raise ArraysRefused(f"{path.name}: the head and the anchors do not fit each other, or hold a number that is not finite")
     return Anchors(features, labels, Head(weight.astype(np.float32), bias.astype(np.float32)), inputs)
-
-
-def read_head(path: Path) -> Head:
-    """The hub's head out of `anchors.npz`."""
-    return read_anchors(path).head
 
 
 def write_adapter(path: Path, point: AdapterPoint, weight: Array, bias: Array, version: int = 1) -> None:

@@ -10,9 +10,8 @@ from spoke_agent.server_api.errors import ServerUnreachable
 from spoke_agent.server_api.messages import ReconcileAnswer, ServingAnswer, StatsAnswer
 from sync.protocol.serving import Serving
 
-__all__ = ["CONTROL_SOCKET", "ControlClient", "Serves", "serving_now"]
+__all__ = ["ControlClient", "Serves", "serving_now"]
 
-CONTROL_SOCKET = "run/control.sock"
 """Relative to the spoke's home; mode 0600."""
 
 D = TypeVar("D", bound=Document)

@@ -68,11 +68,6 @@ class SpokeHome(Struct, frozen=True):
         return self.root / "adapters"
 
     @property
-    def inbox(self) -> Path:
-        """Sideload files being taken in."""
-        return self.root / "inbox"
-
-    @property
     def run(self) -> Path:
         """Sockets, port files and locks of running processes."""
         return self.root / "run"

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from model_formats.core.errors import SpokeshaveError
 from model_formats.package import open_package
 from model_formats.package.image_layout import BlobReader, read_blob
 from model_formats.package.oci import SIGNATURE, Descriptor
@@ -18,7 +17,7 @@ from sync.trust.client import TrustStore
 from sync.trust.trusted_release import Released
 from sync.trust.verifier import ReleaseTarget, verify_contents, verify_release
 
-__all__ = ["SiteVerifier", "ReleaseGrant", "MetadataCache", "TrustedClock"]
+__all__ = ["MetadataCache", "ReleaseGrant", "SiteVerifier", "TrustedClock"]
 
 MAX_FILE = 5_000_000
 MAX_FILES = 1100
@@ -119,8 +118,3 @@ class MetadataCache:
     def get(self, name: str) -> bytes | None:
         """A file by TUF name."""
         return self._files.get(name)
-
-
-def reason_code(error: SpokeshaveError) -> str:
-    """The reason a refusal carries, or its code."""
-    return str(getattr(error, "reason", error.code))

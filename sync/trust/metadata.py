@@ -207,13 +207,6 @@ class Repository:
         family.targets[ref.target] = _target(ref.target, index_digest, index_size, terms)
         return self._propose(role, family)
 
-    def withdraw(self, ref: ModelRef) -> Proposal:
-        """Take a version out of the released ones. Spokes that have it keep it; use `deny` where it must stop."""
-        family = self._next(role_of_model(ref.name), Targets)
-        if family.targets.pop(ref.target, None) is None:
-            raise ReleaseInvalid(f"{ref} is not released")
-        return self._propose(role_of_model(ref.name), family)
-
     def deny(self, *digests: str) -> Proposal:
         """Add digests to the deny list, which wins over every release and grant."""
         targets = self._next("targets", Targets)

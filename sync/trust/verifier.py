@@ -50,7 +50,7 @@ from sync.trust.errors import ContentsRefused, DirectiveRefused, MetadataRefused
 from sync.trust.keys import Key
 from sync.trust.trusted_release import Released, Target
 
-__all__ = ["ReleaseTarget", "verify_contents", "verify_directive", "verify_index", "verify_release", "verify_report"]
+__all__ = ["ReleaseTarget", "verify_contents", "verify_directive", "verify_release", "verify_report"]
 
 MAX_AHEAD = timedelta(days=1)
 
@@ -139,12 +139,6 @@ def verify_release(
     if back and current_version is not None:
         _check_step_back(ModelRef(ref.name, current_version), ref, released)
     return _release(ref, target, terms, going_back=back)
-
-
-def verify_index(target: ReleaseTarget, index: bytes) -> None:
-    """The fetched index is the released one. (A store that checks digests has done this already.)"""
-    if len(index) != target.index_size or digest_of(index) != target.index:
-        raise ContentsRefused(Reason.PACKAGE_TAMPERED, f"{target.ref}: the index is not the released one")
 
 
 def verify_contents(

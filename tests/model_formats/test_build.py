@@ -151,11 +151,11 @@ def _short(data: BuildData) -> BuildData:
 
 
 def _wrong_shape(data: BuildData) -> BuildData:
-    return replace(data, train=data.train.with_inputs({"image": data.train.inputs["image"][:, :, :7]}))
+    return replace(data, train=replace(data.train, inputs={"image": data.train.inputs["image"][:, :, :7]}))
 
 
 def _nan_rows(data: BuildData) -> BuildData:
-    return replace(data, held_out=data.held_out.with_inputs({"image": data.held_out.inputs["image"] * np.float32("nan")}))
+    return replace(data, held_out=replace(data.held_out, inputs={"image": data.held_out.inputs["image"] * np.float32("nan")}))
 
 
 def _unknown_class(data: BuildData) -> BuildData:
@@ -163,7 +163,7 @@ def _unknown_class(data: BuildData) -> BuildData:
 
 
 def _no_such_input(data: BuildData) -> BuildData:
-    return replace(data, train=data.train.with_inputs({"picture": data.train.inputs["image"]}))
+    return replace(data, train=replace(data.train, inputs={"picture": data.train.inputs["image"]}))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -192,7 +193,7 @@ def test_a_contract_that_is_none_is_refused_with_the_name_of_its_file(rows):
 def test_a_row_with_nan_is_named_by_its_number(rows, capfd):
     bad = SHARES.held_out.inputs["cells"].copy()
     bad[6, 2] = np.nan
-    write_rows(rows / "bad.npz", SHARES.held_out.with_inputs({"cells": bad}))
+    write_rows(rows / "bad.npz", replace(SHARES.held_out, inputs={"cells": bad}))
     onnx_file(rows / "model.onnx")
     files = ("--train", rows / "train.npz", "--held-out", rows / "bad.npz")
     status, _, error = command(capfd, rows / "hub", rows / "model.onnx", "--model", "cells", *files, *TERMS)

@@ -3,7 +3,9 @@ from typing import Any
 
 import pytest
 
-from hub.rules.egress_residency import Breach, KnownPackage, breach_of, judge, may_deploy
+from hub.rules.egress_residency import Breach, KnownPackage, breach_of, judge
+from hub.rules.targeting import TargetSpoke, may_have
+from sync.core.types import Reason, SpokeId
 from sync.protocol.egress import DriftHist, DriftVerdict, EgressRecord, FeatureCounts, FeatureVerdict, Ops, PerfEstimate, RffMean
 from sync.protocol.messages import EgressCeiling
 from tests.samples.tabular import INDEX, MODEL, VERSION, profile
@@ -73,6 +75,8 @@ def test_a_fork_or_a_step_back_in_the_chain_is_not_believed_but_a_gap_is():
 
 
 def test_an_empty_residency_label_means_nowhere():
-    assert not may_deploy((), (), "eu", "gdpr")
-    assert may_deploy(("eu",), ("gdpr",), "eu", "gdpr")
-    assert not may_deploy(("eu",), ("gdpr",), "eu", "ae-health")
+    frankfurt, dubai = TargetSpoke(SpokeId("frankfurt"), "eu", "gdpr"), TargetSpoke(SpokeId("dubai"), "eu", "ae-health")
+    assert may_have(frankfurt, (), ()) is Reason.ZONE_FORBIDDEN
+    assert may_have(frankfurt, ("eu",), ()) is Reason.REGIME_FORBIDDEN
+    assert may_have(frankfurt, ("eu",), ("gdpr",)) is None
+    assert may_have(dubai, ("eu",), ("gdpr",)) is Reason.REGIME_FORBIDDEN

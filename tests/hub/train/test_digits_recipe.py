@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def test_shares_have_the_same_digest_every_time_and_others_when_a_value_changes(
     assert one.train.digest == "sha256:fe37bbc0e9b5f72b5b4a8f3f73364d240e080838f5243c6fbec8a7e7d93cf61a"
     images = one.train.inputs["image"].copy()
     images[0, 0, 0, 0] += 1
-    assert one.train.with_inputs({"image": images}).digest != one.train.digest
+    assert replace(one.train, inputs={"image": images}).digest != one.train.digest
 
 
 def test_a_run_is_tracked_with_all_that_made_it(tmp_path: Path) -> None:

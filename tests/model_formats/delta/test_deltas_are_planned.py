@@ -1,7 +1,9 @@
+import json
+
 import numpy as np
 
 from model_formats.delta import apply
-from model_formats.delta.plan import plan_deltas, read_deltas
+from model_formats.delta.plan import DELTA, PlannedDelta, plan_deltas
 from model_formats.package import ImageLayout, open_package, pack
 from tests.samples.model_folder import WEIGHTS, write_model_folder
 from tests.samples.onnx_files import base_tensors, finetuned, write_onnx
@@ -27,12 +29,20 @@ def test_a_fine_tune_gets_deltas_from_each_older_version_and_noise_gets_none(tmp
     assert not list((tmp_path / "layout").glob("tmp*"))
 
 
+def described(layout, referrer):
+    """What docs/package.md says of a delta: base, target and its size as annotations, the delta as the only layer."""
+    manifest = json.loads(layout.path(referrer.digest).read_bytes())
+    notes, [blob] = manifest["annotations"], manifest["layers"]
+    base, target, size = (notes[f"dev.spokeshave.delta.{name}"] for name in ("base", "target", "target-size"))
+    return PlannedDelta(base, target, blob["digest"], blob["size"], int(size))
+
+
 def test_deltas_are_found_again_among_the_referrers(tmp_path):
     v1, v2 = version(tmp_path, 1, base_tensors()), version(tmp_path, 2, finetuned(base_tensors()))
     layout = ImageLayout(tmp_path / "layout")
     planned = plan_deltas(layout, v2, [v1], layout)
-    assert read_deltas(layout.path(d.digest).read_bytes() for d in layout.referrers(v2)) == planned
-    assert read_deltas(layout.path(d.digest).read_bytes() for d in layout.referrers(v1)) == []
+    assert [described(layout, d) for d in layout.referrers(v2, DELTA)] == planned
+    assert layout.referrers(v1, DELTA) == []
 
 
 def test_an_unrelated_version_is_sent_whole(tmp_path):
