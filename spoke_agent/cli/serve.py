@@ -26,6 +26,12 @@ __all__ = ["serve"]
 )
 @click.option("--no-capture", is_flag=True, help="Keep no rows: no drift, no labels, no tuning from this traffic.")
 @click.option("--access-log", is_flag=True, help="Log one line of JSON for each answer (setting serve_access_log).")
+@click.option(
+    "--without-cache",
+    multiple=True,
+    type=click.Choice(["heads", "templates"]),
+    help="Remember no HTTP heads, or no words of JSON requests: answers stay the same and cost more. For measuring.",
+)
 @click.option("--memory-mb", type=click.IntRange(min=32), help="Refuse models that would take all workers beyond.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Server processes on one port (default: setting serve_workers, 1).")
 @pass_context
@@ -41,6 +47,7 @@ def serve(
     token_file: Path | None,
     no_capture: bool,
     access_log: bool,
+    without_cache: tuple[str, ...],
     memory_mb: int | None,
     workers: int | None,
 ) -> None:
@@ -52,6 +59,7 @@ def serve(
     gc.disable()  # until the server is settled: what a start makes, stays
     from spoke_agent.server.app.server import InferenceServer, serve_many
     from spoke_agent.server.app.server import serve as run
+    from spoke_agent.server.caches import CACHES
     from spoke_agent.server.settings import ServeSettings
     from spoke_agent.site.core_dumps import forbid_core_dumps
     from spoke_agent.site.network_watch import watch
@@ -72,6 +80,7 @@ def serve(
         token_file=token_file,
         capture=not no_capture,
         access_log=told.serve_access_log,
+        caches=tuple(cache for cache in CACHES if cache not in without_cache),
         memory_mb=memory_mb,
         workers=told.serve_workers,
         may_call=told.may_call,

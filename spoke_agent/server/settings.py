@@ -6,6 +6,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from model_formats.core.runtime import Engine
+from spoke_agent.server.caches import CACHES, Cache
 from spoke_agent.server.http.transport import HttpLimits
 from spoke_agent.site.home import SpokeHome
 
@@ -53,6 +54,8 @@ class ServeSettings(Struct, frozen=True):
     """Which of them this process is; None is not one of several."""
     may_call: tuple[str, ...] = ()
     """Names and addresses that this process may call (see `network_watch`); it needs none itself."""
+    caches: tuple[Cache, ...] = CACHES
+    """What is remembered of requests; one left out costs time and changes no answer."""
     access_log: bool = False
     """One line of JSON for each answer, on the logger `spoke.access`."""
 

@@ -6,11 +6,11 @@ from typing import TypeVar
 
 import numpy as np
 
+from spoke_agent.server.caches.request_templates import RequestTemplates
 from spoke_agent.server.grpc import codec as grpc_tensors
 from spoke_agent.server.grpc.codec import ParsedRequest, parse_infer
 from spoke_agent.server.http.transport import HttpLimits, HttpServer, _Connection
 from spoke_agent.server.protocol.json_codec import InferRequest, parse_request
-from spoke_agent.server.protocol.request_templates import RequestTemplates
 from spoke_agent.server_api.errors import RequestInvalid
 
 __all__ = ["TARGETS", "grpc", "http", "request"]

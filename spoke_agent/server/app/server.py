@@ -24,6 +24,7 @@ from model_formats.core.file_lock import FileLock
 from model_formats.core.log_event import LogEvent
 from model_formats.core.logging import log_loop_fault
 from spoke_agent.server.app.control import Control
+from spoke_agent.server.caches import RequestCaches
 from spoke_agent.server.handlers.peers import PeerWorkers
 from spoke_agent.server.handlers.tracing import Tracing, find_tracing
 from spoke_agent.server.http.access_log import log_answer
@@ -81,13 +82,14 @@ class InferenceServer:
         self.models = ModelSet(settings, BlobStore(self.home.store), watcher=watcher)
         token = _token(settings)
         peers = _peers(settings)
-        local = Routes(self.models, self.capture, peers=peers)
-        guarded = Routes(self.models, self.capture, token=token, peers=peers)
+        caches = RequestCaches.of(settings.caches)
+        local = Routes(self.models, self.capture, templates=caches.templates, peers=peers)
+        guarded = Routes(self.models, self.capture, templates=caches.templates, token=token, peers=peers)
         tracing = find_tracing()
         self._grpc = _grpc(settings, self.models, peers, token, tracing) if settings.grpc_port is not None else None
         seen = _seen(settings, tracing)
-        self._local = HttpServer(local.handle, settings.limits, on_fault=_fault, on_answer=seen)
-        self._tcp = HttpServer(guarded.handle, settings.limits, on_fault=_fault, on_answer=seen)
+        self._local = HttpServer(local.handle, settings.limits, on_fault=_fault, on_answer=seen, heads=caches.heads)
+        self._tcp = HttpServer(guarded.handle, settings.limits, on_fault=_fault, on_answer=seen, heads=caches.heads)
         control = Control(self.models, self.capture, on_fault=_fault)
         self._control = HttpServer(control.handle, HttpLimits(connections=64, body_bytes=1 << 20), on_fault=_fault)
 

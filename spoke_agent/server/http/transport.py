@@ -21,7 +21,7 @@ from typing import Any, Final
 import httptools
 from msgspec import Struct
 
-from spoke_agent.server.http.head_cache import NO_HEAD, HeadCache, RequestHead
+from spoke_agent.server.caches.head_cache import NO_HEAD, HeadCache, RequestHead
 from spoke_agent.server.protocol.json_codec import error_body
 
 __all__ = ["Exchange", "Handler", "HttpLimits", "HttpServer"]
@@ -116,6 +116,7 @@ class HttpServer:
         *,
         on_fault: Callable[[Exception], None] | None = None,
         on_answer: Callable[[Exchange, int, int], None] | None = None,
+        heads: HeadCache | None = None,
     ) -> None:
         """`on_answer` sees every answer as it goes out: the exchange, its status, bytes of its body."""
         self.handler = handler
@@ -123,7 +124,7 @@ class HttpServer:
         self.on_fault = on_fault
         self.on_answer = on_answer
         self.loop = asyncio.get_running_loop()
-        self.heads = HeadCache()
+        self.heads = HeadCache() if heads is None else heads
         self.now = self.loop.time()
         """Loop time at the last sweep: exact enough for deadlines, and free to read."""
         self.connections: set[_Connection] = set()

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from model_formats.core.errors import SpokeshaveError
 from model_formats.core.runtime import Array
+from spoke_agent.server.caches.request_templates import RequestTemplates
 from spoke_agent.server.handlers.infer import InferJob, public_error
 from spoke_agent.server.http.transport import Exchange
 from spoke_agent.server.protocol.json_codec import InferRequest, parse_request, render_response
-from spoke_agent.server.protocol.request_templates import RequestTemplates
 from spoke_agent.server_api.errors import RequestInvalid
 
 __all__ = ["RestJob", "answer_error", "read_job"]

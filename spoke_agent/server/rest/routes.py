@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 import orjson
 
 from model_formats.core.errors import SpokeshaveError
+from spoke_agent.server.caches.request_templates import RequestTemplates
 from spoke_agent.server.handlers import metadata
 from spoke_agent.server.handlers.aggregate import one_page
 from spoke_agent.server.handlers.infer import infer
@@ -24,7 +25,6 @@ from spoke_agent.server.http.transport import Exchange
 from spoke_agent.server.models.capture import Capture
 from spoke_agent.server.models.model_set import ModelSet
 from spoke_agent.server.protocol.bounded_cache import BoundedCache
-from spoke_agent.server.protocol.request_templates import RequestTemplates
 from spoke_agent.server.rest.infer import answer_error, read_job
 from spoke_agent.server_api.errors import NotAllowed, NotServing, RequestInvalid, UnknownTarget, Unsupported
 
@@ -40,7 +40,13 @@ class Routes:
     """`handle` is the transport's handler. `token` guards everything but health, where callers have to show one."""
 
     def __init__(
-        self, models: ModelSet, capture: Capture | None, *, token: bytes | None = None, peers: PeerWorkers | None = None
+        self,
+        models: ModelSet,
+        capture: Capture | None,
+        *,
+        templates: RequestTemplates,
+        token: bytes | None = None,
+        peers: PeerWorkers | None = None,
     ) -> None:
         """`peers`: the other workers, whose counts are told with ours."""
         self._models = models
@@ -49,7 +55,7 @@ class Routes:
         self._peers = peers
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = time.monotonic()
-        self._templates = RequestTemplates()
+        self._templates = templates
         self._known: BoundedCache[tuple[bytes, bytes], Answer] = BoundedCache(_REMEMBERED)
 
     def handle(self, exchange: Exchange) -> None:

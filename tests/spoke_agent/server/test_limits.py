@@ -161,7 +161,7 @@ def test_a_fault_nobody_foresaw_is_one_callers_not_everybodys_who_came_with_it(s
             raise KeyError("nobody foresaw this")
         return parse_request(given, json_length)
 
-    monkeypatch.setattr("spoke_agent.server.protocol.request_templates.parse_request", faulty)
+    monkeypatch.setattr("spoke_agent.server.caches.request_templates.parse_request", faulty)
     site.slots(champion=site.publish(1))
     running = run(site)
     head = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%s\r\n%s"

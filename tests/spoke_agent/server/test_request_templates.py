@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_formats.documents.feature_contract import FeatureContract, TensorContract
+from spoke_agent.server.caches import RequestCaches
+from spoke_agent.server.caches.head_cache import RequestHead
+from spoke_agent.server.caches.request_templates import RequestTemplates
 from spoke_agent.server.http.transport import HttpLimits, HttpServer
 from spoke_agent.server.models.contract_check import Signature
-from spoke_agent.server.protocol import request_templates
 from spoke_agent.server.protocol.json_codec import parse_request
-from spoke_agent.server.protocol.request_templates import RequestTemplates
 from spoke_agent.server_api.errors import RequestInvalid
 
 # ---- requests
@@ -35,24 +36,14 @@ def request(data, shape=None, **extra):
     return {**extra, "inputs": [{"name": "x", "shape": shape or [len(data)], "datatype": "FP32", "data": data}]}
 
 
-@pytest.fixture
-def no_parser(monkeypatch):
-    """Only the short way is left."""
-
-    def refuse(*_):
-        raise AssertionError("read the long way")
-
-    return lambda: monkeypatch.setattr(request_templates, "parse_request", refuse)
-
-
 @pytest.mark.parametrize("extra", [{}, {"id": "a"}, {"parameters": {"timeout": 5}}], ids=["plain", "id", "parameters"])
 @pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")], ids=["spaced", "tight"])
-def test_a_form_that_was_read_is_known(no_parser, extra, separators):
+def test_a_form_that_was_read_is_known(extra, separators):
     known = RequestTemplates()
-    known.parse(json.dumps(request([1.0, 2.5], **extra), separators=separators).encode())
-    no_parser()
+    assert known.parse(json.dumps(request([1.0, 2.5], **extra), separators=separators).encode()).form is None
     again = request([0.25, -3], **extra) | ({"id": "another"} if "id" in extra else {})
     found = known.parse(json.dumps(again, separators=separators).encode())
+    assert found.form is not None
     np.testing.assert_array_equal(found.inputs["x"], np.array([0.25, -3], np.float32))
     assert found.id == again.get("id")
     assert found.parameters == extra.get("parameters", {})
@@ -71,23 +62,32 @@ def test_each_version_holds_a_form_against_its_own_contract():
             narrow.rows(known.parse(body))
 
 
-def test_nested_data_has_a_form_too(no_parser):
+def test_nested_data_has_a_form_too():
     known = RequestTemplates()
     known.parse(json.dumps(request([[1, 2], [3, 4]], [2, 2])).encode())
-    no_parser()
-    assert known.parse(json.dumps(request([[5, 6], [7, 8]], [2, 2])).encode()).inputs["x"].tolist() == [[5, 6], [7, 8]]
+    found = known.parse(json.dumps(request([[5, 6], [7, 8]], [2, 2])).encode())
+    assert (found.form is None, found.inputs["x"].tolist()) == (False, [[5, 6], [7, 8]])
 
 
-def test_what_differs_with_every_request_teaches_nothing_for_ever(monkeypatch):
-    monkeypatch.setattr(request_templates, "_PATIENCE", 200)
-    known = RequestTemplates()
+def test_what_differs_with_every_request_teaches_nothing_for_ever():
+    known = RequestTemplates(most=8, patience=200)
     for i in range(150):
         known.parse(json.dumps(request([1.0], parameters={"timeout": i})).encode())
-    assert len(known._known) == request_templates._MOST
+    assert len(known) == 8
     for i in range(100):
         known.parse(json.dumps(request([1.0], parameters={"sticky": str(i)})).encode())
     known.parse(json.dumps(request([2.0], id="a")).encode())
-    assert [form.before for form in known._known] == [b'{"id": ']
+    assert len(known) == 1
+    assert known.parse(json.dumps(request([3.0], id="b")).encode()).form is not None
+
+
+def test_a_cache_that_is_off_knows_nothing_and_says_the_same():
+    off = RequestCaches.of(())
+    for _ in range(2):
+        found = off.templates.parse(json.dumps(request([1.0])).encode())
+        assert (found.form, found.inputs["x"].tolist()) == (None, [1.0])
+    off.heads.remember(GET, RequestHead(b"GET", b"/", {}, keep_alive=True))
+    assert (off.heads.split(GET), len(off.heads), len(off.templates)) == (None, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_of_two_equal_keys_the_last_counts(twice):
 def test_a_large_body_teaches_nothing():
     known = RequestTemplates()
     known.parse(json.dumps(request([0.5] * 20_000)).encode())
-    assert known._known == []
+    assert len(known) == 0
 
 
 values = st.floats(width=32) | st.integers(-5, 300) | st.booleans() | st.none() | st.text(max_size=3)
@@ -212,7 +212,7 @@ def test_known_heads_are_few_and_short():
     pieces = [b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % i for i in range(1100)]
     requests, server, _ = asyncio.run(heard(*pieces, limits=HttpLimits(pipelined=2000)))
     assert len(requests) == 1100
-    assert 0 < len(server.heads._known) <= 512
+    assert 0 < len(server.heads) <= 512
 
 
 starts = st.sampled_from([GET, POST + b"hello", POST + b"again", *OTHER_WAYS[2:4], OTHER_WAYS[5]])

@@ -48,9 +48,14 @@ class _Template:
 class RequestTemplates:
     """Learned from what comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, most: int = _MOST, patience: int = _PATIENCE) -> None:
+        """`most`: how many are known at a time; 0 is none. `patience`: requests of no known form until all is learned anew."""
+        self._most, self._patience = most, patience
         self._known: list[_Template] = []
         self._strangers = 0
+
+    def __len__(self) -> int:
+        return len(self._known)
 
     def parse(self, body: bytes) -> InferRequest:
         """What `parse_request` makes of a body without binary tensors, and what it raises, to the letter."""
@@ -80,10 +85,10 @@ class RequestTemplates:
         if len(body) > _LARGEST:
             return
         self._strangers += 1
-        if self._strangers > _PATIENCE:
+        if self._strangers > self._patience:
             self._strangers = 0
             self._known.clear()
-        if self._strangers < _TRIES and len(self._known) < _MOST:
+        if self._strangers < _TRIES and len(self._known) < self._most:
             form = _form_of(body, request)
             if form is not None:
                 self._known.append(form)

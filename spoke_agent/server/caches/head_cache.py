@@ -44,8 +44,13 @@ NO_HEAD: Final = RequestHead(b"", b"", {}, keep_alive=False)
 class HeadCache:
     """Heads by their bytes, those of the last line included."""
 
-    def __init__(self) -> None:
-        self._known: BoundedCache[bytes, tuple[RequestHead, int]] = BoundedCache(_MOST)
+    def __init__(self, *, most: int = _MOST) -> None:
+        """`most`: how many are known at a time; 0 is none."""
+        self._most = most
+        self._known: BoundedCache[bytes, tuple[RequestHead, int]] = BoundedCache(most)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
     def split(self, data: bytes) -> tuple[RequestHead, bytes] | None:
         """Head and body of what is exactly one request with a known head; None for all else."""
@@ -57,6 +62,8 @@ class HeadCache:
 
     def remember(self, data: bytes, head: RequestHead) -> None:
         """Keep the head that `data` starts with, unless it is long or says more of the body than where it ends."""
+        if not self._most:
+            return
         end = data.find(_END) + 4
         if data[:1].isalpha() and end <= _LONGEST and head.keep_alive and _OWN_WAY.isdisjoint(head.headers):
             self._known.remember(data[:end], (head, head.body_bytes))
