@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -14,20 +13,11 @@ from hub.config.settings import load_settings
 from hub.registry.remote_backend import ExternalRegistry
 from hub.store.audit import verify_audit
 from hub.store.database import Database
+from model_formats.core.check_result import CheckResult
 from model_formats.core.errors import SpokeshaveError
 from provisioning.identity.ca import DeviceCA
 
-__all__ = ["CHECKS", "CheckResult", "examine"]
-
-
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """The outcome of one check. `advice` is empty where all is well."""
-
-    check: str
-    ok: bool
-    found: str
-    advice: str = ""
+__all__ = ["CHECKS", "examine"]
 
 
 def examine(home: HubHome) -> list[CheckResult]:

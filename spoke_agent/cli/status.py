@@ -9,8 +9,8 @@ import click
 from model_formats.core.console import Context, emit, out, pass_context, table
 
 if TYPE_CHECKING:
+    from model_formats.core.check_result import CheckResult
     from spoke_agent.daemon.status import ModelStatus, SpokeStatus
-    from spoke_agent.doctor import Finding
 
 __all__ = ["doctor", "status"]
 
@@ -37,7 +37,7 @@ def doctor(ctx: Context) -> None:
     from spoke_agent.site.home import SpokeHome
 
     findings = examine(SpokeHome(ctx.home))
-    emit(ctx, {"findings": [asdict(f) for f in findings], "ok": not findings}, lambda _: _tell(findings))
+    emit(ctx, {"findings": [_ailment(f) for f in findings], "ok": not findings}, lambda _: _tell(findings))
     if findings:
         raise click.exceptions.Exit(6)
 
@@ -79,14 +79,19 @@ def _link(agent: Mapping[str, Any]) -> str:
     return ", offline" if agent.get("offline") else ", connected" if agent.get("connected") else ", no connection to the hub"
 
 
-def _tell(findings: "list[Finding]") -> None:
+def _ailment(finding: "CheckResult") -> dict[str, str]:
+    """For `--json`."""
+    return {"ailment": finding.check, "issue": finding.found, "remedy": finding.advice}
+
+
+def _tell(findings: "list[CheckResult]") -> None:
     from rich.text import Text
 
     if not findings:
         out.print("nothing ails this spoke")
     for finding in findings:
-        out.print(Text.assemble((finding.ailment, "bold"), f": {finding.issue}"))
-        out.print(Text(f"  {finding.remedy}"))
+        out.print(Text.assemble((finding.check, "bold"), f": {finding.found}"))
+        out.print(Text(f"  {finding.advice}"))
 
 
 def _share(model: "ModelStatus") -> str:

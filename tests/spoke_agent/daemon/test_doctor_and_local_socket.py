@@ -20,18 +20,18 @@ from tests.spoke_agent.fakes import Behaviour
 
 
 def ailments(field):
-    return {finding.ailment: finding for finding in examine(field.home)}
+    return {finding.check: finding for finding in examine(field.home)}
 
 
 def test_a_home_without_an_identity_has_one_ailment(tmp_path):
     (finding,) = examine(SpokeHome(tmp_path))
-    assert finding.ailment == "identity"
-    assert "spoke enrol" in finding.remedy
+    assert finding.check == "identity"
+    assert "spoke enrol" in finding.advice
 
 
 def test_a_stopped_spoke_without_metadata_says_so(field):
     found = ailments(field)
-    assert "agent" in found["processes"].issue
+    assert "agent" in found["processes"].found
     assert "trust" in found
 
 
@@ -46,12 +46,12 @@ def test_damage_to_a_served_file_is_found(field):
 
     victim = open_package(BlobStore(field.home.store), index).path("variants/onnx-int8/model.onnx")
     victim.write_bytes(b"rust" + victim.read_bytes()[4:])
-    assert "digits@1" in ailments(field)["files"].issue
+    assert "digits@1" in ailments(field)["files"].found
 
 
 def test_open_keys_are_found(field):
     (field.home.identity / "device.key").chmod(0o644)
-    assert "chmod 600" in ailments(field)["identity"].remedy
+    assert "chmod 600" in ailments(field)["identity"].advice
 
 
 def test_every_command_of_the_table_can_be_imported():
@@ -62,15 +62,15 @@ def test_every_command_of_the_table_can_be_imported():
 def test_settings_that_cannot_be_read_are_found_once_under_their_own_name(field, monkeypatch):
     monkeypatch.setenv("SPOKE_TICK_S", "often")
     found = ailments(field)
-    assert "tick_s" in found["settings"].issue
+    assert "tick_s" in found["settings"].found
     assert "disk" not in found
 
 
 def test_a_policy_that_closes_the_door_by_mistake_is_found(field):
     (field.home.root / "egress.yaml").write_text("allow: [\n")
     found = ailments(field)["egress"]
-    assert "not a policy" in found.issue
-    assert "Nothing leaves meanwhile" in found.remedy
+    assert "not a policy" in found.found
+    assert "Nothing leaves meanwhile" in found.advice
 
 
 @pytest.mark.parametrize("text", ["tick_s = -1", "nonsense = 1", "download_hours = 'noon'", "= broken"])
@@ -144,7 +144,7 @@ def _off(field, **how):
 def test_a_package_that_is_off_here_is_told_by_variant(field):
     _off(field, golden=False)
     field.settled("failed")
-    issue = ailments(field)["updates"].issue
+    issue = ailments(field)["updates"].found
     assert "onnx-int8: golden_mismatch, onnx-fp32: golden_mismatch; CPU class " in issue
 
 

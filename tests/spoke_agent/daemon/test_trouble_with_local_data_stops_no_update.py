@@ -20,12 +20,12 @@ def test_a_spoke_that_lost_its_site_key_takes_the_next_version(field, caplog):
     field.hub.want(ME, second, 2)
     field.until(lambda: field.hub.reports[ME][-1].version == 2 and field.hub.chain(ME)[-1] == "committed")
     assert not (field.home.identity / "site.key").exists()
-    assert "site.key" in {f.ailment: f for f in examine(field.home)}["data"].issue
+    assert "site.key" in {f.check: f for f in examine(field.home)}["data"].found
 
 
 def test_a_policy_that_cannot_be_read_is_an_ailment_with_its_field(field):
     (field.home.root / "egress.yaml").write_text("allow: [{kind: everything}]")
-    assert "allow.0.kind" in {f.ailment: f for f in examine(field.home)}["egress"].issue
+    assert "allow.0.kind" in {f.check: f for f in examine(field.home)}["egress"].found
 
 
 def test_on_a_full_disk_nothing_leaves_and_afterwards_all_of_it_does(field):

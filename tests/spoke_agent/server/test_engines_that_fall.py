@@ -108,8 +108,8 @@ def test_where_every_way_crashes_the_server_lives_and_the_old_version_answers(si
     assert running.infer(body()).status_code == 200
     finding = champion.check(SpokeHome(site.home))
     assert finding is not None
-    assert "digits@2 (onnx-fp32) is not loaded on this CPU" in finding.issue
-    assert "digits@1 answers" in finding.issue
+    assert "digits@2 (onnx-fp32) is not loaded on this CPU" in finding.found
+    assert "digits@1 answers" in finding.found
 
 
 def test_an_engine_that_hangs_is_ended_and_left_out(site, run, children):

@@ -113,8 +113,8 @@ def test_doctor_names_the_process_the_address_and_what_to_do(tmp_path: Path) -> 
     watched(tmp_path, PYTHON)
     found = network.check(home)
     assert found is not None
-    assert "server: 192.0.2.7:443" in found.issue
-    assert "may_call" in found.remedy
+    assert "server: 192.0.2.7:443" in found.found
+    assert "may_call" in found.advice
     home.strangers("agent").write_text("{half a")
     assert network.check(home) == found
 
@@ -127,6 +127,6 @@ def test_doctor_finds_what_a_telemetry_client_left_behind(tmp_path: Path, monkey
     left.mkdir(parents=True)
     found = telemetry.check(SpokeHome(tmp_path))
     assert found is not None
-    assert str(left) in found.issue
-    assert json.dumps(f"rm -r {left}")[1:-1] in found.remedy
+    assert str(left) in found.found
+    assert json.dumps(f"rm -r {left}")[1:-1] in found.advice
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
