@@ -63,6 +63,7 @@ class AdmissionQueue:
     @contextlib.contextmanager
     def place(self, zone: str, caller: str) -> Iterator[None]:
         """A place while the block runs. Raises TooManyDownloads."""
+        # Each zone has places of its own, so that a crowd in one does not shut out another.
         held, begin = self._zones.setdefault(zone, _Zone()), self._clock.monotonic()
         if held.taken >= self._limit:
             raise TooManyDownloads(zone, self._limit, self._come_again(held, caller, begin))
@@ -72,12 +73,14 @@ class AdmissionQueue:
             yield
         finally:
             held.taken -= 1
+            # A running mean of how long a place is held: it follows the fleet's lines, and needs no history.
             held.mean_s += _NEWEST * (self._clock.monotonic() - begin - held.mean_s)
 
     def lively(self, send: Send) -> Send:
         """`send`, which raises TimeoutError when the other end took nothing for too long."""
 
         async def sending(message: Message) -> None:
+            # A client that stops reading would otherwise hold its place for ever.
             async with asyncio.timeout(self._stall_s):
                 await send(message)
 
@@ -85,11 +88,14 @@ class AdmissionQueue:
 
     def _come_again(self, zone: _Zone, caller: str, now: float) -> int:
         """Seconds, 1 at least."""
+        # Callers that did not come back would make everybody behind them wait longer.
         while zone.waiting and next(iter(zone.waiting.values()))[1] + _LATE_S < now:
             zone.waiting.popitem(last=False)
+        # Who comes again keeps the first turn, so nobody gains by asking often.
         turn = zone.waiting[caller][0] if caller in zone.waiting else next(zone.turns)
         first = next(iter(zone.waiting.values()), (turn, now))[0]
         before = min(turn - first, len(zone.waiting))
+        # Jitter, so that callers with neighbouring turns do not come in the same second.
         wait = min(LONGEST_WAIT_S, zone.mean_s * (before / self._limit + 1)) * _random.uniform(0.75, 1.25)
         seconds = max(1, round(wait))
         if caller in zone.waiting or len(zone.waiting) < MAX_WAITING:

@@ -66,6 +66,7 @@ class ExternalRegistry:
         if url.scheme not in ("https", "http") or not url.host:
             raise SettingsInvalid(f"registry_url: {settings.registry_url!r} is no http or https address")
         password = _password(settings)
+        # A test registry on this machine may do without TLS; anything else would show the password to the network.
         if password and url.scheme == "http" and url.host not in ("127.0.0.1", "localhost", "::1"):
             raise SettingsInvalid("registry_url: a password is sent over https only", hint="Write https:// in registry_url.")
         auth = RegistryAuth(settings.registry_user, password, host=url.netloc.decode()) if settings.registry_user else None
@@ -111,6 +112,7 @@ class ExternalContents:
         self._origins, self._partial = folder / "origins", folder / "partial"
         for place in (self._origins, self._partial):
             place.mkdir(parents=True, exist_ok=True)
+        # One fetch per blob: a ring that asks for a blob at once costs that registry one download.
         self._fetches: dict[str, Future[None]] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(_FETCHES, thread_name_prefix="registry-fetch")
@@ -138,6 +140,7 @@ class ExternalContents:
         """See Contents. Raises RegistryDown, ExternalRegistryRefused, PackageTampered."""
         file = self._near.path(digest)
         with contextlib.suppress(FileNotFoundError):
+            # Marks it as used: the cache drops what was not used for longest.
             os.utime(file)
             return file
         if (fetch := self._fetch(digest)) is not None:
@@ -157,6 +160,7 @@ class ExternalContents:
         with _as_external_refusal():
             self._registry.repository(repository).put_blob(file, blob)
         self._remember(digest, _Origin(repository, blob.size))
+        # Remembered first and moved second: a crash in between costs a fetch, not a blob.
         settle(file, self._near.path(digest))
         self._trim()
 
@@ -167,6 +171,7 @@ class ExternalContents:
             source = self._registry.repository(origin.repository).name
             with _as_external_refusal():
                 self._registry.repository(repository).put_blob(self.path(digest), blob, mount_from=source)
+        # Asked again under the lock, since another thread may have finished the fetch meanwhile.
         elif self._near.has(digest):
             os.utime(self._near.path(digest))
 

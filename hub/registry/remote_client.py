@@ -59,10 +59,12 @@ class RemoteRepository:
 
     def put_blob(self, file: Path, blob: Descriptor, *, mount_from: str | None = None) -> None:
         """Send a blob that is not there yet; from another repository of the registry, if it can be had there."""
+        # Versions share most files; what is there is not sent again.
         if self.holds(blob.digest):
             return
         query = {"mount": blob.digest, "from": mount_from} if mount_from else {}
         started = self._ask("POST", "/blobs/uploads/", params=query, expect=(201, 202))
+        # Mounted: the registry had the blob in another repository.
         if started.status_code == 201:
             return
         upload = _Upload(_location(started), file, blob)
@@ -88,6 +90,7 @@ class RemoteRepository:
         """Put a manifest or index under a tag or its digest; a referrer can be found from its subject afterwards."""
         answer = self._ask("PUT", f"/manifests/{reference}", content=data, headers={"Content-Type": media_type}, expect=(201,))
         subject = _subject(data, media_type)
+        # The specification's sign that the registry lists referrers itself; without it the client keeps the list.
         if subject and "OCI-Subject" not in answer.headers:
             self._list_referrer(subject, _entry(data, media_type))
 
@@ -122,6 +125,7 @@ class RemoteRepository:
             self._stand(upload)
         size = min(self._chunk, upload.blob.size - upload.offset)
         headers = {"Content-Range": f"{upload.offset}-{upload.offset + size - 1}", **_octets(size)}
+        # Until the answer is here nobody knows how much has arrived; the next try asks.
         upload.broken = True
         answer = self._ask("PATCH", upload.where, content=upload.slice(size), headers=headers, expect=(202,))
         upload.broken, upload.where = False, _location(answer)
@@ -151,14 +155,17 @@ class RemoteRepository:
         have = part.stat().st_size
         if have >= blob.size:
             return
+        # A compressed answer could not be continued at a byte, nor bounded by the blob's size.
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         try:
             with self._client.stream(
                 "GET", f"{self._base}/blobs/{blob.digest}", headers=headers, follow_redirects=True
             ) as answer:
                 self._expect(answer, (200, 206))
+                # A registry without ranges answers 200 with the whole: begin the file again.
                 with part.open("ab" if answer.status_code == 206 else "wb") as out:
                     for piece in answer.iter_bytes(_PIECE):
+                        # Stopped before it is written: a registry must not be able to fill this disk.
                         if out.tell() + len(piece) > blob.size:
                             raise PackageTampered(f"{blob.path or blob.digest}: {self._base} gives more than {blob.size} bytes")
                         out.write(piece)
@@ -237,6 +244,7 @@ class RemoteRepository:
         told = f"{answer.request.method} {answer.request.url}: {status} {_why(answer)}"
         if status in (401, 403):
             raise NotAuthorized(told)
+        # Worth another try; every other refusal would come again.
         if status >= 500 or status == 429:
             raise RegistryDown(told)
         refused = RegistryRefused(told)

@@ -46,6 +46,7 @@ def export(build: BuildSession, source: ModelSource) -> None:
     contract, learning = build.options.contract, build.options.learning == "adapter"
     raw = build.folder / "raw.onnx"
     source.export(raw, contract)
+    # Enough to see a wrong export, few enough for large models: each row is run three times.
     few = {n: a[:32] for n, a in build.data.held_out.inputs.items()}
     names = [o.name for o in contract.outputs]
     before = dict(zip(names, open_session(raw).run(few, names), strict=True))
@@ -57,6 +58,7 @@ def export(build: BuildSession, source: ModelSource) -> None:
     raw.unlink()
     if learning and build.point is None:
         build.note("no separable linear head: this model cannot be adapted at sites")
+    # Compared twice, so that the message says whether our change of the head or the exporter is at fault.
     _check_parity(build, few, before, "the graph before its head was exposed")
     if (wanted := source.reference(few, contract)) is not None:
         _check_parity(build, few, wanted, f"the {source.format} source")
@@ -169,6 +171,7 @@ def settle(build: BuildSession, golden: Golden) -> None:
         right = [t.trial.candidate for t in done if t.evidence.right]
         build.classes[variant] = tuple(t.evidence for t in done)
         if right:
+            # Only ONNX Runtime can switch heads for a request, so it comes first for ONNX files even where OpenVINO is faster.
             own = "openvino" if variant == IR else "onnxruntime"
             build.chosen[variant] = next((c for c in right if c.engine == own), right[0])
             continue
@@ -194,6 +197,7 @@ def try_other_classes(build: BuildSession, golden: Golden) -> None:
     work.mkdir()
     try:
         write_golden(work / "golden.npz", golden)
+        # Shuffled with a fixed seed: an emulator that gets through a part has then scored a fair sample, the same each time.
         write_rows(work / "rows.npz", held.take(np.random.default_rng(0).permutation(len(held))))
         question = TrialQuestion(
             tuple(t for t in trials_of({v: build.main(v) for v in build.recipes}) if find_spec(t.candidate.engine) is not None),
@@ -224,6 +228,7 @@ def gate_on_every_class(build: BuildSession, gate: GateResult, reference: float)
         (one.score, variant, one)
         for variant in build.recipes
         for one in build.classes[variant]
+        # A score over fewer rows is too noisy for a gate of a percent.
         if variant != FP32 and one.right and one.score is not None and one.rows == rows
     ]
     if not found:

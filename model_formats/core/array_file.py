@@ -34,6 +34,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write arrays in name order, uncompressed. Equal arrays give equal bytes. Raises ArraysRefused on object arrays."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(arrays):
+            # `ascontiguousarray` makes a scalar one-dimensional; the reshape gives it its shape back.
             array = np.ascontiguousarray(arrays[name]).reshape(np.shape(arrays[name]))
             if array.dtype.kind not in _KINDS:
                 raise ArraysRefused(f"{path.name}: {name}: type {array.dtype} cannot be kept as plain numbers or text")
@@ -54,8 +55,10 @@ def read_arrays(path: Path, *, max_bytes: int = 64 << 20) -> dict[str, Array]:
 
 def _check_directory(file: str, members: list[zipfile.ZipInfo], max_bytes: int) -> None:
     names = [m.filename for m in members]
+    # A name twice: two readers could read two different arrays from one signed file.
     if len(members) > _MAX_MEMBERS or len(set(names)) != len(names):
         raise ArraysRefused(f"{file}: {len(members)} members, more than {_MAX_MEMBERS} or with a name twice")
+    # Uncompressed only, so that sizes in the directory are the sizes in memory: no decompression bomb.
     if any(not name.endswith(".npy") or m.compress_type != zipfile.ZIP_STORED for name, m in zip(names, members, strict=True)):
         raise ArraysRefused(f"{file}: a member is compressed or not an array")
     if (total := sum(m.file_size for m in members)) > max_bytes:
@@ -66,6 +69,7 @@ def _read(file: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array
     with archive.open(member) as stream:
         shape, fortran, dtype = _header(stream)
         size = math.prod(shape) * dtype.itemsize
+        # Checked before anything is read: an object array would be a pickle, and a shape can claim any size.
         if dtype.kind not in _KINDS or size > member.file_size:
             raise ArraysRefused(
                 f"{file}: {member.filename}: type {dtype} of shape {shape} is not allowed or does not fit the member"
@@ -80,4 +84,5 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(stream)
     if version not in _HEADERS:
         raise ValueError(f"array format {version}")
+    # NumPy parses the header as a Python literal; a long one costs time and memory.
     return _HEADERS[version](stream, max_header_size=4096)

@@ -130,6 +130,7 @@ def missing(blobs: BlobReader, index: str, index_size: int, variant: str | None 
     In order: the index; the manifests; `package.json`, the block list and the small configs; the other common files; with
     `variant`, its files. Sizes are checked before anything is fetched. Raises PackageInvalid, PackageTampered.
     """
+    # The size comes from signed metadata, but a parser of JSON still needs a bound.
     if index_size > MAX_JSON:
         raise PackageInvalid(f"index: {index_size} bytes, more than the {MAX_JSON} allowed")
     if not blobs.has(index):
@@ -140,11 +141,13 @@ def missing(blobs: BlobReader, index: str, index_size: int, variant: str | None 
     manifests = {name: _manifest(blobs, name, d.digest) for name, d in listed.items()}
     files = _files(manifests)
     configs = [m.config.plain for m in manifests.values()]
+    # The specification decides which variant is wanted, and the block list lets every later block be checked on arrival.
     early = [files[name] for name in (SPEC, BLOCKS)]
     common = [blob for name, blob in files.items() if not is_variant_file(name)]
     if variant is not None and variant not in manifests:
         raise PackageInvalid(f"index: has no variant {variant!r}")
     own = [blob for name, blob in files.items() if variant and is_variant_file(name, variant)]
+    # In stages: later stages are known only from the files of the earlier ones.
     return _absent(blobs, [*configs, *early]) or _absent(blobs, common) or _absent(blobs, own)
 
 

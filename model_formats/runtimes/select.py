@@ -109,6 +109,7 @@ def try_engines(
         try:
             session = open_session(path, engine=one.engine, mode=one.mode, threads=threads, allow_bf16=allow_bf16)
             result = check_golden(session, golden, variant)
+            # Timed only if right: how fast a wrong answer comes does not matter.
             trials.append(EngineTrial(one, result, _median_ms(session, golden, runs, clock) if result.ok else None))
         except SpokeshaveError as e:
             trials.append(EngineTrial(one, None, None, e.message))
@@ -116,9 +117,11 @@ def try_engines(
 
 
 def _median_ms(session: Session, golden: Golden, runs: int, clock: Callable[[], float]) -> float:
+    # One row, since most requests at a site are single rows.
     row = {name: array[:1] for name, array in golden.inputs.items()}
     times: list[float] = []
     began = clock()
+    # Three runs at least, so that the first, which allocates, is not the median.
     while len(times) < runs and (len(times) < 3 or clock() - began < 0.2):
         start = clock()
         session.run(row)

@@ -172,6 +172,7 @@ def write_bundle(
     wish = unseal(directive, [director.public_key], Directive)
     small = {DIRECTIVE: directive, **{f"tuf/{name}": data for name, data in tuf.items()}}
     small |= {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}', "index.json": _index_json(contents)}
+    # Variants share their common files; each blob is carried once.
     unique = list({d.digest: d for d in contents}.values())
     bundle = Bundle(
         site=wish.site,
@@ -186,11 +187,14 @@ def write_bundle(
             *(Item(name=f"blobs/sha256/{hex_of(d.digest)}", size=d.size, digest=d.digest) for d in unique),
         ),
     )
+    # The inventory is the first member: the reader checks it before it takes a byte of a blob.
     members = {HEAD: seal(bundle, director), **small}
     with atomic_file(out, mode=0o600) as file:
         if recipient is None:
             _write_tar(file, members, unique, blobs)
         else:
+            # A tar must know sizes before contents, and the cipher takes a stream: so the clear form lies beside, unnamed, for
+            # a moment.
             with tempfile.TemporaryFile(dir=out.parent) as clear:
                 _write_tar(clear, members, unique, blobs)
                 clear.seek(0)
@@ -242,6 +246,7 @@ def apply_bundle(
         members = _members(_clear(file, private))
         head = _head(members)  # 1
         tuf = {name.removeprefix("tuf/"): data for name, data in head.small.items() if name.startswith("tuf/")}
+        # Before the inventory, since only this set says which director may have signed it.
         released = trust.update(tuf.get, lane="sideload")  # 2
         bundle = _verify_bundle(head, released, me, zone)  # 3
         envelope = head.small[DIRECTIVE]
@@ -318,6 +323,7 @@ def _members(reader: _Reader) -> Iterator[_Member]:
             raise BundleRefused(Reason.PACKAGE_INVALID, f"{info.name[:100]!r} is not a plain file")
         left = [info.size]
         yield _Member(info.name, info.size, _chunks(reader, left))
+        # Whoever took the member may have skipped it (it is in the store already): read on to the next.
         for _rest in _chunks(reader, left):
             pass
         _exactly(reader, -info.size % _RECORD)
@@ -350,6 +356,7 @@ def _head(members: Iterator[_Member]) -> _Head:
         room -= member.size
         if room < 0:
             raise BundleRefused(Reason.PACKAGE_INVALID, f"the head of the bundle is larger than {MAX_HEAD} bytes")
+        # Two members of one name: the one that was checked need not be the one that is used.
         if member.name in small:
             raise BundleRefused(Reason.PACKAGE_INVALID, f"{member.name!r} is in the bundle twice")
         small[member.name] = b"".join(member.chunks)
@@ -398,6 +405,7 @@ def _take_blobs(
     listed = {item.name: item for item in bundle.items if item.name.startswith("blobs/")}
     done = 0
     for member in _rest(first, members):
+        # Popped, so that a second member of the same name is refused.
         item = listed.pop(member.name, None)
         if item is None or item.size != member.size or member.name != f"blobs/sha256/{hex_of(item.digest)}":
             raise BundleRefused(Reason.PACKAGE_TAMPERED, f"{member.name[:100]!r} is not in the inventory, or not like that")

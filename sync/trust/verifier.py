@@ -86,6 +86,7 @@ def verify_directive(
 
     Raises EnvelopeRefused or DirectiveRefused with the reason; DocumentRefused for a rightly signed document of another schema.
     """
+    # The signature first: nothing of a document is read, not even for an error message, before it is known who wrote it.
     directive = unseal(data, released.director_keys, Directive, released.director_threshold)  # 1
     if (directive.site, directive.spoke, directive.zone) != (me.site, me.spoke, zone):  # 2
         raise DirectiveRefused(
@@ -96,6 +97,8 @@ def verify_directive(
         raise DirectiveRefused(
             Reason.DIRECTIVE_REPLAYED, f"generation {directive.generation} is older than {last_generation}, which was accepted"
         )
+    # The same directive again is normal (it is retained at the broker); another one under its number is an attack or a cloned
+    # hub.
     if directive.generation == last_generation and last_digest not in (None, directive.digest):
         raise DirectiveRefused(Reason.DIRECTIVE_REPLAYED, f"two different directives of generation {last_generation}")
     if not directive.issued < directive.expires:  # 4
@@ -106,6 +109,7 @@ def verify_directive(
             f"the directive expired on {directive.expires:%Y-%m-%d %H:%M}; trusted time is {now:%Y-%m-%d %H:%M}",
             hint="The hub issues a new one by itself while it runs.",
         )
+    # The accepted directive stays in force: a spoke without news serves on.
     if directive.generation > last_generation and released.expired:
         raise DirectiveRefused(
             Reason.METADATA_EXPIRED,
@@ -119,6 +123,7 @@ def verify_release(
 ) -> ReleaseTarget:
     """Steps 5 to 9. Raises ReleaseRefused or MetadataRefused, with the reason."""
     ref = ModelRef(desired.model, desired.version)
+    # Expired metadata still says what was released; what was denied since it cannot say.
     if released.expired:  # 5
         raise MetadataRefused(Reason.METADATA_EXPIRED, f"{', '.join(released.expired)} metadata expired; nothing new is taken")
     if desired.index in released.denied:  # 6
@@ -164,6 +169,7 @@ def verify_contents(
     if regime not in spec.residency.regimes:
         raise ContentsRefused(Reason.REGIME_FORBIDDEN, f"{release.ref}: its residency label does not allow regime {regime}")
     publisher = _verify_publisher(package, bundle, release, released)  # 11
+    # Single files too: a bad weight file can be denied in whatever version it comes again.
     denied = {blob.digest for blob in package.files.values()} | {f"sha256:{publisher.name}"}  # 12
     if found := sorted(denied & released.denied):
         raise ContentsRefused(Reason.DENIED, f"{release.ref}: {found[0][:19]} is on the deny list")
@@ -192,6 +198,7 @@ def verify_report(
     report = unseal(data, [device_key], Report, reason=Reason.REPORT_UNTRUSTED)  # 14
     if (report.site, report.spoke) != (spoke.site, spoke.spoke):
         raise ReportRefused(Reason.REPORT_UNTRUSTED, f"the report of {report.site}/{report.spoke} came from {spoke}")
+    # The sequence alone would refuse a spoke for good whose counter was set back; the nonce alone would need all of history.
     if report.sequence <= last_sequence or report.nonce in seen_nonces:  # 15
         raise ReportRefused(Reason.REPORT_REPLAYED, f"report {report.sequence} of {spoke} was seen before ({last_sequence})")
     if report.time > now + MAX_AHEAD:  # 16
@@ -203,6 +210,7 @@ def verify_report(
 
 
 def _check_step_back(current: ModelRef, wanted: ModelRef, released: Released) -> None:
+    # Judged by the terms of the version that runs: its author knows what may come after it.
     held = released.version(current)
     if held is not None and (held.digest in released.denied or wanted.version in ReleaseTerms.of(held.custom).fallback):
         return
