@@ -17,16 +17,25 @@ __all__ = ["doctor", "status"]
 
 @click.command()
 @click.option("--lines", default=10, show_default=True, help="Lines of history.")
+@click.option("--plan", is_flag=True, help="Show the steps that lie ahead of each model, too.")
 @pass_context
-def status(ctx: Context, *, lines: int) -> None:
+def status(ctx: Context, *, lines: int, plan: bool) -> None:
     """What this spoke serves, what it is asked for, and how far it is. Works with and without a running agent."""
+    from spoke_agent.cli.plan import show_plan
+    from spoke_agent.daemon.plan import read_plan
     from spoke_agent.daemon.status import ask_agent, read_status
     from spoke_agent.site.home import SpokeHome
 
     home = SpokeHome(ctx.home)
     found = read_status(home, lines=lines)
-    agent = ask_agent(home)
-    emit(ctx, {**_plain(found), **agent}, lambda _: _show(found, agent))
+    agent, ahead = ask_agent(home), read_plan(home) if plan else ()
+    view = {**_plain(found), **agent, **({"plan": [p.plain for p in ahead]} if plan else {})}
+
+    def show(_view: object) -> None:
+        _show(found, agent)
+        show_plan(ahead)
+
+    emit(ctx, view, show)
 
 
 @click.command()

@@ -28,7 +28,7 @@ from spoke_agent.update.background import InlineJobs, Jobs, ThreadJobs
 from spoke_agent.update.capacity import boot_id, read_capacity
 from spoke_agent.update.controller import UpdateController
 from spoke_agent.update.environment import UpdatePorts, UpdateSite
-from spoke_agent.update.executor import StateHandlers
+from spoke_agent.update.executor import StepRunner
 from spoke_agent.update.interfaces import ServingProcess, Transport
 from spoke_agent.update.journal import Journal
 from spoke_agent.update.reports import ReportWriter
@@ -59,7 +59,7 @@ class AgentComponents:
     site: SiteContext
     journal: Journal
     verifier: SiteVerifier
-    steps: StateHandlers
+    runner: StepRunner
     arrivals: Arrivals
     server: ServingProcess
     outbox: Outbox
@@ -128,9 +128,9 @@ def _components(
     transport = _transport(site.identity, settings, pace, trusted, bus)
     ports = UpdatePorts(site.store, verifier, transport, server, data or _NoLabels())
     arrivals = Arrivals(journal)
-    handlers = StateHandlers(facts, ports, arrivals)
+    runner = StepRunner(facts, ports, arrivals)
     reports = ReportWriter(site.identity.spoke, server, _sealer(site.identity, outbox), trusted.now)
-    controller = UpdateController(journal, handlers, facts, ports, reports, jobs, inbox.wake)
+    controller = UpdateController(journal, runner, facts, ports, reports, jobs, inbox.wake)
     maintenance = Maintenance(
         site,
         data,
@@ -142,7 +142,7 @@ def _components(
     )
     link = HubLink(bus, HubReporter(bus, site.identity.spoke, journal, server, trusted)) if bus is not None else None
     agent = Agent(site, settings, journal, verifier, controller, inbox, maintenance, link)
-    return AgentComponents(agent, inbox, site, journal, verifier, handlers, arrivals, server, outbox, data)
+    return AgentComponents(agent, inbox, site, journal, verifier, runner, arrivals, server, outbox, data)
 
 
 def _verifier(site: SiteContext) -> SiteVerifier:

@@ -8,7 +8,7 @@ from spoke_agent.site.settings import SpokeSettings
 from sync.core.clock import Clock
 from sync.transfer.limits import Hours, LocalHours
 
-__all__ = ["OpeningHours", "SiteHours"]
+__all__ = ["OpeningHours", "SiteHours", "Waits"]
 
 
 class OpeningHours:
@@ -31,6 +31,14 @@ class OpeningHours:
 
 
 @dataclass(frozen=True, slots=True)
+class Waits:
+    """Seconds until the site's hours begin; 0 within them."""
+
+    download_s: float = 0.0
+    switch_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class SiteHours:
     """When this site lets packages come, and when it lets a new version begin to answer."""
 
@@ -42,3 +50,7 @@ class SiteHours:
         """Both settings on one clock: trusted time, since a machine's own clock may be hours off."""
         zone = settings.timezone
         return cls(OpeningHours(settings.download_hours, zone, clock), OpeningHours(settings.switch_hours, zone, clock))
+
+    def waits(self) -> Waits:
+        """How long to wait for each from now."""
+        return Waits(self.download.wait(), self.switch.wait())

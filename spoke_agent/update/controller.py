@@ -14,11 +14,12 @@ from spoke_agent.server_api.errors import ServerUnreachable
 from spoke_agent.site.slots import ModelSlots, edit_slots, read_slots
 from spoke_agent.update.background import BackgroundJob, Jobs
 from spoke_agent.update.environment import UpdatePorts, UpdateSite
-from spoke_agent.update.executor import RESUMABLE, RetryLater, StateHandlers, StepOutcome
+from spoke_agent.update.executor import RetryLater, StepOutcome, StepRunner
 from spoke_agent.update.journal import Draft, Journal, UnreadableRow
 from spoke_agent.update.planner import cancel_reason, next_event
 from spoke_agent.update.reports import ReportWriter
 from spoke_agent.update.state_machine import ACTIVE, MAX_SAVES, Event, next_state
+from spoke_agent.update.step_planner import RESUMABLE, plan_entry
 from spoke_agent.update.update import Update, fresh
 from sync.core.types import TERMINAL, Reason, State
 from sync.protocol.messages import DesiredModel, Directive
@@ -52,7 +53,7 @@ class UpdateController:
     def __init__(
         self,
         journal: Journal,
-        handlers: StateHandlers,
+        runner: StepRunner,
         site: UpdateSite,
         ports: UpdatePorts,
         reports: ReportWriter,
@@ -60,7 +61,7 @@ class UpdateController:
         wake: Callable[[], None] = lambda: None,
     ) -> None:
         """`wake` is called from any thread when a job ends."""
-        self._journal, self._handlers, self._reports = journal, handlers, reports
+        self._journal, self._runner, self._reports = journal, runner, reports
         self._slots, self._settings, self._timer = site.slots, site.settings, site.timer
         self._trust, self._server, self._jobs, self._wake = ports.trust, ports.server, jobs, wake
         self._directive = journal.directive()
@@ -103,7 +104,7 @@ class UpdateController:
         found = self._journal.updates().values()
         if all(isinstance(u, Update) and u.state not in ACTIVE and u.reason not in RESUMABLE for u in found):
             with contextlib.suppress(DiskFailed):  # as before; the next update that ends well tries again
-                self._handlers.collect()
+                self._runner.collect()
 
     def remark(self, reason: Reason) -> None:
         """Report that something was turned away (a directive, metadata), by the side of the first model's present state."""
@@ -197,7 +198,7 @@ class UpdateController:
             return self._move(update.seen(**run_state.counts), Event.TIMED_OUT, reason)
         if run_state.job is None:
             if self._timer().monotonic >= run_state.next_at:
-                run_state.job = self._jobs.start(lambda cancel: self._handlers.work(update, cancel), self._wake)
+                run_state.job = self._jobs.start(lambda cancel: self._runner.work(update, cancel), self._wake)
             if run_state.job is None or not run_state.job.done:
                 return False
         if not run_state.job.done:
@@ -211,7 +212,7 @@ class UpdateController:
         """
         run_state = self._run_state_of(update.model)
         if run_state.job is None and self._timer().monotonic >= run_state.next_at:
-            run_state.job = self._jobs.start(lambda _cancel: self._handlers.look(update), self._wake)
+            run_state.job = self._jobs.start(lambda _cancel: self._runner.look(update), self._wake)
         if run_state.job is None or not run_state.job.done:
             return False
         job, run_state.job = run_state.job, None
@@ -269,7 +270,7 @@ class UpdateController:
         """Do the state's first act, then sign what waits. False when the server has to come back first."""
         run_state = self._run_state_of(update.model)
         try:
-            seen = self._handlers.enter(update) if self._handlers.enters(update.state) else {}
+            seen = self._runner.enter(update) if plan_entry(update) else {}
         except (ServerUnreachable, DiskFull, DiskFailed) as e:
             run_state.why = e.message
             if not self._out_of_patience(update, run_state):

@@ -1,12 +1,12 @@
-"""What each state of an update does. One method a state; the outcome is the event that leaves it, or None to be asked again.
+"""Executes the steps of an update (`step_planner.py` says which, in each state). One method a kind of step.
 
-Every step is safe to begin again: it looks at what is there before it acts. `enter` is a state's first act where its report must
-not be sent before it is done (the switch, the way back, tidying); `work` is what the state is for.
+Every step is safe to begin again: it looks at what is there before it acts. A step that is done lets the next one begin. Any
+other result ends the round: an outcome is the event that leaves the state, None means to ask again.
 """
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,13 +25,15 @@ from spoke_agent.update.delta import by_delta, offer_for
 from spoke_agent.update.environment import UpdatePorts, UpdateSite
 from spoke_agent.update.interfaces import Release
 from spoke_agent.update.state_machine import Event
+from spoke_agent.update.step_planner import FETCHES, plan_entry, plan_work
+from spoke_agent.update.steps import Step, StepKind
 from spoke_agent.update.update import Update
 from sync.core.types import Reason, State
 from sync.protocol.messages import DesiredModel
 from sync.store import DiskFailed, DiskFull, disk_errors
 from sync.transfer.limits import BudgetExhausted
 
-__all__ = ["RESUMABLE", "StepOutcome", "StateHandlers", "RetryLater"]
+__all__ = ["Done", "RetryLater", "StepOutcome", "StepRunner"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +57,22 @@ class RetryLater:
     """What to say when the time for the step runs out meanwhile; BUDGET_EXHAUSTED is no failed try."""
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The step is done; the next one of the plan may begin."""
+
+    counts: Mapping[str, object] = field(default_factory=dict)
+    """Evidence that it gathered."""
+
+
 _Seen = StepOutcome | RetryLater | None
-RESUMABLE = frozenset({Reason.TRANSFER_FAILED, Reason.TIMEOUT, Reason.BUDGET_EXHAUSTED})
-"""What has arrived stays for the next try; the next update that ends well tidies up."""
+_Result = _Seen | Done
 _START_SLACK_S = 2.0
 """The two processes' clocks are read a moment apart."""
 
 
-class StateHandlers:
-    """The steps, over their ports. Runs on job threads, at most one for a model at a time."""
+class StepRunner:
+    """Runs on job threads, at most one for a model at a time."""
 
     def __init__(self, site: UpdateSite, ports: UpdatePorts, arrivals: Arrivals) -> None:
         self._zone, self._regime, self._hours, self._slots = site.zone, site.regime, site.hours, site.slots
@@ -71,37 +80,52 @@ class StateHandlers:
         self._store, self._trust, self._transport, self._server = ports.store, ports.trust, ports.transport, ports.server
         self._labels, self._arrivals = ports.labels, arrivals
         self._shortcuts: set[str] = set()
-        self._entries: dict[State, Callable[[Update], dict[str, object]]] = {
-            State.PROBATION: self._switch,
-            State.COMMITTED: self._commit,
-            State.ROLLED_BACK: self._go_back,
-            State.FAILED: self._drop,
-            State.REJECTED: self._drop,
-            State.IDLE: self._retire,
+        self._run: Mapping[StepKind, Callable[[Update, threading.Event], _Result]] = {
+            StepKind.WAIT_FOR_HOURS: lambda _update, _cancel: None,
+            StepKind.FETCH_METADATA: self._fetch_metadata,
+            StepKind.ADMIT: self._admit,
+            StepKind.FREE_CANDIDATE: self._free_candidate,
+            StepKind.FETCH_VARIANT: self._fetch_variant,
+            StepKind.VERIFY: self._verify,
+            StepKind.SET_CANDIDATE: self._set_candidate,
+            StepKind.COMPARE: self._compare,
+            StepKind.SWITCH: self._switch,
+            StepKind.OBSERVE: self._observe,
+            StepKind.COMMIT: self._commit,
+            StepKind.GO_BACK: self._go_back,
+            StepKind.CLEAR_CANDIDATE: self._clear_candidate,
+            StepKind.RETIRE: self._retire,
+            StepKind.FOLLOW_SLOTS: self._follow_slots,
+            StepKind.COLLECT: self._collect,
         }
-        self._works: dict[State, Callable[[Update, threading.Event], _Seen]] = {
-            State.ADMITTED: self._admit,
-            State.STAGING: self._stage,
-            State.VERIFIED: self._verify,
-            State.SHADOW: self._shadow,
-            State.ARMED: self._arm,
-            State.PROBATION: self._soak,
-        }
-
-    def enters(self, state: State) -> bool:
-        """Whether the state has a first act that its report waits for."""
-        return state in self._entries
 
     def enter(self, update: Update) -> dict[str, object]:
         """Do the first act; returns evidence seen. Raises ServerUnreachable when the server is away (what is on disk is done)."""
-        return self._entries[update.state](update)
+        seen: dict[str, object] = {}
+        for step in plan_entry(update):
+            result = self._run[step.kind](update, threading.Event())
+            seen |= result.counts if isinstance(result, Done) else {}
+        return seen
 
     def work(self, update: Update, cancel: threading.Event) -> _Seen:
         """Do, or look at, the work of an active state. Refusals and faults come as outcomes, not as exceptions."""
         try:
-            return self._works[update.state](update, cancel)
+            return self._through(update, plan_work(update, self._hours.waits()), cancel)
         except SpokeshaveError as e:
             return _outcome_of(e)
+
+    def _through(self, update: Update, plan: Sequence[Step], cancel: threading.Event) -> _Seen:
+        """One step after the other; the state is passed when all are done."""
+        with self._arrivals.fetching(update.desired.index) if FETCHES & {s.kind for s in plan} else contextlib.nullcontext():
+            seen: dict[str, object] = {}
+            for step in plan:
+                result = self._run[step.kind](update.seen(**seen), cancel)
+                if not isinstance(result, Done):
+                    return result
+                if cancel.is_set():
+                    return None
+                seen |= result.counts
+        return StepOutcome(Event.PASSED, counts=seen)
 
     def look(self, update: Update) -> _Seen:
         """Whether the committed version still runs here: None when it does, OTHER_VARIANT when it is off on this machine now."""
@@ -117,13 +141,10 @@ class StateHandlers:
 
     # ---- before the switch
 
-    def _admit(self, update: Update, cancel: threading.Event) -> _Seen:
-        release = self._release(update)
-        with self._arrivals.fetching(update.desired.index):
-            fetched = self._complete(update, release, None, cancel)
-            return None if cancel.is_set() else self._admitted(update, fetched)
+    def _fetch_metadata(self, update: Update, cancel: threading.Event) -> Done:
+        return self._received(update, self._complete(update, self._release(update), None, cancel))
 
-    def _admitted(self, update: Update, fetched: int) -> StepOutcome:
+    def _admit(self, update: Update, _cancel: threading.Event) -> StepOutcome:
         package = open_package(self._store, update.desired.index)
         if (package.spec.model, package.spec.version) != (update.model, update.desired.version):
             return StepOutcome(
@@ -136,8 +157,8 @@ class StateHandlers:
         counts: dict[str, object] = {"cpu_class": capacity.cpu_class, "passed_over": choice.passed_over}
         if choice.variant is None:
             return StepOutcome(Event.REFUSED, choice.reason, "no variant fits this machine", counts=counts)
-        total = self._total(package, choice.variant)
-        counts |= {"variant": choice.variant, "bytes_received": update.evidence.bytes_received + fetched, "bytes_total": total}
+        total, received = self._total(package, choice.variant), update.evidence.bytes_received
+        counts |= {"variant": choice.variant, "bytes_received": received, "bytes_total": total}
         return StepOutcome(Event.PASSED, variant=choice.variant, counts=counts)
 
     def _choice(self, package: Package, off: Mapping[str, Reason]) -> tuple[Choice, Capacity]:
@@ -162,25 +183,24 @@ class StateHandlers:
         blobs = closure(self._store, package.index)
         return sum(d.size for d in blobs if d.path is None or d.path in mine or not d.path.startswith("variants/"))
 
-    def _stage(self, update: Update, cancel: threading.Event) -> _Seen:
-        if self._hours.download.wait() > 0:
-            return None
+    def _free_candidate(self, update: Update, _cancel: threading.Event) -> Done:
         self._edit(update.model, lambda m: _without_other_variant(m, update))
-        with self._arrivals.fetching(update.desired.index):
-            fetched = self._complete(update, self._release(update), _variant_of(update), cancel)
-        if cancel.is_set():
-            return None
-        received = update.evidence.bytes_received + fetched
-        used = update.desired.index in self._shortcuts
-        return StepOutcome(Event.PASSED, counts={"bytes_received": received, "used_delta": used})
+        return Done()
 
-    def _verify(self, update: Update, _cancel: threading.Event) -> _Seen:
+    def _fetch_variant(self, update: Update, cancel: threading.Event) -> Done:
+        done = self._received(update, self._complete(update, self._release(update), _variant_of(update), cancel))
+        return Done({**done.counts, "used_delta": update.desired.index in self._shortcuts})
+
+    def _verify(self, update: Update, _cancel: threading.Event) -> Done:
         self._trust.contents(self._store, update.desired, _current(update), _variant_of(update))
         package = open_package(self._store, update.desired.index)
-        return StepOutcome(Event.PASSED, counts={"claimed_accuracy": _share(package.evidence.claim(_variant_of(update)))})
+        return Done({"claimed_accuracy": _share(package.evidence.claim(_variant_of(update)))})
 
-    def _shadow(self, update: Update, _cancel: threading.Event) -> _Seen:
+    def _set_candidate(self, update: Update, _cancel: threading.Event) -> Done:
         self._edit(update.model, lambda m: m.replace(candidate=_slot(update)))
+        return Done()
+
+    def _compare(self, update: Update, _cancel: threading.Event) -> _Seen:
         stats = self._stats(update.model)
         if stats.candidate is None or stats.candidate.index != update.desired.index:
             return self._load(update, "candidate")
@@ -201,20 +221,16 @@ class StateHandlers:
         }
         return _judged(judge_shadow(update.desired.shadow, seen), counts)
 
-    def _arm(self, _update: Update, _cancel: threading.Event) -> _Seen:
-        return StepOutcome(Event.PASSED) if self._hours.switch.wait() == 0 else None
-
     # ---- the switch, and after
 
-    def _switch(self, update: Update) -> dict[str, object]:
+    def _switch(self, update: Update, _cancel: threading.Event) -> Done:
         def switched(m: ModelSlots) -> ModelSlots:
             return m.replace(champion=_slot(update), last_good=update.base, candidate=None, probation=True)
 
         self._edit(update.model, switched)
-        self._server.reconcile()
-        return {}
+        return Done()
 
-    def _soak(self, update: Update, _cancel: threading.Event) -> _Seen:
+    def _observe(self, update: Update, _cancel: threading.Event) -> _Seen:
         answer, waited = self._server.stats(), update.entered.elapsed(self._timer())
         if answer.uptime_s + _START_SLACK_S < waited:
             return StepOutcome(Event.CRASHED, Reason.CRASHED_IN_PROBATION, "the server started anew during probation")
@@ -244,40 +260,38 @@ class StateHandlers:
         }
         return _judged(judge_probation(update.desired.probation, seen), counts)
 
-    def _commit(self, update: Update) -> dict[str, object]:
+    def _commit(self, update: Update, _cancel: threading.Event) -> Done:
         def committed(m: ModelSlots) -> ModelSlots:
             return m.replace(probation=False, candidate=None, challenger=m.challenging)
 
         self._edit(update.model, committed)
-        self.collect(update.model)
-        self._server.reconcile()
-        return {}
+        return Done()
 
-    def _go_back(self, update: Update) -> dict[str, object]:
+    def _go_back(self, update: Update, _cancel: threading.Event) -> Done:
         def back(m: ModelSlots) -> ModelSlots:
             return m.replace(champion=update.base, last_good=update.base, candidate=None, probation=False)
 
         self._edit(update.model, back)
-        self._server.reconcile()
-        took = update.fault_at.elapsed(self._timer()) if update.fault_at else 0.0
-        self.collect(update.model)
-        return {} if update.evidence.rollback_ms is not None else {"rollback_ms": round(took * 1000)}
+        return Done()
 
-    def _drop(self, update: Update) -> dict[str, object]:
+    def _clear_candidate(self, update: Update, _cancel: threading.Event) -> Done:
         self._edit(update.model, lambda m: m.replace(candidate=None))
-        if update.reason not in RESUMABLE:
-            self.collect(update.model)
-        self._server.reconcile()
-        return {}
+        return Done()
 
-    def _retire(self, update: Update) -> dict[str, object]:
-        if update.reason is Reason.STATE_UNKNOWN:
-            self._server.reconcile()
-            return {}
+    def _retire(self, update: Update, _cancel: threading.Event) -> Done:
         self._edit(update.model, lambda _m: ModelSlots())
-        self.collect(update.model)
+        return Done()
+
+    def _follow_slots(self, update: Update, _cancel: threading.Event) -> Done:
         self._server.reconcile()
-        return {}
+        if update.state is not State.ROLLED_BACK or update.evidence.rollback_ms is not None:
+            return Done()
+        took_s = update.fault_at.elapsed(self._timer()) if update.fault_at else 0.0
+        return Done({"rollback_ms": round(took_s * 1000)})
+
+    def _collect(self, update: Update, _cancel: threading.Event) -> Done:
+        self.collect(update.model)
+        return Done()
 
     def _load(self, update: Update, role: Literal["candidate", "champion"]) -> _Seen:
         """Have the server load a slot, checked by it with the golden vectors; a fault when it cannot."""
@@ -307,6 +321,9 @@ class StateHandlers:
             return self._store.gc(keep)
 
     # ---- inside
+
+    def _received(self, update: Update, size: int) -> Done:
+        return Done({"bytes_received": update.evidence.bytes_received + size})
 
     def _release(self, update: Update) -> Release:
         return self._trust.release(update.desired, _current(update))

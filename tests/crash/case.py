@@ -208,8 +208,8 @@ def _state_of(components: AgentComponents) -> Callable[[], str]:
 
         return call
 
-    components.steps.enter = noting(components.steps.enter)  # type: ignore[assignment]
-    components.steps.work = noting(components.steps.work)  # type: ignore[assignment]
+    components.runner.enter = noting(components.runner.enter)  # type: ignore[assignment]
+    components.runner.work = noting(components.runner.work)  # type: ignore[assignment]
     return lambda: at[0]
 
 

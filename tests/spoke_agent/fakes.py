@@ -38,7 +38,7 @@ from spoke_agent.update.arrivals import Arrivals
 from spoke_agent.update.background import InlineJobs
 from spoke_agent.update.controller import UpdateController
 from spoke_agent.update.environment import UpdatePorts, UpdateSite
-from spoke_agent.update.executor import StateHandlers
+from spoke_agent.update.executor import StepRunner
 from spoke_agent.update.journal import Journal
 from spoke_agent.update.reports import ReportWriter
 from spoke_agent.update.update import Timer
@@ -270,9 +270,9 @@ class Rig:
             timer=self.timer,
         )
         ports = UpdatePorts(self.store, self.trust, self.hub, self.server, self.server)
-        self.steps = CutHandlers(self, site=site, ports=ports, arrivals=Arrivals(self.journal))
+        self.runner = CutRunner(self, site=site, ports=ports, arrivals=Arrivals(self.journal))
         reports = ReportWriter(ME, self.server, self.seal, self.clock.now)
-        self.controller = UpdateController(self.journal, self.steps, site, ports, reports, InlineJobs())
+        self.controller = UpdateController(self.journal, self.runner, site, ports, reports, InlineJobs())
         self.controller.recover(clean=clean)
 
     def restart(self, *, clean: bool = False, boot: str | None = None) -> None:
@@ -370,7 +370,7 @@ class Rig:
         return self.sent[-1]
 
 
-class CutHandlers(StateHandlers):
+class CutRunner(StepRunner):
     """Steps whose power fails where the rig says, once each."""
 
     def __init__(self, rig: Rig, **ports: object) -> None:

@@ -1,6 +1,8 @@
 import json
+import re
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 
@@ -129,6 +131,29 @@ def test_status_tells_the_history_without_an_agent(field):
     told = json.loads(subprocess.run(line, capture_output=True, check=True, timeout=60).stdout)
     assert (told["agent"], told["server"], told["models"][0]["state"]) == (False, False, "committed")
     assert told["history"][0]["state"] == "committed"
+
+
+def test_status_shows_the_plan_with_and_without_an_agent(field, capsys):
+    opens = field.hub.clock.now() + timedelta(hours=2)
+    hours = f"{opens:%H:%M}-{opens + timedelta(hours=1):%H:%M}"
+    field.home.settings.write_text(f"switch_hours = '{hours}'\n")
+    field.start(switch_hours=hours)
+    field.hub.want(ME, field.package(1), 1)
+    field.settled("armed")
+    for _ in range(2):
+        capsys.readouterr()
+        assert run(group, ["--home", str(field.home.root), "status", "--plan"]) == 0
+        lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+        first = lines.index("digits, if all goes well:") + 1
+        assert re.match(r"1\. digits@1 armed: wait (1 h 5\d|2 h 0) min for switch_hours", lines[first])
+        assert lines[first + 1] == "2. digits@1 probation: make it the champion: it answers callers"
+        assert run(group, ["--home", str(field.home.root), "--json", "status", "--plan"]) == 0
+        (plan,) = json.loads(capsys.readouterr().out)["plan"]
+        assert [p["state"] for p in plan["ahead"]] == ["armed", "probation", "committed"]
+        assert plan["ahead"][0]["steps"][0]["kind"] == "wait_for_hours"
+        field.stop()
+    assert run(group, ["--home", str(field.home.root), "--json", "status"]) == 0
+    assert "plan" not in json.loads(capsys.readouterr().out)
 
 
 def _off(field, **how):

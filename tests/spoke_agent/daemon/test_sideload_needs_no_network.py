@@ -190,8 +190,8 @@ def test_a_cut_at_the_end_of_one_stick_takes_nothing_from_the_next(clinic):
 
     def apply(stick, cut=()):
         with assemble(clinic.home, settings, offline=True, inline=True, server=server) as components:
-            enter = components.steps.enter
-            components.steps.enter = lambda update: _cut() if update.state in cut else enter(update)
+            enter = components.runner.enter
+            components.runner.enter = lambda update: _cut() if update.state in cut else enter(update)
             follow_through(components, take_in(components, stick), SystemClock(), lambda entry: None, 0.02)
 
     with pytest.raises(PowerCut):

@@ -49,7 +49,7 @@ def test_its_package_stays_in_the_store_though_last_good_has_moved_on(rig):
     rig.want(3, probation=ProbationTerms(soak_s=1000))
     rig.run(10)
     assert rig.model_slots().last_good.version == 2
-    rig.steps.collect()
+    rig.runner.collect()
     assert index in rig.store.digests()
     rig.run(2000)
     assert rig.champion() == 3
