@@ -171,7 +171,7 @@ def settle(build: BuildSession, golden: Golden) -> None:
         right = [t.trial.candidate for t in done if t.evidence.right]
         build.classes[variant] = tuple(t.evidence for t in done)
         if right:
-            # Only ONNX Runtime can switch heads for a request, so it comes first for ONNX files even where OpenVINO is faster.
+            # Measured with the engine that the file was made for; a spoke chooses for itself.
             own = "openvino" if variant == IR else "onnxruntime"
             build.chosen[variant] = next((c for c in right if c.engine == own), right[0])
             continue

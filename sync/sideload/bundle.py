@@ -193,8 +193,7 @@ def write_bundle(
         if recipient is None:
             _write_tar(file, members, unique, blobs)
         else:
-            # A tar must know sizes before contents, and the cipher takes a stream: so the clear form lies beside, unnamed, for
-            # a moment.
+            # The cipher reads the finished tar as a stream: it lies beside, without a name, for a moment.
             with tempfile.TemporaryFile(dir=out.parent) as clear:
                 _write_tar(clear, members, unique, blobs)
                 clear.seek(0)

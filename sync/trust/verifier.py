@@ -198,7 +198,6 @@ def verify_report(
     report = unseal(data, [device_key], Report, reason=Reason.REPORT_UNTRUSTED)  # 14
     if (report.site, report.spoke) != (spoke.site, spoke.spoke):
         raise ReportRefused(Reason.REPORT_UNTRUSTED, f"the report of {report.site}/{report.spoke} came from {spoke}")
-    # The sequence alone would refuse a spoke for good whose counter was set back; the nonce alone would need all of history.
     if report.sequence <= last_sequence or report.nonce in seen_nonces:  # 15
         raise ReportRefused(Reason.REPORT_REPLAYED, f"report {report.sequence} of {spoke} was seen before ({last_sequence})")
     if report.time > now + MAX_AHEAD:  # 16
