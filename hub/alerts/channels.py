@@ -29,7 +29,7 @@ from sync.core.retry import retrying
 
 __all__ = ["AlertNotSent", "Alertmanager", "Channel", "Mail", "Webhook", "open_channels", "signature"]
 
-_SECONDS = 10.0
+_TIMEOUT_S = 10.0
 
 
 class AlertNotSent(HubError):
@@ -126,9 +126,9 @@ class Mail:
     def _deliver(self, message: EmailMessage) -> None:
         safe = ssl.create_default_context()
         opened = (
-            smtplib.SMTP_SSL(self.host, self.port, timeout=_SECONDS, context=safe)
+            smtplib.SMTP_SSL(self.host, self.port, timeout=_TIMEOUT_S, context=safe)
             if self.security == "tls"
-            else smtplib.SMTP(self.host, self.port, timeout=_SECONDS)
+            else smtplib.SMTP(self.host, self.port, timeout=_TIMEOUT_S)
         )
         with opened as smtp:
             if self.security == "starttls":
@@ -186,7 +186,7 @@ def _post(url: str, body: bytes, headers: dict[str, str], clock: Clock) -> None:
     again = retrying(on=(httpx.HTTPError,), tries=3, clock=clock)
 
     def post() -> None:
-        httpx.post(url, content=body, headers=headers, timeout=_SECONDS).raise_for_status()
+        httpx.post(url, content=body, headers=headers, timeout=_TIMEOUT_S).raise_for_status()
 
     try:
         again(post)()

@@ -27,7 +27,7 @@ from hub.config.settings import HubSettings, SettingsInvalid
 from hub.registry.auth import RegistryAuth
 from hub.registry.blob_backend import FolderContents, checked_hex
 from hub.registry.errors import RegistryRefused, Unknown
-from hub.registry.remote_client import CHUNK, RegistryDown, RemoteRepository
+from hub.registry.remote_client import CHUNK_BYTES, RegistryDown, RemoteRepository
 from hub.registry.store import RegistryStore
 from model_formats.core.errors import HubError
 from model_formats.core.files import atomic_write, settle
@@ -35,7 +35,7 @@ from model_formats.package.oci import OCTETS, Descriptor
 
 __all__ = ["ExternalContents", "ExternalRegistry", "ExternalRegistryRefused", "open_registry"]
 
-_PAGE = 1 << 20
+_PAGE_BYTES = 1 << 20
 """A blob up to this size counts as a page (index, manifest, package.json): it leaves the cache last."""
 _IN_USE_S = 60.0
 """A file that was wanted so lately may be open: it stays, even where the cache is full."""
@@ -57,7 +57,7 @@ class ExternalRegistry:
     url: str
     prefix: str
     client: httpx.Client
-    chunk: int = CHUNK
+    chunk: int = CHUNK_BYTES
 
     @classmethod
     def of(cls, settings: HubSettings) -> Self:
@@ -250,7 +250,7 @@ class ExternalContents:
         """Make room: large files before pages, those long unused first, and only what can be fetched again."""
         files = [(file, file.stat()) for file in self.folder.iterdir() if (self._origins / file.name).exists()]
         over = sum(held.st_size for _, held in files) - self._cache_bytes
-        for file, held in sorted(files, key=lambda f: (f[1].st_size <= _PAGE, f[1].st_mtime)):
+        for file, held in sorted(files, key=lambda f: (f[1].st_size <= _PAGE_BYTES, f[1].st_mtime)):
             if over <= 0:
                 return
             if held.st_mtime < time.time() - _IN_USE_S:

@@ -25,11 +25,11 @@ from model_formats.package.image_layout import PackageTampered
 from model_formats.package.oci import INDEX, MANIFEST, MAX_JSON, Descriptor, OciDescriptor, canonical, parse_index, parse_manifest
 from sync.core.retry import retrying
 
-__all__ = ["CHUNK", "RegistryDown", "RemoteRepository"]
+__all__ = ["CHUNK_BYTES", "RegistryDown", "RemoteRepository"]
 
-CHUNK = 16 << 20
+CHUNK_BYTES = 16 << 20
 """Bytes of a blob that go up in one request; a smaller blob goes whole."""
-_PIECE = 1 << 20
+_PIECE_BYTES = 1 << 20
 _TRIES = 4
 _SLOW = httpx.Timeout(30.0, read=900.0)
 """Seconds for the request that ends an upload: a registry hashes or copies the whole blob before it answers."""
@@ -47,7 +47,7 @@ class RegistryDown(HubError):
 class RemoteRepository:
     """One repository. All calls raise RegistryDown, NotAuthorized (401, 403) or RegistryRefused."""
 
-    def __init__(self, client: httpx.Client, url: str, repository: str, *, chunk: int = CHUNK) -> None:
+    def __init__(self, client: httpx.Client, url: str, repository: str, *, chunk: int = CHUNK_BYTES) -> None:
         self.name, self._client, self._chunk = repository, client, chunk
         self._base = f"{url.rstrip('/')}/v2/{repository}"
 
@@ -164,7 +164,7 @@ class RemoteRepository:
                 self._expect(answer, (200, 206))
                 # A registry without ranges answers 200 with the whole: begin the file again.
                 with part.open("ab" if answer.status_code == 206 else "wb") as out:
-                    for piece in answer.iter_bytes(_PIECE):
+                    for piece in answer.iter_bytes(_PIECE_BYTES):
                         # Stopped before it is written: a registry must not be able to fill this disk.
                         if out.tell() + len(piece) > blob.size:
                             raise PackageTampered(f"{blob.path or blob.digest}: {self._base} gives more than {blob.size} bytes")
@@ -228,7 +228,7 @@ class RemoteRepository:
         try:
             with self._client.stream(method, url, follow_redirects=True, **kwargs) as answer:
                 self._expect(answer, (200,))
-                for piece in answer.iter_bytes(_PIECE):
+                for piece in answer.iter_bytes(_PIECE_BYTES):
                     data += piece
                     if len(data) > MAX_JSON:
                         raise PackageTampered(f"{url}: more than the {MAX_JSON} bytes allowed")
@@ -280,7 +280,7 @@ class _Slice:
         with self.file.open("rb") as file:
             file.seek(self.start)
             left = self.size
-            while left and (piece := file.read(min(_PIECE, left))):
+            while left and (piece := file.read(min(_PIECE_BYTES, left))):
                 left -= len(piece)
                 yield piece
 

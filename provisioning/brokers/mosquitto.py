@@ -24,7 +24,7 @@ from sync.core.types import SpokeId
 
 __all__ = ["Broker", "BrokerFailed", "BrokerMissing", "render_config"]
 
-MAX_PACKET = 1 << 20
+MAX_PACKET_BYTES = 1 << 20
 """Largest message the broker takes, bytes."""
 MAX_QUEUED_BYTES = 64 << 20
 """What the broker holds for one slow client, bytes."""
@@ -68,7 +68,7 @@ def render_config(
         "log_type notice",
         "log_type information",
         "connection_messages false",
-        f"max_packet_size {MAX_PACKET}",
+        f"max_packet_size {MAX_PACKET_BYTES}",
         f"max_queued_bytes {MAX_QUEUED_BYTES}",
         "max_queued_messages 10000",
         "max_inflight_messages 100",

@@ -31,7 +31,7 @@ from sync.core.tls import https_context
 
 __all__ = ["HubUnreachable", "enrol_online", "hub_client", "renew_online"]
 
-_LARGEST = 2 << 20
+_LARGEST_BYTES = 2 << 20
 _NOT_NOW = (9, 10)
 """OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
 _CLOCK = "Is the clock of this machine right (`date -u`)? The hub's certificate is not valid at the time that it shows."
@@ -99,7 +99,7 @@ def _post(client: httpx.Client, url: str, body: Document, answer_type: type[D]) 
         answer = client.post(url, content=body.canonical(), headers={"content-type": "application/json"})
     except httpx.HTTPError as e:
         raise HubUnreachable(f"{url}: {e}", hint=_CLOCK if _out_of_time(e) else None) from e
-    if answer.status_code >= 500 or len(answer.content) > _LARGEST:
+    if answer.status_code >= 500 or len(answer.content) > _LARGEST_BYTES:
         raise HubUnreachable(f"{url} answers {answer.status_code}")
     if answer.status_code >= 400:
         raise CodeRefused(_detail(answer))

@@ -19,6 +19,7 @@ from spoke_agent.site.home import SpokeHome
 __all__ = ["SpokeSettings", "SpokeSettingsInvalid", "load_settings"]
 
 Seconds = Annotated[float, Meta(gt=0)]
+Days = Annotated[float, Meta(gt=0)]
 Hours = Annotated[str, matching(r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")]
 
 
@@ -60,7 +61,7 @@ class SpokeSettings(Value):
     # watching the data
     drift_window_s: Seconds = 900.0
     """Shortest time between two drift tests of a model."""
-    drift_budget_days: Seconds = 91.0
+    drift_budget_days: Days = 91.0
     """Shortest mean time between two false alarms of a model, in days (with one test in every window)."""
     drift_tell_s: Seconds = 3600.0
     """How often an unchanged verdict is sent again."""

@@ -8,7 +8,7 @@ from model_formats.core.errors import OperatorError
 
 __all__ = ["TlsFiles", "TlsFilesMissing", "client_context", "https_context"]
 
-_RECORD = 16 * 1024
+_RECORD_BYTES = 16 * 1024
 """Most bytes of a TLS record (RFC 8446, section 5.1)."""
 _NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python's ssl has no name for
 
@@ -65,7 +65,7 @@ class _Gathering(ssl.SSLSocket):
         if self._broken is not None:
             raise self._broken
         first = super().recv(buflen, flags)
-        if len(first) < _RECORD or flags:
+        if len(first) < _RECORD_BYTES or flags:
             return first
         pieces, room, timeout = [first], buflen - len(first), self.gettimeout()
         self.settimeout(0)

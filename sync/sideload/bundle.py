@@ -63,8 +63,8 @@ __all__ = [
     "Receipts",
     "ReceiptsKnown",
     "apply_bundle",
-    "contents_of",
     "claimed_spoke",
+    "contents_of",
     "read_receipts",
     "write_bundle",
     "write_receipts",
@@ -72,12 +72,12 @@ __all__ = [
 
 HEAD = "bundle.json"
 DIRECTIVE = "directive.json"
-MAX_HEAD = 32 << 20
+MAX_HEAD_BYTES = 32 << 20
 MAX_ITEMS = 4096
-MAX_BLOB = 8 << 30
-_RECORD = 512
+MAX_BLOB_BYTES = 8 << 30
+_RECORD_BYTES = 512
 _NAMES = r"^(directive\.json|oci-layout|index\.json|tuf/[a-z0-9.-]{1,100}\.json|blobs/sha256/[0-9a-f]{64})$"
-_CHUNK = 1 << 20
+_CHUNK_BYTES = 1 << 20
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -102,7 +102,7 @@ class Item(Value):
     """One member of a bundle."""
 
     name: Annotated[str, matching(_NAMES)]
-    size: Annotated[int, Meta(ge=0, le=MAX_BLOB)]
+    size: Annotated[int, Meta(ge=0, le=MAX_BLOB_BYTES)]
     digest: Digest
 
 
@@ -311,27 +311,27 @@ def _clear(file: BinaryIO, private: EllipticCurvePrivateKey | None) -> _Reader:
 def _members(reader: _Reader) -> Iterator[_Member]:
     """The members of a tar, strictly: regular files only, no extensions, nothing that needs interpretation."""
     for _ in range(MAX_ITEMS + 2):
-        record = _exactly(reader, _RECORD)
+        record = _exactly(reader, _RECORD_BYTES)
         if not any(record):
             return
         try:
             info = tarfile.TarInfo.frombuf(record, "ascii", "strict")
         except (tarfile.HeaderError, ValueError) as e:
             raise BundleRefused(Reason.PACKAGE_INVALID, f"the bundle is not a tar of ours: {e}") from e
-        if info.type != tarfile.REGTYPE or not 0 <= info.size <= MAX_BLOB:
+        if info.type != tarfile.REGTYPE or not 0 <= info.size <= MAX_BLOB_BYTES:
             raise BundleRefused(Reason.PACKAGE_INVALID, f"{info.name[:100]!r} is not a plain file")
         left = [info.size]
         yield _Member(info.name, info.size, _chunks(reader, left))
         # Whoever took the member may have skipped it (it is in the store already): read on to the next.
         for _rest in _chunks(reader, left):
             pass
-        _exactly(reader, -info.size % _RECORD)
+        _exactly(reader, -info.size % _RECORD_BYTES)
     raise BundleRefused(Reason.PACKAGE_INVALID, f"the bundle has more than {MAX_ITEMS} members")
 
 
 def _chunks(reader: _Reader, left: list[int]) -> Iterator[bytes]:
     while left[0]:
-        chunk = _exactly(reader, min(left[0], _CHUNK))
+        chunk = _exactly(reader, min(left[0], _CHUNK_BYTES))
         left[0] -= len(chunk)
         yield chunk
 
@@ -348,13 +348,13 @@ def _exactly(reader: _Reader, size: int) -> bytes:
 
 def _head(members: Iterator[_Member]) -> _Head:
     small: dict[str, bytes] = {}
-    room = MAX_HEAD
+    room = MAX_HEAD_BYTES
     for member in members:
         if member.name.startswith("blobs/"):
             return _split(small, member)
         room -= member.size
         if room < 0:
-            raise BundleRefused(Reason.PACKAGE_INVALID, f"the head of the bundle is larger than {MAX_HEAD} bytes")
+            raise BundleRefused(Reason.PACKAGE_INVALID, f"the head of the bundle is larger than {MAX_HEAD_BYTES} bytes")
         # Two members of one name: the one that was checked need not be the one that is used.
         if member.name in small:
             raise BundleRefused(Reason.PACKAGE_INVALID, f"{member.name!r} is in the bundle twice")

@@ -21,7 +21,7 @@ from sync.transfer.rate_limit import RateLimit, Unlimited
 __all__ = ["BudgetExhausted", "DailyBudget", "Hours", "HoursMalformed", "LocalHours", "together"]
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_SAVE_EVERY = 8 << 20
+_SAVE_EVERY_BYTES = 8 << 20
 
 
 class HoursMalformed(OperatorError):
@@ -136,7 +136,7 @@ class DailyBudget:
         """Count bytes."""
         self._turn_page()
         self._spent += size
-        if self._spent - self._saved >= _SAVE_EVERY or self._spent >= self._limit > self._saved:
+        if self._spent - self._saved >= _SAVE_EVERY_BYTES or self._spent >= self._limit > self._saved:
             self._save()
 
     def _turn_page(self) -> None:

@@ -24,9 +24,9 @@ from sync.trust.keys import Key, KeyFileInvalid, pem_of
 __all__ = ["MAGIC", "SealBroken", "load_opener", "open_sealed", "seal_stream"]
 
 MAGIC = b"SSSEAL1\n"
-PIECE = 64 * 1024
-_POINT = 65
-_TAG = 16
+PIECE_BYTES = 64 * 1024
+_POINT_BYTES = 65
+_TAG_BYTES = 16
 
 
 class SealBroken(RefusedError):
@@ -44,9 +44,9 @@ def seal_stream(source: BinaryIO, out: BinaryIO, recipient: Key) -> None:
     once = ec.generate_private_key(ec.SECP256R1())
     box = _box(once.exchange(ec.ECDH(), public), _point(once.public_key()), _point(public))
     out.write(MAGIC + _point(once.public_key()))
-    piece, number = source.read(PIECE), 0
+    piece, number = source.read(PIECE_BYTES), 0
     while True:
-        following = source.read(PIECE)
+        following = source.read(PIECE_BYTES)
         out.write(box.encrypt(_nonce(number, last=not following), piece, None))
         if not following:
             return
@@ -55,8 +55,8 @@ def seal_stream(source: BinaryIO, out: BinaryIO, recipient: Key) -> None:
 
 def open_sealed(source: BinaryIO, private: ec.EllipticCurvePrivateKey) -> Iterator[bytes]:
     """The clear pieces of what `seal_stream` wrote; each is authentic when it is given out. Raises SealBroken."""
-    head = source.read(len(MAGIC) + _POINT)
-    if len(head) != len(MAGIC) + _POINT or not head.startswith(MAGIC):
+    head = source.read(len(MAGIC) + _POINT_BYTES)
+    if len(head) != len(MAGIC) + _POINT_BYTES or not head.startswith(MAGIC):
         raise SealBroken("this is not an encrypted file of ours")
     point = head[len(MAGIC) :]
     try:
@@ -64,9 +64,9 @@ def open_sealed(source: BinaryIO, private: ec.EllipticCurvePrivateKey) -> Iterat
     except ValueError as e:
         raise SealBroken("the encrypted file's head is damaged") from e
     box = _box(private.exchange(ec.ECDH(), once), point, _point(private.public_key()))
-    piece, number = source.read(PIECE + _TAG), 0
+    piece, number = source.read(PIECE_BYTES + _TAG_BYTES), 0
     while True:
-        following = source.read(PIECE + _TAG)
+        following = source.read(PIECE_BYTES + _TAG_BYTES)
         try:
             yield box.decrypt(_nonce(number, last=not following), piece, None)
         except InvalidTag as e:
