@@ -5,13 +5,13 @@ or its position). npz: the inputs by name, and `label`. Parquet (extra `parquet`
 Nothing is stored unless all fits.
 """
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from model_formats.core.csv_file import read_csv
 from model_formats.core.errors import OperatorError
 from model_formats.core.runtime import Array
 from model_formats.documents.feature_contract import FeatureContract, TensorContract
@@ -45,29 +45,13 @@ def read_rows(path: Path, contract: FeatureContract) -> Iterator[ImportedRows]:
         for file in sorted(p for p in path.iterdir() if p.suffix in (".csv", ".npz", ".parquet")):
             yield from read_rows(file, contract)
     elif path.suffix == ".csv":
-        yield _from_columns(path.name, _csv(path), contract)
+        yield _from_columns(path.name, read_csv(path, ImportRefused)[0], contract)
     elif path.suffix == ".npz":
         yield _from_npz(path, contract)
     elif path.suffix == ".parquet":
         yield _from_columns(path.name, _parquet(path), contract)
     else:
         raise ImportRefused(f"{path.name}: not a .csv, .npz or .parquet file, nor a folder of them")
-
-
-def _csv(path: Path) -> dict[str, list[str]]:
-    try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            names = reader.fieldnames or []
-            found: dict[str, list[str]] = {name: [] for name in names}
-            for number, row in enumerate(reader, start=2):
-                if None in row or None in row.values():
-                    raise ImportRefused(f"{path.name}: line {number} has another number of columns than the first line")
-                for name in names:
-                    found[name].append(row[name])
-            return found
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise ImportRefused(f"{path.name}: not readable as CSV: {e}") from e
 
 
 def _parquet(path: Path) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from model_formats.core.array_file import read_arrays, write_arrays
+from model_formats.core.csv_file import read_csv
 from model_formats.core.errors import OperatorError
 from model_formats.core.runtime import Array
 from model_formats.documents.feature_contract import TensorContract
@@ -69,13 +70,10 @@ def _from_folder(path: Path, inputs: tuple[TensorContract, ...]) -> dict[str, Ar
 def _columns(path: Path) -> dict[str, Array]:
     if path.suffix == ".parquet":
         return read_columns(path)
-    with path.open(newline="") as file:
-        reader = csv.reader(file)
-        names = next(reader, [])
-        rows = list(reader)
-    if not names or not rows or any(len(row) != len(names) for row in rows):
-        raise TableInvalid(f"{path.name}: needs a line of column names, and as many values in every row")
-    return {name: np.array([row[place] for row in rows]) for place, name in enumerate(names)}
+    columns, lines = read_csv(path, TableInvalid)
+    if not lines:
+        raise TableInvalid(f"{path.name}: holds no rows")
+    return {name: np.array(values) for name, values in columns.items()}
 
 
 def _from_columns(path: Path, columns: Mapping[str, Array], inputs: tuple[TensorContract, ...]) -> dict[str, Array]:
