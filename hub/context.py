@@ -18,11 +18,11 @@ from hub.store.database import Database
 from hub.store.tokens import make_token
 from model_formats.core.errors import OperatorError
 from model_formats.core.file_lock import FileLock
+from model_formats.core.files import atomic_write
 from provisioning.identity.ca import DeviceCA
 from provisioning.identity.enrol import HubAddress
 from sync.bus.bus import Bus
 from sync.core.clock import Clock, SystemClock
-from sync.core.files import atomic_write
 from sync.protocol.egress import MASKED
 from sync.protocol.messages import EgressCeiling
 from sync.transfer.sender import SenderStats

@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from model_formats.core.errors import DeviceError
+from model_formats.core.files import atomic_write, fsync_dir
 from model_formats.core.types import digest_of, hex_of
 from model_formats.package.image_layout import PackageTampered
-from sync.core.files import atomic_write, fsync_dir
 
 __all__ = ["BLOCK_SIZE", "SYNC_BYTES", "BlobStore", "BlobWriter", "DiskFailed", "DiskFull", "MemoryStore", "Store", "disk_errors"]
 

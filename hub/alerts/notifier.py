@@ -17,8 +17,8 @@ from hub.store.key_values import get_value, set_value
 from hub.store.leases import take_lease
 from hub.store.rollouts import list_rollouts
 from model_formats.core.errors import SpokeshaveError
+from model_formats.core.files import atomic_write
 from model_formats.core.log_event import LogEvent
-from sync.core.files import atomic_write
 
 __all__ = ["Notifier", "open_notifier"]
 

@@ -33,8 +33,8 @@ from hub.store.directives import lift_generations
 from hub.store.invites import void_invites
 from hub.store.spokes import enrolled_zones
 from model_formats.core.errors import OperatorError
+from model_formats.core.files import atomic_file
 from sync.core.clock import Clock
-from sync.core.files import atomic_file
 
 __all__ = ["LIFT", "BackupInvalid", "Restored", "back_up", "restore"]
 

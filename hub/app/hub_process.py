@@ -32,12 +32,12 @@ from hub.services.relays import allowed_relays
 from hub.store.key_values import get_value, set_value
 from hub.store.leases import release_leases
 from model_formats.core.errors import OperatorError
+from model_formats.core.files import atomic_write
 from model_formats.core.log_event import LogEvent
 from provisioning.brokers.mosquitto import Broker
 from provisioning.identity.enrol import HubAddress
 from sync.bus.mqtt import MqttBus
 from sync.core.clock import Clock
-from sync.core.files import atomic_write
 from sync.core.tls import TlsFiles
 from sync.core.types import SpokeId
 

@@ -13,7 +13,7 @@ from hub.context import HubMissing
 from model_formats.core.console import Context, emit, out, pass_context, table
 from model_formats.core.errors import OperatorError
 from model_formats.core.file_lock import FileLock
-from sync.core.files import atomic_write
+from model_formats.core.files import atomic_write
 from sync.trust.keys import Key, key_of_pem, load_signer, pem_of, role_signer, save_signer
 from sync.trust.metadata import Proposal, Repository, add_signature
 from sync.trust.repository_files import read_metadata

@@ -9,8 +9,8 @@ from hub.cli.engine_words import micros, passed_over, way
 from hub.client.http import HubClient
 from model_formats.core.console import Context, emit, out, pass_context, table, talk
 from model_formats.core.errors import OperatorError
+from model_formats.core.files import atomic_write
 from provisioning.identity.enrol import EnrolmentGrant, EnrolmentRequest
-from sync.core.files import atomic_write
 from sync.core.types import REGIMES, SpokeId
 
 __all__ = ["group"]

@@ -15,9 +15,9 @@ import httpx
 
 from hub.config.home import HubHome
 from model_formats.core.errors import AuthorError, DeviceError, HubError, OperatorError, RefusedError, SpokeshaveError, catalog
-from sync.core.files import atomic_file
+from model_formats.core.files import atomic_file
 
-__all__ = ["HubUnavailable", "HubClient", "NotAuthenticated", "NotAuthorised", "NotFound", "ApiRequestInvalid"]
+__all__ = ["ApiRequestInvalid", "HubClient", "HubUnavailable", "NotAuthenticated", "NotAuthorised", "NotFound"]
 
 API = "/api/v1"
 

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from model_formats.core.errors import HubError, OperatorError
+from model_formats.core.files import atomic_write
 from provisioning.brokers.access_list import HUB_USERS, NO_RELAYS, render_acl
 from provisioning.brokers.relay import Bridge
-from sync.core.files import atomic_write
 from sync.core.tls import TlsFiles
 from sync.core.types import SpokeId
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from model_formats.core.files import atomic_write
 from provisioning.brokers.access_list import render_acl
 from provisioning.brokers.mosquitto import render_config
 from provisioning.brokers.relay import Bridge, relay_user
 from provisioning.identity.ca import DeviceCA
-from sync.core.files import atomic_write
 from sync.core.tls import TlsFiles
 from sync.core.types import SpokeId
 

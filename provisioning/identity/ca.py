@@ -22,8 +22,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from model_formats.core.document import Document, Value
 from model_formats.core.errors import OperatorError, RefusedError
+from model_formats.core.files import atomic_write
 from model_formats.core.types import AwareDatetime
-from sync.core.files import atomic_write
 from sync.core.tls import TlsFiles
 from sync.core.types import SpokeId
 

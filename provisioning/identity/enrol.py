@@ -21,10 +21,10 @@ from msgspec import Meta
 
 from model_formats.core.document import Document
 from model_formats.core.errors import OperatorError, RefusedError
+from model_formats.core.files import atomic_write
 from model_formats.core.types import AwareDatetime, Name, matching
 from provisioning.identity.ca import DeviceCA, pin_of
 from provisioning.identity.identity import HubAddress, Identity, IdentityDocument, device_csr, device_key, enrolled_as, store
-from sync.core.files import atomic_write
 from sync.core.types import Regime, SpokeId
 from sync.trust.keys import key_of_certificate
 

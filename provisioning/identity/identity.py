@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from securesystemslib.signer import CryptoSigner
 
 from model_formats.core.errors import OperatorError, RefusedError
+from model_formats.core.files import atomic_write
 from provisioning.identity.document import HubAddress, IdentityDocument
-from sync.core.files import atomic_write
 from sync.core.tls import TlsFiles
 from sync.core.types import Regime, SpokeId
 from sync.trust.keys import device_signer, key_of_certificate, load_signer, pem_of, save_signer

@@ -17,13 +17,13 @@ from msgspec import Meta
 
 from model_formats.core.array_file import read_arrays, write_arrays
 from model_formats.core.document import Document, Value
+from model_formats.core.files import atomic_write
 from model_formats.core.types import AwareDatetime, Digest, Name, digest_of_file
 from model_formats.documents.package_spec import AdapterPoint
 from model_formats.package.adapter import Head, write_adapter
 from spoke_agent.adapters.errors import AdapterUnknown
 from spoke_agent.adapters.gate import GateVerdict
 from spoke_agent.site.slots import AdapterSlot
-from sync.core.files import atomic_write
 from sync.trust.dsse import seal, unseal
 from sync.trust.keys import Key, Signer
 

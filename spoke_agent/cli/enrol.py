@@ -45,9 +45,9 @@ def enrol(ctx: Context, *, hub_url: str | None, code: str | None, request_out: P
     Online: --hub URL --code CODE. Without a network: --code CODE --request-out FILE here, `hub spoke admit` there, then
     --grant FILE here.
     """
+    from model_formats.core.files import atomic_write
     from provisioning.identity.enrol import EnrolmentGrant, begin, finish
     from provisioning.identity.online import enrol_online
-    from sync.core.files import atomic_write
 
     if grant is not None and not (hub_url or code or request_out):
         _show(ctx, finish(ctx.home, EnrolmentGrant.read(grant)))

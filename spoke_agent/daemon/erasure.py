@@ -17,11 +17,11 @@ from typing import Annotated, ClassVar, Literal, Protocol
 from msgspec import Meta
 
 from model_formats.core.document import Document
+from model_formats.core.files import atomic_write
 from model_formats.core.types import AwareDatetime, Name
 from spoke_agent.adapters.store import Retired
 from spoke_agent.data.store import DataStore
 from sync.core.clock import Clock
-from sync.core.files import atomic_write
 from sync.trust.dsse import seal
 from sync.trust.keys import Signer
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model_formats.core.errors import DeviceError
+from model_formats.core.files import atomic_write
 from model_formats.core.log_event import LogEvent
 from spoke_agent.server_api.client import ControlClient
 from spoke_agent.site.home import SpokeHome
 from spoke_agent.site.restart import FINAL_STATUS, RestartPolicy
-from sync.core.files import atomic_write
 
 __all__ = ["Child", "ServerSilent", "Supervisor", "borrowed_server", "commands"]
 

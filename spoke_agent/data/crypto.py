@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Struct
 
 from model_formats.core.file_lock import FileLock
+from model_formats.core.files import atomic_write, fsync_dir
 from spoke_agent.data.errors import DataKeyLost, SiteKeyInvalid, StoreDamaged
-from sync.core.files import atomic_write, fsync_dir
 
 __all__ = ["SITE_KEY", "SiteKey", "load_site_key", "site_key"]
 

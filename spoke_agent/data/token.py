@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from model_formats.core.files import atomic_write
 from spoke_agent.data.errors import DataKeyLost, SiteKeyInvalid, SiteKeyUnavailable
-from sync.core.files import atomic_write
 
 __all__ = ["TokenAddress", "credential", "parse_address", "token_secret"]
 

@@ -6,10 +6,10 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from model_formats.core.document import Document, DocumentRefused, Value
+from model_formats.core.files import atomic_write
 from model_formats.core.types import AwareDatetime, Digest, Name
 from spoke_agent.drift.adwin import Adwin
 from spoke_agent.drift.detector import Detector
-from sync.core.files import atomic_write
 from sync.protocol.egress import Level
 
 __all__ = ["DriftState", "Sums", "read_state", "write_state"]

@@ -13,10 +13,10 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from model_formats.core.document import Document, DocumentRefused
+from model_formats.core.files import atomic_write
 from model_formats.core.types import hex_of
 from spoke_agent.data.crypto import SiteKey
 from spoke_agent.data.errors import StoreDamaged
-from sync.core.files import atomic_write
 from sync.federated.documents import Question
 from sync.federated.masks import fresh_secret, public_of
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from model_formats.core.document import Document, Value
+from model_formats.core.files import atomic_write
 from model_formats.core.types import AwareDatetime, Digest, Name
 from spoke_agent.outbox.egress_log import EgressLog, Logged
 from spoke_agent.outbox.errors import LogBroken
 from spoke_agent.outbox.explain import REASONS, meaning
 from spoke_agent.outbox.policy import EgressRule, SitePolicy
-from sync.core.files import atomic_write
 from sync.core.types import Regime, SpokeId
 from sync.protocol.egress import FLOORS, Kind
 

@@ -14,9 +14,9 @@ import yaml
 from msgspec import Meta
 
 from model_formats.core.document import Document, DocumentRefused, Value
+from model_formats.core.files import atomic_write
 from model_formats.core.types import Digest, Name
 from spoke_agent.outbox.errors import PolicyInvalid
-from sync.core.files import atomic_write
 from sync.core.types import Regime
 from sync.protocol.egress import FLOORS, MAX_BYTES, MIN_CELL, MIN_ROWS, MIN_SITES, Kind
 from sync.protocol.messages import EgressCeiling
@@ -24,11 +24,11 @@ from sync.protocol.messages import EgressCeiling
 __all__ = [
     "POLICY_FILE",
     "Allow",
-    "EgressRequest",
     "Day",
+    "EgressRequest",
+    "EgressRule",
     "SitePolicy",
     "Sovereignty",
-    "EgressRule",
     "decide",
     "default_policy",
     "load_policy",

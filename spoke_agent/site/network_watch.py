@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from model_formats.core.files import atomic_write
 from spoke_agent.site.home import SpokeHome
-from sync.core.files import atomic_write
 
 if TYPE_CHECKING:
     from provisioning.identity.enrol import HubAddress

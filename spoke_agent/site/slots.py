@@ -12,8 +12,8 @@ from msgspec import Meta, field
 
 from model_formats.core.document import Document, Value
 from model_formats.core.file_lock import FileLock
+from model_formats.core.files import atomic_write
 from model_formats.core.types import Digest, Name
-from sync.core.files import atomic_write
 
 __all__ = ["AdapterSlot", "ChallengerSlot", "ModelSlots", "Slot", "Slots", "edit_slots", "read_slots", "write_slots"]
 

@@ -10,8 +10,8 @@ from typing import Annotated
 from msgspec import Meta, field
 
 from model_formats.core.document import Document, DocumentRefused, Value
+from model_formats.core.files import atomic_write
 from model_formats.core.types import AwareDatetime
-from sync.core.files import atomic_write
 
 __all__ = ["LEAST_NEW", "TuneSchedule", "start_process"]
 

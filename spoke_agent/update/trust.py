@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from model_formats.core.files import atomic_write
 from model_formats.package import open_package
 from model_formats.package.image_layout import BlobReader, read_blob
 from model_formats.package.oci import SIGNATURE, Descriptor
 from sync.core.clock import Clock
-from sync.core.files import atomic_write
 from sync.core.types import Regime
 from sync.protocol.messages import DesiredModel
 from sync.trust.client import TrustStore

@@ -36,11 +36,11 @@ from msgspec import Meta
 
 from model_formats.core.document import Document, Value
 from model_formats.core.errors import DeviceError
+from model_formats.core.files import atomic_file
 from model_formats.core.types import AwareDatetime, Digest, Name, digest_of, hex_of, matching
 from model_formats.package.image_layout import BlobReader, PackageTampered
 from model_formats.package.oci import INDEX, SIGNATURE, Descriptor, canonical, descriptor_json
 from model_formats.package.read import closure
-from sync.core.files import atomic_file
 from sync.core.types import Reason, SpokeId
 from sync.protocol.messages import Directive
 from sync.sideload.receipts import Receipt, Receipts, ReceiptsKnown, claimed_spoke, read_receipts, write_receipts

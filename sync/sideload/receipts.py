@@ -9,8 +9,8 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from model_formats.core.document import Document, Value
+from model_formats.core.files import atomic_write
 from model_formats.core.types import AwareDatetime, Name, matching
-from sync.core.files import atomic_write
 from sync.core.types import Reason, SpokeId
 from sync.protocol.messages import Serving
 from sync.trust.dsse import seal, unseal

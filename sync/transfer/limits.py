@@ -12,8 +12,8 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from model_formats.core.errors import OperatorError
+from model_formats.core.files import atomic_write
 from sync.core.clock import Clock
-from sync.core.files import atomic_write
 from sync.core.types import Reason
 from sync.transfer.errors import TransferFailed
 from sync.transfer.rate_limit import RateLimit, Unlimited

@@ -20,9 +20,9 @@ from typing import ClassVar, Literal
 from msgspec import field
 
 from model_formats.core.document import Document
+from model_formats.core.files import atomic_write
 from model_formats.core.types import AwareDatetime, Digest, digest_of
 from sync.core.clock import Clock
-from sync.core.files import atomic_write
 from sync.core.types import SpokeId
 from sync.store import disk_errors
 from sync.trust.documents import Lane

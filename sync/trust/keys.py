@@ -17,8 +17,8 @@ from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
 from model_formats.core.document import Value
 from model_formats.core.errors import OperatorError
+from model_formats.core.files import atomic_write
 from model_formats.core.types import digest_of
-from sync.core.files import atomic_write
 from sync.trust.errors import KeyMissing
 
 __all__ = [

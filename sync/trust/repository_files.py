@@ -15,8 +15,8 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
+from model_formats.core.files import atomic_write
 from model_formats.core.types import digest_of, hex_of
-from sync.core.files import atomic_write
 from sync.core.types import Reason
 from sync.trust.errors import MetadataRefused
 from sync.trust.keys import load_signer, role_signer, save_signer

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_formats.core.errors import OperatorError, SpokeshaveError
 from model_formats.core.file_lock import FileLock
+from model_formats.core.files import atomic_write
 from model_formats.core.log_event import LogEvent
 from model_formats.core.logging import log_loop_fault
 from spoke_agent.server.app.control import Control
@@ -34,7 +35,6 @@ from spoke_agent.server.models.model_set import ModelSet
 from spoke_agent.server.rest.routes import Routes
 from spoke_agent.server.settings import ServeSettings
 from spoke_agent.site.memory import release_unused
-from sync.core.files import atomic_write
 from sync.store import BlobStore
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ import msgspec
 from msgspec.structs import replace
 
 from model_formats.core.errors import SpokeshaveError
+from model_formats.core.files import atomic_write
 from model_formats.core.log_event import LogEvent
 from model_formats.core.logging import log_loop_fault
 from spoke_agent.server.app.control import answering
@@ -34,7 +35,6 @@ from spoke_agent.server_api.client import ControlClient
 from spoke_agent.server_api.errors import ServerUnreachable
 from spoke_agent.server_api.messages import ReconcileAnswer, ServingAnswer, StatsAnswer
 from spoke_agent.site.restart import FINAL_STATUS, RestartPolicy
-from sync.core.files import atomic_write
 
 __all__ = ["Workers", "settings_from", "settings_text"]
 

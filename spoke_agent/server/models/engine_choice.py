@@ -19,6 +19,7 @@ from msgspec.json import decode, encode
 
 from model_formats.core.cpu_class import this_class
 from model_formats.core.errors import SpokeshaveError
+from model_formats.core.files import atomic_write
 from model_formats.core.log_event import LogEvent
 from model_formats.core.runtime import Candidate, Engine, EngineMissing, LoadFailed, Session, candidates
 from model_formats.core.types import digest_of
@@ -28,7 +29,6 @@ from model_formats.package.golden import Golden, GoldenMismatch, GoldenResult, c
 from model_formats.runtimes.select import open_session
 from spoke_agent.server.models.engine_trial import EngineQuestion, EngineResult, apart
 from spoke_agent.server.settings import ServeSettings
-from sync.core.files import atomic_write
 
 __all__ = ["Opened", "cpu_word", "open_right", "usable_engines"]
 

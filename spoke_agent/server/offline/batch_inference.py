@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from model_formats.core.array_file import read_arrays, write_arrays
+from model_formats.core.files import atomic_write
 from model_formats.core.runtime import Array, HeadAdapter
 from model_formats.core.types import digest_of_file
 from spoke_agent.server.models.loader import LoadedVersion, load_adapter, load_version
@@ -23,7 +24,6 @@ from spoke_agent.server.offline.tables import read_rows, write_rows
 from spoke_agent.server.settings import ServeSettings
 from spoke_agent.server_api.errors import NotServing, UnknownTarget
 from spoke_agent.site.slots import ModelSlots, read_slots
-from sync.core.files import atomic_write
 from sync.store import BlobStore
 
 __all__ = ["BatchResult", "infer_file"]
