@@ -1,5 +1,6 @@
 """`hub model`: build, import, publish, sign, list, show, verify, deny."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,7 +207,7 @@ def publish(
         if not folder.is_dir():
             raise NotBuilt(f"{ref} was not built here: there is no {folder}")
     back = () if no_fallback else (fallback or None)
-    signer, policy = _signer(**signing)
+    signer, policy = _signer(_SigningOptions(**signing))
     with HubClient.local(ctx.home) as hub:
         done = publishing.publish(
             hub,
@@ -231,30 +232,34 @@ def publish(
     emit(ctx, told, _show_published)
 
 
-def _signer(
-    *,
-    certificate: Path | None,
-    certificate_key: Path | None,
-    root: Path | None,
-    identity: str | None,
-    issuer: str | None,
-    identity_token: Path | None,
-    sigstore_config: Path | None,
-) -> "tuple[Signer | None, PublisherPolicy | None]":
+@dataclass(frozen=True, slots=True)
+class _SigningOptions:
+    """The options of `publish` that say who signs."""
+
+    certificate: Path | None
+    certificate_key: Path | None
+    root: Path | None
+    identity: str | None
+    issuer: str | None
+    identity_token: Path | None
+    sigstore_config: Path | None
+
+
+def _signer(given: _SigningOptions) -> "tuple[Signer | None, PublisherPolicy | None]":
     """Who signs and whom spokes will trust for it; nobody named: the publisher's key."""
     from hub.client import signing as signers
 
-    if certificate:
-        if certificate_key is None or issuer or identity_token or sigstore_config:
+    if given.certificate:
+        if given.certificate_key is None or given.issuer or given.identity_token or given.sigstore_config:
             raise click.UsageError("--certificate goes with --certificate-key, and without Sigstore's options")
-        return signers.by_certificate(certificate, certificate_key, root=root, name=identity)
-    if certificate_key or root:
+        return signers.by_certificate(given.certificate, given.certificate_key, root=given.root, name=given.identity)
+    if given.certificate_key or given.root:
         raise click.UsageError("--certificate-key and --root go with --certificate")
-    if identity or issuer:
-        if not (identity and issuer):
+    if given.identity or given.issuer:
+        if not (given.identity and given.issuer):
             raise click.UsageError("keyless signing needs both --identity and --issuer")
-        return signers.by_identity(identity, issuer, token=identity_token, config=sigstore_config)
-    if identity_token or sigstore_config:
+        return signers.by_identity(given.identity, given.issuer, token=given.identity_token, config=given.sigstore_config)
+    if given.identity_token or given.sigstore_config:
         raise click.UsageError("--identity-token and --sigstore-config go with --identity and --issuer")
     return None, None
 

@@ -10,6 +10,7 @@ from hub.config.settings import load_settings
 from hub.context import HubContext
 from hub.services.relays import make_relay
 from model_formats.core.console import Context, emit, out, pass_context
+from provisioning.brokers.region import RelayConfig
 
 __all__ = ["relay"]
 
@@ -40,8 +41,8 @@ def relay(
     home = HubHome(ctx.home)
     hub = HubContext.open(ctx.home, load_settings(ctx.home))
     try:
-        broker = local_broker(home, hub_broker)
-        files = make_relay(hub, name, sites, folder, broker=broker, names=hosts, port=port, place=place, who="operator")
+        config = RelayConfig(name, local_broker(home, hub_broker), hosts, port, place)
+        files = make_relay(hub, config, sites, folder, who="operator")
     finally:
         hub.close()
     told = {"relay": name, "folder": str(folder), "files": [str(f.relative_to(folder)) for f in files]}

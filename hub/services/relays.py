@@ -14,7 +14,7 @@ from hub.store.audit import append_audit
 from hub.store.key_values import get_value, set_value
 from hub.store.spokes import enrolled_zones
 from model_formats.core.errors import OperatorError
-from provisioning.brokers.region import write_region
+from provisioning.brokers.region import RelayConfig, write_region
 from sync.core.types import SpokeId
 
 __all__ = ["RelayInvalid", "allowed_relays", "make_relay"]
@@ -29,22 +29,12 @@ class RelayInvalid(OperatorError):
     hint = "Give it a short name (a-z, 0-9, -) and sites that have enrolled spokes."
 
 
-def make_relay(
-    hub: HubContext,
-    name: str,
-    sites: Sequence[str],
-    out: Path,
-    *,
-    broker: tuple[str, int],
-    names: Sequence[str],
-    port: int,
-    place: str,
-    who: str,
-) -> list[Path]:
+def make_relay(hub: HubContext, relay: RelayConfig, sites: Sequence[str], out: Path, *, who: str) -> list[Path]:
     """Render the folder of a relay, and let it through the hub's broker. Raises RelayInvalid, SpokeUnknown.
 
     The relay may do what its sites' spokes may. Doing it again for a name replaces its sites, keys and certificates.
     """
+    name = relay.name
     if not re.fullmatch("[a-z0-9][a-z0-9-]{0,30}", name):
         raise RelayInvalid(f"{name!r} is not a name for a relay")
     if not sites:
@@ -53,7 +43,7 @@ def make_relay(
         served = _of_sites(enrolled_zones(db), sites)
         if missing := sorted(set(sites) - {spoke.site for spoke, _ in served}):
             raise SpokeUnknown(f"no spoke is enrolled at {missing[0]}")
-        files = write_region(out, name, hub.ca, served, hub=broker, names=names, port=port, place=place, now=hub.clock.now())
+        files = write_region(out, relay, hub.ca, served, now=hub.clock.now())
         set_value(db, _FACT, json.dumps({**_relays(db), name: sorted(set(sites))}))
         append_audit(db, who, AuditAction.RELAY_MAKE, name, now=hub.now, details={"sites": ", ".join(sorted(set(sites)))})
     return files

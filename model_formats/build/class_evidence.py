@@ -23,7 +23,7 @@ from model_formats.package.golden import Golden, GoldenResult, check_golden, rea
 from model_formats.runtimes.benchmark import measure_speed
 from model_formats.runtimes.select import open_session
 
-__all__ = ["TrialQuestion", "Trial", "TrialResult", "lost", "needless", "try_here", "trials_of"]
+__all__ = ["TrialData", "TrialQuestion", "Trial", "TrialResult", "lost", "needless", "try_here", "trials_of"]
 
 _BATCH = 32
 
@@ -34,6 +34,15 @@ class Trial(msgspec.Struct, frozen=True):
     variant: str
     path: str
     candidate: Candidate
+
+
+class TrialData(msgspec.Struct, frozen=True):
+    """What trials are compared with and scored on. `output`: name of the scored output."""
+
+    golden: Golden
+    rows: Rows
+    task: Task
+    output: str
 
 
 class TrialResult(msgspec.Struct, frozen=True):
@@ -72,16 +81,15 @@ def needless(trial: Trial, done: Iterable[TrialResult]) -> bool:
     return trial.candidate.mode == "exact" and any(t.evidence.right for t in same)
 
 
-def try_here(
-    trial: Trial, golden: Golden, rows: Rows, task: Task, output: str, *, budget_s: float = np.inf, timed: bool = False
-) -> TrialResult:
+def try_here(trial: Trial, data: TrialData, *, budget_s: float = np.inf, timed: bool = False) -> TrialResult:
     """Open, compare and score on this CPU; a failure is evidence as well. `timed`: latency too, where the CPU is real."""
     one, here, real = trial.candidate, this_class(), not emulated()
     try:
         session = open_session(Path(trial.path), engine=one.engine, mode=one.mode)
-        result = check_golden(session, golden, trial.variant)
-        found, count = _score(session, rows, task, output, budget_s)
-        speed = measure_speed(session, rows.inputs, budget_s=0.1).latency_ms_batch32 if timed and real and result.ok else None
+        result = check_golden(session, data.golden, trial.variant)
+        found, count = _score(session, data, budget_s)
+        inputs = data.rows.inputs
+        speed = measure_speed(session, inputs, budget_s=0.1).latency_ms_batch32 if timed and real and result.ok else None
     except SpokeshaveError as e:
         return lost(trial, here, e.message, emulated=not real)
     evidence = ClassEvidence(
@@ -108,26 +116,26 @@ def _worst(result: GoldenResult) -> float | None:
     return round(float(result.worst), 4) if np.isfinite(result.worst) else None
 
 
-def _score(session: Session, rows: Rows, task: Task, output: str, budget_s: float) -> tuple[float, int]:
+def _score(session: Session, data: TrialData, budget_s: float) -> tuple[float, int]:
     """The score, and of how many rows."""
     parts: list[Array] = []
     began = time.monotonic()
-    for start in range(0, len(rows), _BATCH):
-        parts += session.run({n: a[start : start + _BATCH] for n, a in rows.inputs.items()}, [output])
+    for start in range(0, len(data.rows), _BATCH):
+        parts += session.run({n: a[start : start + _BATCH] for n, a in data.rows.inputs.items()}, [data.output])
         if time.monotonic() - began > budget_s:
             break
     outputs = np.concatenate(parts)
-    return score(task, outputs, rows.labels[: len(outputs)]), len(outputs)
+    return score(data.task, outputs, data.rows.labels[: len(outputs)]), len(outputs)
 
 
 def _answer(question: TrialQuestion, say: Callable[[Any], None]) -> None:
-    golden, rows = read_golden(Path(question.golden)), read_rows(question.rows)
+    data = TrialData(read_golden(Path(question.golden)), read_rows(question.rows), question.task, question.output)
     done: list[TrialResult] = []
     for place, trial in enumerate(question.trials):
         if needless(trial, done):
             continue
         say(place)
-        done.append(try_here(trial, golden, rows, question.task, question.output, budget_s=question.budget_s))
+        done.append(try_here(trial, data, budget_s=question.budget_s))
         say(done[-1])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model_formats.build.class_evidence import TrialQuestion, TrialResult, needless, trials_of, try_here
+from model_formats.build.class_evidence import TrialData, TrialQuestion, TrialResult, needless, trials_of, try_here
 from model_formats.build.dataset import Rows, write_rows
 from model_formats.build.emulated import emulated_classes, try_emulated
 from model_formats.build.scoring import METRICS, predict, score, slices
@@ -162,12 +162,12 @@ def settle(build: BuildSession, golden: Golden) -> None:
 
     Raises GoldenMismatch when fp32 has none.
     """
-    held, contract = build.data.held_out, build.options.contract
+    data = TrialData(golden, build.data.held_out, build.options.contract.task, build.output)
     for variant in list(build.recipes):
         done: list[TrialResult] = []
         for trial in trials_of({variant: build.main(variant)}):
             if find_spec(trial.candidate.engine) is not None and not needless(trial, done):
-                done.append(try_here(trial, golden, held, contract.task, build.output, timed=True))
+                done.append(try_here(trial, data, timed=True))
         right = [t.trial.candidate for t in done if t.evidence.right]
         build.classes[variant] = tuple(t.evidence for t in done)
         if right:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -13,35 +14,40 @@ from provisioning.identity.ca import DeviceCA
 from sync.core.tls import TlsFiles
 from sync.core.types import SpokeId
 
-__all__ = ["write_region"]
+__all__ = ["RelayConfig", "write_region"]
+
+
+@dataclass(frozen=True, slots=True)
+class RelayConfig:
+    """One relay and its machine."""
+
+    name: str
+    hub: tuple[str, int]
+    """Host and port of the hub's broker, as the relay sees it."""
+    names: Sequence[str]
+    """Host names under which the region's spokes reach the relay."""
+    port: int
+    place: str
+    """Where the folder will lie on that machine."""
 
 
 def write_region(
-    out: Path,
-    name: str,
-    ca: DeviceCA,
-    spokes: Sequence[tuple[SpokeId, str]],
-    *,
-    hub: tuple[str, int],
-    names: Sequence[str],
-    port: int,
-    place: str,
-    now: datetime,
+    out: Path, relay: RelayConfig, ca: DeviceCA, spokes: Sequence[tuple[SpokeId, str]], *, now: datetime
 ) -> list[Path]:
-    """Write `out` for the relay `name` of these spokes (with zones); returns its files.
+    """Write `out` for a relay of these spokes (with zones); returns its files.
 
-    `hub`: host and port of the hub's broker. `names`: host names under which the region's spokes reach the relay. `place`: where
-    the folder will lie on that machine. Called again it writes the access list anew, with fresh keys and certificates.
+    Called again it writes the access list anew, with fresh keys and certificates.
     """
     (out / "data").mkdir(parents=True, exist_ok=True, mode=0o700)
-    ca.issue_server(out / "tls", list(names), now=now)
-    ca.issue_client(out / "tls", relay_user(name), now=now)
-    there = Path(place)
-    link = _there(there, relay_user(name))
-    bridge = Bridge(name, *hub, link, tuple(spokes))
-    config = render_config(there, _there(there, "server"), host="0.0.0.0", port=port, crl=there / "crl.pem", bridge=bridge)  # noqa: S104
+    ca.issue_server(out / "tls", list(relay.names), now=now)
+    ca.issue_client(out / "tls", relay_user(relay.name), now=now)
+    there = Path(relay.place)
+    link = _there(there, relay_user(relay.name))
+    bridge = Bridge(relay.name, *relay.hub, link, tuple(spokes))
+    server, crl = _there(there, "server"), there / "crl.pem"
+    config = render_config(there, server, host="0.0.0.0", port=relay.port, crl=crl, bridge=bridge)  # noqa: S104
     lines = [line for line in config.splitlines() if not line.startswith(("user ", "# Written"))]
-    head = [f"# Relay {name}, written by `hub relay`. Start: mosquitto -c {shlex.quote(str(there / 'mosquitto.conf'))}"]
+    head = [f"# Relay {relay.name}, written by `hub relay`. Start: mosquitto -c {shlex.quote(str(there / 'mosquitto.conf'))}"]
     atomic_write(out / "mosquitto.conf", "\n".join([*head, *lines, ""]).encode())
     atomic_write(out / "acl", render_acl(spokes, hub_users=()).encode(), mode=0o600)
     atomic_write(out / "crl.pem", ca.crl_path.read_bytes())

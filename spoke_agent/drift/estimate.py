@@ -31,8 +31,7 @@ def from_labels(rows: int, correct: int, days: int = NEWEST_DAYS) -> PerfEstimat
     """Share correct among the labelled rows of the last days, with Wilson's 90 % interval; None below 200 of them."""
     if rows < _LEAST_LABELS:
         return None
-    low, high = wilson_interval(correct, rows)
-    return _estimate("labels", correct / rows, low, high, rows, valid=True, days=days)
+    return _estimate("labels", correct / rows, wilson_interval(correct, rows), rows, valid=True, days=days)
 
 
 def from_rows(profile: ReferenceProfile, scores: Array, features: Array) -> PerfEstimate | None:
@@ -42,7 +41,7 @@ def from_rows(profile: ReferenceProfile, scores: Array, features: Array) -> Perf
     flat = scores.reshape(len(scores), -1)
     window = EstimateWindow(confidence(flat, profile.scores), flat.argmax(axis=1), features)
     found = estimate_accuracy(profile.estimate, window)
-    return _estimate("regression", found.value, found.low, found.high, found.rows, valid=found.valid)
+    return _estimate("regression", found.value, (found.low, found.high), found.rows, valid=found.valid)
 
 
 class AccuracyEstimator:
@@ -108,14 +107,14 @@ def _newest(batches: list[StoredBatch]) -> list[StoredBatch]:
 def _estimate(
     method: Literal["labels", "regression"],
     value: float,
-    low: float,
-    high: float,
+    interval: tuple[float, float],
     rows: int,
     *,
     valid: bool,
     days: int = NEWEST_DAYS,
 ) -> PerfEstimate:
     """Whole percent, the interval rounded outwards."""
+    low, high = interval
     centre = round(100 * min(1.0, max(0.0, value)))
     return PerfEstimate(
         method=method,
