@@ -33,6 +33,8 @@ class BulkSocket(ssl.SSLSocket):
     """A socket as paho uses it: non-blocking, with `recv`, `send` and `pending`. Its class is made by `bulk_socket`."""
 
     bulk: Bulk
+    monotonic: Callable[[], float]
+    """Seconds of a clock that only goes forward."""
     _room: bytearray
     _start: int
     _end: int
@@ -43,7 +45,7 @@ class BulkSocket(ssl.SSLSocket):
         """As `ssl.SSLContext.wrap_socket` makes it, which does not call `__init__` of this class."""
         made = super().__new__(cls, *args, **kwargs)
         made._room, made._start, made._end = bytearray(_ROOM_BYTES), 0, 0
-        made._for_paho, made._seen = 0, time.monotonic()
+        made._for_paho, made._seen = 0, made.monotonic()
         return made
 
     def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002  # as in ssl
@@ -91,7 +93,7 @@ class BulkSocket(ssl.SSLSocket):
             return False
         # First byte 0x30: PUBLISH, QoS 0, not retained, no duplicate. Once a second one packet goes to paho, which counts the
         # bytes it sees as a sign of life and would otherwise send pings or give the line up.
-        if self._room[self._start] == _PUBLISH and size <= _ROOM_BYTES and time.monotonic() - self._seen < _UNSEEN_S:
+        if self._room[self._start] == _PUBLISH and size <= _ROOM_BYTES and self.monotonic() - self._seen < _UNSEEN_S:
             if size > held:
                 return False
             found = bulk_of(memoryview(self._room)[self._start : self._start + size])
@@ -107,7 +109,7 @@ class BulkSocket(ssl.SSLSocket):
             return b""
         end = self._start + min(most, self._for_paho, self._end - self._start)
         data = bytes(memoryview(self._room)[self._start : end])
-        self._start, self._for_paho, self._seen = end, self._for_paho - len(data), time.monotonic()
+        self._start, self._for_paho, self._seen = end, self._for_paho - len(data), self.monotonic()
         return data
 
     def _fill(self) -> int:
@@ -132,9 +134,9 @@ class BulkSocket(ssl.SSLSocket):
         return self._end - before
 
 
-def bulk_socket(bulk: Bulk) -> type[BulkSocket]:
+def bulk_socket(bulk: Bulk, monotonic: Callable[[], float] = time.monotonic) -> type[BulkSocket]:
     """A class for `ssl.SSLContext.sslsocket_class` whose sockets give their bulk to `bulk`."""
-    return type("BulkSocket", (BulkSocket,), {"bulk": staticmethod(bulk)})
+    return type("BulkSocket", (BulkSocket,), {"bulk": staticmethod(bulk), "monotonic": staticmethod(monotonic)})
 
 
 def packet_size(data: bytes | bytearray, start: int, end: int) -> int:

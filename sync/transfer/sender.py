@@ -40,6 +40,8 @@ MAX_STREAMS = 256
 """Blobs (per zone) that are served at once; wants for more are dropped and asked again."""
 _INBOX = 20_000
 _IDLE_S = 5.0
+_NAP_S = 1.0
+"""Longest wait for a want while nothing is asked for: `stop` is seen so late."""
 _SMALL_BYTES = 16 * BLOCK_SIZE
 """A blob of one window is not worth a pause."""
 _MANY = 64
@@ -140,9 +142,13 @@ class BlobSender:
         self.stats = SenderStats()
 
     def start(self) -> None:
-        """Subscribe to wants and answer them until `stop`."""
+        """Subscribe to wants and answer them until `stop`, on a thread of its own."""
         self._thread = threading.Thread(target=self._run, name="blob-sender", daemon=True)
         self._thread.start()
+        self.subscribe()
+
+    def subscribe(self) -> None:
+        """Hear wants. Whoever has no thread started calls `turn` to answer them."""
         self._subscription = self._bus.subscribe(self._filter, self._heard, qos=0)
 
     def stop(self) -> None:
@@ -154,6 +160,9 @@ class BlobSender:
             self._inbox.put_nowait(None)
         if self._thread is not None:
             self._thread.join()
+        for stream in self._streams.values():
+            os.close(stream.fd)
+        self._streams.clear()
 
     # ---- on the bus's thread ------------------------------------------------------------------------------------------------
 
@@ -165,17 +174,19 @@ class BlobSender:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            waiting = [stream for stream in self._streams.values() if stream.waiting or stream.again]
-            ready = [stream for stream in waiting if self._may_begin(stream)]
-            # With blocks to send, look at wants without waiting; before a ring has gathered, look often; otherwise sleep.
-            self._listen(wait=0.0 if ready else 0.02 if waiting else 1.0)
-            # One block of each blob in turn, so that a small blob does not wait behind a large one.
-            for stream in ready:
-                self._send_one(stream)
-            self._forget_idle()
-        for stream in self._streams.values():
-            os.close(stream.fd)
-        self._streams.clear()
+            self.turn()
+
+    def turn(self) -> bool:
+        """Take the wants that are here, then send a block of each blob that may begin. Returns whether there was one to send."""
+        waiting = [stream for stream in self._streams.values() if stream.waiting or stream.again]
+        ready = [stream for stream in waiting if self._may_begin(stream)]
+        # With blocks to send, look at wants without waiting; before a ring has gathered, look often; otherwise sleep.
+        self._listen(wait=0.0 if ready else 0.02 if waiting else _NAP_S)
+        # One block of each blob in turn, so that a small blob does not wait behind a large one.
+        for stream in ready:
+            self._send_one(stream)
+        self._forget_idle()
+        return bool(ready)
 
     def _listen(self, wait: float) -> None:
         """Take all wants that are here; with nothing to send, wait for one."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from provisioning.identity.ca import DeviceCA
 from sync.bus.mqtt_fast_path import BulkSocket, bulk_of, bulk_socket, packet_size
+from sync.core.clock import ManualClock
 from sync.core.tls import TlsFiles, client_context
 
 
@@ -77,6 +78,7 @@ class Line:
         ca.issue_client(folder / "tls", "hub", now=now)
         server = ca.issue_server(folder / "tls", ["localhost"], now=now)
         self.bulk: list[tuple[str, bytes, list[int]]] = []
+        self.clock = ManualClock()
         theirs, ours = socket.socketpair()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(server.certificate, server.key)
@@ -84,7 +86,7 @@ class Line:
         shaking = threading.Thread(target=lambda: made.append(context.wrap_socket(theirs, server_side=True)))
         shaking.start()
         mine = client_context(TlsFiles(*(folder / "tls" / name for name in ("ca.crt", "hub.crt", "hub.key"))))
-        mine.sslsocket_class = bulk_socket(lambda *found: self.bulk.append(found))
+        mine.sslsocket_class = bulk_socket(lambda *found: self.bulk.append(found), self.clock.monotonic)
         wrapped = mine.wrap_socket(ours, server_hostname="localhost")
         assert isinstance(wrapped, BulkSocket)
         self.ours: BulkSocket = wrapped
@@ -142,7 +144,7 @@ def test_pieces_of_any_size_make_whole_packets(line: Line) -> None:
 
 def test_on_a_slow_line_paho_sees_that_bytes_come(line: Line) -> None:
     packet = publish("t", bytes(1000))
-    time.sleep(1.1)
+    line.clock.advance(1.1)
     line.theirs.sendall(packet[:10])
     assert line.paho_reads(10, 2.0) == packet[:10], "else it would take the line for dead"
 

@@ -265,46 +265,46 @@ def test_a_ring_is_waited_for_and_a_single_spoke_does_not_wait(hub: Hub, eventua
         waiting.done()
 
 
-def test_as_long_as_a_ring_grows_it_is_waited_for_within_bounds(hub: Hub, eventually: Callable[..., None]) -> None:
+def test_as_long_as_a_ring_grows_it_is_waited_for_within_bounds(hub: Hub) -> None:
     asks, sender, clock = _asking(hub, gather_s=1.0)
     index = hub.store.put(b"an index")
     for i in range(3):
         asks(f"site-{i}", [0], index)
-    eventually(lambda: sender.stats.blocks == 1)
+    assert sender.stats.blocks == 1
     for i in range(2):
         asks(f"site-{i}", [0, 1])
     clock.advance(1.1)
-    time.sleep(0.05)
+    assert not sender.turn()
     assert sender.stats.blocks == 1, "one that has the index has not asked yet"
     for i in range(2, 4):
         asks(f"site-{i}", [0, 1])
         clock.advance(0.9)
     assert sender.stats.blocks == 1, "somebody new came within the second, again and again"
     clock.advance(0.2)
-    eventually(lambda: sender.stats.blocks == 3)
+    _answer(sender)
+    assert sender.stats.blocks == 3
 
 
-def test_what_some_have_missed_comes_last_and_once_for_all_of_them(hub: Hub, eventually: Callable[..., None]) -> None:
+def test_what_some_have_missed_comes_last_and_once_for_all_of_them(hub: Hub) -> None:
     asks, sender, clock = _asking(hub, gather_s=0.0)
     asks("site-0", [0, 1, 2])
-    eventually(lambda: sender.stats.blocks == 3)
+    assert sender.stats.blocks == 3
     clock.advance(2)
     asks("site-0", [3, 4])
     asks("site-1", [0, 1])
     asks("site-2", [0, 1, 2])
     assert sender.stats.blocks == 5, "others are still at what is new to all"
     clock.advance(0.3)
-    eventually(lambda: sender.stats.blocks == 8)
+    _answer(sender)
+    assert sender.stats.blocks == 8
     asks("site-1", [0])
     assert sender.stats.blocks == 8, "one copy of what was missed, for both"
 
 
 def _asking(hub: Hub, gather_s: float) -> tuple[Callable[..., None], BlobSender, ManualClock]:
-    """A sender with a clock that stands still, and a way to ask it for blocks of one blob."""
-    hub.sender.stop()
+    """A sender whose clock stands still and whose turns the test takes, and a way to ask it for blocks of one blob."""
     clock, data = ManualClock(), content(40)
-    hub.sender = BlobSender(hub.bus, hub.store, gather_s=gather_s, clock=clock)
-    hub.sender.start()
+    _without_thread(hub, gather_s=gather_s, clock=clock)
     blob, buses = hub.store.put(data), {}
 
     def ask(site: str, blocks: list[int], digest: str = blob) -> None:
@@ -314,10 +314,23 @@ def _asking(hub: Hub, gather_s: float) -> tuple[Callable[..., None], BlobSender,
         want, before = Want(site=site, spoke="main", start=start, missing=missing, credit=len(blocks)), hub.sender.stats.wants
         buses[site].publish(Message(topics.want("eu", digest), want.canonical(), qos=0))
         while hub.sender.stats.wants == before:
-            time.sleep(0.001)
-        time.sleep(0.05)  # a turn of the sender, which must change nothing
+            hub.sender.turn()
+        _answer(hub.sender)
 
     return ask, hub.sender, clock
+
+
+def _without_thread(hub: Hub, **options: Any) -> None:
+    """Another sender in place of the hub's, which answers only in its `turn`."""
+    hub.sender.stop()
+    hub.sender = BlobSender(hub.bus, hub.store, **options)
+    hub.sender.subscribe()
+
+
+def _answer(sender: BlobSender) -> None:
+    """Turns until nothing may be sent."""
+    while sender.turn():
+        pass
 
 
 def test_a_late_joiner_asks_only_for_what_it_missed(hub: Hub) -> None:
@@ -396,17 +409,18 @@ def test_a_bad_want_is_answered_with_nothing_and_the_hub_lives_on(
     receiver(bus, hub.fresh()).receive(digest, len(data), hashes_of(data))
 
 
-def test_a_greedy_want_is_capped(hub: Hub, eventually: Callable[..., None]) -> None:
-    from sync.transfer import sender as module
+def test_a_greedy_want_is_capped(hub: Hub) -> None:
+    from sync.transfer.sender import MAX_CREDIT
 
-    blocks = module.MAX_CREDIT * 3
+    _without_thread(hub)
+    blocks = MAX_CREDIT * 3
     digest = hub.store.put(bytes(blocks * BLOCK_SIZE))
     start, missing = encode(range(blocks))
     hub.spoke().publish(Message(topics.want("eu", digest), _want(start=start, missing=missing, credit=4096), qos=0))
-    last = -1
-    while last != (last := hub.sender.stats.blocks) or last == 0:
-        time.sleep(0.2)
-    assert last == module.MAX_CREDIT
+    while not hub.sender.stats.wants:
+        hub.sender.turn()
+    _answer(hub.sender)
+    assert hub.sender.stats.blocks == MAX_CREDIT
 
 
 def test_nothing_that_was_written_comes_again_after_a_kill(hub: Hub, tmp_path: Any) -> None:
