@@ -1,4 +1,4 @@
-"""The parts of one hub, opened together: what the API, the loops and the tests all hold in their hands."""
+"""Opens the parts of one hub together; API, loops and tests use them through one object."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Sees what is new, and keeps at it until everybody was told. Its memory is the database: a restart loses nothing."""
+"""Sends new alerts until each channel has taken them. Its state is in the database, so a restart loses nothing."""
 
 import json
 import logging

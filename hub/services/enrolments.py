@@ -1,4 +1,4 @@
-"""Enrolment at the hub: hand out a code, admit the spoke that comes with it, and see it off again."""
+"""Enrolment at the hub: makes codes, admits spokes that bring one, revokes spokes."""
 
 from datetime import timedelta
 

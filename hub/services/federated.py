@@ -4,7 +4,7 @@
         └─────────▶ too_few                              └──(`expires`)──▶ incomplete: never opened
 
 All state is in the database and every step is one transaction, so a restart loses nothing. This process sees shares only; a
-share is uniformly random. What a site's word must fulfil is checked in `hub.rules.egress_residency`, as for every record.
+share is uniformly random. What a site's record must fulfil is checked in `hub.rules.egress_residency`, as for every record.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""What spokes send: signed reports, outbox records, and hints of life. Verified, kept, and the rollout loop told.
+"""Takes what spokes send (reports, outbox records, status), verifies and stores it, and wakes the rollout loop.
 
 Bus handlers only put messages into a bounded queue; one thread takes them out. A refused message changes nothing but one line of
 the audit log, written once for a spoke and code in an hour, so that a flood cannot fill it.
@@ -119,7 +119,7 @@ def take_status(hub: HubContext, spoke: SpokeId, payload: bytes) -> Status:
 
 
 class Ingest:
-    """The hub's ear on the bus. Several hubs share the messages (`$share/hub/...`)."""
+    """Receives the messages of spokes. Several hub processes share them (`$share/hub/...`)."""
 
     def __init__(self, hub: HubContext, bus: Bus, judge: Judge | None = None) -> None:
         self._hub, self._bus = hub, bus

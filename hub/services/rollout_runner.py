@@ -1,4 +1,4 @@
-"""Rollouts, executed: read what is known, ask `hub.rules.rollout.decide`, do the steps.
+"""Runs rollouts: reads the records, asks `hub.rules.rollout.decide`, carries out its steps.
 
 Each round is one transaction, so a restart at any point loses nothing and does nothing twice.
 """

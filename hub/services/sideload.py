@@ -1,4 +1,4 @@
-"""Sideload at the hub: write a bundle for a spoke without a network, and take its receipts back, once."""
+"""Sideload at the hub: writes a bundle for a spoke without a network, and imports its receipts, once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

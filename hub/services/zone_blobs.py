@@ -1,4 +1,4 @@
-"""Which blobs may travel to which zone: those of released versions whose terms allow it, with signatures and deltas."""
+"""Decides which blobs may go to which zone: those of released versions whose terms allow it, with signatures and deltas."""
 
 import threading
 from pathlib import Path

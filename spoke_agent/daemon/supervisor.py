@@ -1,4 +1,4 @@
-"""`spoke run`: agent and server as two processes. Whichever falls is started again; the other does not notice."""
+"""`spoke run`: agent and server as two processes. If one ends it is started again; the other goes on."""
 
 import contextlib
 import logging

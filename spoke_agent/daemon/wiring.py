@@ -1,4 +1,4 @@
-"""Puts a spoke's agent together from its home: every real part, in one place."""
+"""The composition root: makes every part of a spoke's agent from its home."""
 
 import contextlib
 import logging

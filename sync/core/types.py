@@ -1,6 +1,6 @@
-"""Who and when: the identity of a spoke, the states and reasons of an update.
+"""The identity of a spoke, and the states and reasons of an update.
 
-States and reasons are on the wire, in the journal and in the hub's tables alike, so they live here, closed.
+States and reasons are on the wire, in the journal and in the hub's tables alike, so they are closed lists and stand here.
 """
 
 import re
