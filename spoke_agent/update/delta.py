@@ -1,12 +1,11 @@
 """Fetches a file by delta, an untrusted shortcut. If anything goes wrong with it, the whole file is fetched instead."""
 
-import threading
 from pathlib import Path
 
 from model_formats.delta.apply import apply
 from model_formats.delta.format import DeltaInvalid
 from model_formats.package.oci import OCTETS, Descriptor
-from spoke_agent.update.interfaces import Transport
+from spoke_agent.update.interfaces import FetchRequest, Transport
 from sync.protocol.messages import DeltaOffer, DesiredModel
 from sync.store import Store, disk_errors
 
@@ -19,15 +18,15 @@ def offer_for(desired: DesiredModel, blob: Descriptor, store: Store) -> DeltaOff
     return min(fitting, key=lambda o: o.size, default=None)
 
 
-def by_delta(
-    desired: DesiredModel, offer: DeltaOffer, blob: Descriptor, store: Store, transport: Transport, cancel: threading.Event
-) -> int | None:
+def by_delta(offer: DeltaOffer, request: FetchRequest, transport: Transport) -> int | None:
     """Fetch the delta and make the file of it; returns the bytes received, None where it did not lead to the file.
 
     Raises what the transport raises; the delta's own blocks are kept for the next try.
     """
-    received = transport.fetch(desired, Descriptor(offer.delta, offer.size, OCTETS), None, store, cancel=cancel)
-    if cancel.is_set() or not store.has(offer.delta):
+    store, blob = request.store, request.blob
+    delta = Descriptor(offer.delta, offer.size, OCTETS)
+    received = transport.fetch(FetchRequest(request.desired, delta, store, request.cancel))
+    if request.cancel.is_set() or not store.has(offer.delta):
         return received
     made = store.path(offer.delta).with_name(f".{blob.digest.removeprefix('sha256:')[:16]}.made")
     try:

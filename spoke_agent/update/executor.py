@@ -23,7 +23,7 @@ from spoke_agent.update.admission import OFF, Capacity, Choice
 from spoke_agent.update.arrivals import Arrivals
 from spoke_agent.update.delta import by_delta, offer_for
 from spoke_agent.update.environment import UpdatePorts, UpdateSite
-from spoke_agent.update.interfaces import Release
+from spoke_agent.update.interfaces import FetchRequest, Release
 from spoke_agent.update.state_machine import Event
 from spoke_agent.update.step_planner import FETCHES, plan_entry, plan_work
 from spoke_agent.update.steps import Step, StepKind
@@ -344,17 +344,16 @@ class StepRunner:
         return received
 
     def _fetch(self, desired: DesiredModel, blob: Descriptor, cancel: threading.Event) -> int:
+        hashes, progress = block_hashes(self._store, desired.index, blob.digest), self._arrivals.progress(desired.model)
+        request = FetchRequest(desired, blob, self._store, cancel, hashes, progress)
         offer = offer_for(desired, blob, self._store)
         if offer is not None:
-            received = by_delta(desired, offer, blob, self._store, self._transport, cancel)
+            received = by_delta(offer, request, self._transport)
             if received is not None:
                 self._shortcuts.add(desired.index)
                 return received
-        hashes = block_hashes(self._store, desired.index, blob.digest)
         try:
-            return self._transport.fetch(
-                desired, blob, hashes, self._store, cancel=cancel, progress=self._arrivals.progress(desired.model)
-            )
+            return self._transport.fetch(request)
         finally:
             self._arrivals.arrived(desired.model)
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from spoke_agent.server_api.messages import ReconcileAnswer, StatsAnswer
 from sync.protocol.messages import DesiredModel, Serving
 from sync.store import Store
 
-__all__ = ["Labels", "TransportUnavailable", "Release", "ServingProcess", "Transport", "Trust"]
+__all__ = ["FetchRequest", "Labels", "Release", "ServingProcess", "Transport", "TransportUnavailable", "Trust"]
 
 
 class TransportUnavailable(HubError):
@@ -44,19 +45,24 @@ class Trust(Protocol):
         """Whether what is in the store is what was released and published. Raises TrustRefused, PackageTampered."""
 
 
+@dataclass(frozen=True, slots=True)
+class FetchRequest:
+    """One blob of a version, and where it goes."""
+
+    desired: DesiredModel
+    blob: Descriptor
+    store: Store
+    cancel: threading.Event
+    hashes: Sequence[bytes] | None = None
+    """Of its blocks, where the package tells them."""
+    progress: Callable[[int, int], None] | None = None
+    """Called with the bytes that are here and the bytes in all."""
+
+
 class Transport(Protocol):
     """A way to fetch blobs."""
 
-    def fetch(
-        self,
-        desired: DesiredModel,
-        blob: Descriptor,
-        hashes: Sequence[bytes] | None,
-        store: Store,
-        *,
-        cancel: threading.Event,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> int:
+    def fetch(self, request: FetchRequest) -> int:
         """Bring one blob into the store, going on where an earlier try stopped; returns the bytes received now.
 
         Returns early, without the blob, when cancelled. Raises a retryable HubError when the transport is unavailable.

@@ -1,19 +1,16 @@
 """The transports of a blob: MQTT blocks, HTTPS ranges, one after the other, or none. All write into the same store."""
 
 import secrets
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import httpx
 
 from model_formats.core.errors import HubError
-from model_formats.package.oci import INDEX, MANIFEST, Descriptor
-from spoke_agent.update.interfaces import Transport, TransportUnavailable
+from model_formats.package.oci import INDEX, MANIFEST
+from spoke_agent.update.interfaces import FetchRequest, Transport, TransportUnavailable
 from sync.bus.bus import Bus
 from sync.core.types import SpokeId
-from sync.protocol.messages import DesiredModel
-from sync.store import Store
 from sync.transfer.fetch import fetch_blob
 from sync.transfer.limits import BudgetExhausted
 from sync.transfer.rate_limit import RateLimit
@@ -21,7 +18,6 @@ from sync.transfer.receiver import BlockReceiver
 
 __all__ = ["OfflineTransport", "HttpsTransport", "MqttTransport", "Transports"]
 
-Progress = Callable[[int, int], None] | None
 Choice = Literal["auto", "mqtt", "https"]
 _random = secrets.SystemRandom()
 
@@ -29,19 +25,11 @@ _random = secrets.SystemRandom()
 class OfflineTransport:
     """A spoke without a network: what is not in the store will not come by itself."""
 
-    def fetch(
-        self,
-        desired: DesiredModel,
-        blob: Descriptor,
-        hashes: Sequence[bytes] | None,
-        store: Store,
-        *,
-        cancel: threading.Event,
-        progress: Progress = None,
-    ) -> int:
+    def fetch(self, request: FetchRequest) -> int:
         """Raises TransportUnavailable."""
         raise TransportUnavailable(
-            f"{blob.path or blob.digest} of {desired.model}@{desired.version} is not here, and there is no network"
+            f"{request.blob.path or request.blob.digest} of {request.desired.model}@{request.desired.version} is not here, "
+            "and there is no network"
         )
 
 
@@ -51,19 +39,10 @@ class MqttTransport:
     def __init__(self, bus: Bus, zone: str, me: SpokeId, pace: RateLimit | None = None) -> None:
         self._bus, self._zone, self._me, self._pace = bus, zone, me, pace
 
-    def fetch(
-        self,
-        desired: DesiredModel,
-        blob: Descriptor,
-        hashes: Sequence[bytes] | None,
-        store: Store,
-        *,
-        cancel: threading.Event,
-        progress: Progress = None,
-    ) -> int:
-        """See `ports.Transport`."""
-        receiver = BlockReceiver(self._bus, self._zone, self._me, store, pace=self._pace)
-        return receiver.receive(blob.digest, blob.size, hashes, cancel=cancel, progress=progress)
+    def fetch(self, request: FetchRequest) -> int:
+        """See `interfaces.Transport`."""
+        receiver, blob = BlockReceiver(self._bus, self._zone, self._me, request.store, pace=self._pace), request.blob
+        return receiver.receive(blob.digest, blob.size, request.hashes, cancel=request.cancel, progress=request.progress)
 
 
 class HttpsTransport:
@@ -75,22 +54,21 @@ class HttpsTransport:
 
     _client: httpx.Client | None
 
-    def fetch(
-        self,
-        desired: DesiredModel,
-        blob: Descriptor,
-        hashes: Sequence[bytes] | None,
-        store: Store,
-        *,
-        cancel: threading.Event,
-        progress: Progress = None,
-    ) -> int:
-        """See `ports.Transport`."""
-        self._client = self._client or self._make()
+    def fetch(self, request: FetchRequest) -> int:
+        """See `interfaces.Transport`."""
+        self._client, blob = self._client or self._make(), request.blob
         kind = "manifests" if blob.media_type in (INDEX, MANIFEST) else "blobs"
-        url = f"/v2/{desired.model}/{kind}/{blob.digest}"
+        url = f"/v2/{request.desired.model}/{kind}/{blob.digest}"
         return fetch_blob(
-            self._client, url, blob.digest, blob.size, store, hashes=hashes, cancel=cancel, progress=progress, pace=self._pace
+            self._client,
+            url,
+            blob.digest,
+            blob.size,
+            request.store,
+            hashes=request.hashes,
+            cancel=request.cancel,
+            progress=request.progress,
+            pace=self._pace,
         )
 
 
@@ -104,24 +82,15 @@ class Transports:
     def __init__(self, mqtt: Transport, https: Transport, choice: Choice = "auto", *, spread_s: float = 0.0) -> None:
         self._mqtt, self._https, self._choice, self._spread_s = mqtt, https, choice, spread_s
 
-    def fetch(
-        self,
-        desired: DesiredModel,
-        blob: Descriptor,
-        hashes: Sequence[bytes] | None,
-        store: Store,
-        *,
-        cancel: threading.Event,
-        progress: Progress = None,
-    ) -> int:
-        """See `ports.Transport`."""
-        choice = self._choice if self._choice != "auto" else desired.transport
+    def fetch(self, request: FetchRequest) -> int:
+        """See `interfaces.Transport`."""
+        choice = self._choice if self._choice != "auto" else request.desired.transport
         first = self._https if choice == "https" else self._mqtt
         try:
-            return first.fetch(desired, blob, hashes, store, cancel=cancel, progress=progress)
+            return first.fetch(request)
         except BudgetExhausted:
             raise
         except HubError:
-            if choice != "auto" or cancel.wait(_random.uniform(0, self._spread_s)):
+            if choice != "auto" or request.cancel.wait(_random.uniform(0, self._spread_s)):
                 raise
-            return self._https.fetch(desired, blob, hashes, store, cancel=cancel, progress=progress)
+            return self._https.fetch(request)

@@ -18,6 +18,7 @@ from model_formats.core.console import run
 from model_formats.package import ImageLayout, missing, open_package
 from model_formats.package.oci import SIGNATURE, Descriptor
 from provisioning.identity.online import enrol_online, hub_client
+from spoke_agent.update.interfaces import FetchRequest
 from spoke_agent.update.transport import HttpsTransport, MqttTransport
 from sync.bus.mqtt import MqttBus
 from sync.core.clock import SystemClock
@@ -85,7 +86,7 @@ def stage(road, index, store):
     desired = DesiredModel(model="digits", version=1, index=index["index"])
     while wanted := missing(store, index["index"], index["size"], "onnx-int8"):
         for blob in wanted:
-            road.fetch(desired, Descriptor(blob.digest, blob.size, blob.media_type), None, store, cancel=threading.Event())
+            road.fetch(FetchRequest(desired, Descriptor(blob.digest, blob.size, blob.media_type), store, threading.Event()))
     open_package(store, index["index"]).check("onnx-int8")
 
 

@@ -39,6 +39,7 @@ from spoke_agent.update.background import InlineJobs
 from spoke_agent.update.controller import UpdateController
 from spoke_agent.update.environment import UpdatePorts, UpdateSite
 from spoke_agent.update.executor import StepRunner
+from spoke_agent.update.interfaces import FetchRequest
 from spoke_agent.update.journal import Journal
 from spoke_agent.update.reports import ReportWriter
 from spoke_agent.update.update import Timer
@@ -118,15 +119,16 @@ class FakeHub:
     def layout(self, index: str) -> ImageLayout:
         return self.layouts[index]
 
-    def fetch(self, desired, blob, hashes, store, *, cancel, progress=None):
+    def fetch(self, request: FetchRequest) -> int:
+        blob = request.blob
         self.on_fetch(blob)
         if self.closed:
             self.closed -= 1
             raise TransportClosed("the road is closed")
-        if cancel.is_set():
+        if request.cancel.is_set():
             return 0
-        data = self.layout(desired.index).path(blob.digest).read_bytes()
-        store.put_stream(blob.digest, len(data), [data])
+        data = self.layout(request.desired.index).path(blob.digest).read_bytes()
+        request.store.put_stream(blob.digest, len(data), [data])
         self.fetched[blob.digest] += len(data)
         return len(data)
 

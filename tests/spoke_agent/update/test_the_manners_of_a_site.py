@@ -11,6 +11,7 @@ from spoke_agent.daemon.wiring import manners
 from spoke_agent.site.home import SpokeHome
 from spoke_agent.site.settings import SpokeSettings
 from spoke_agent.site.time_window import SiteHours
+from spoke_agent.update.interfaces import FetchRequest
 from spoke_agent.update.transport import HttpsTransport, MqttTransport, Transports
 from sync.bus.memory import MemoryBroker
 from sync.core.clock import ManualClock
@@ -56,9 +57,9 @@ def test_a_used_up_budget_stops_either_road_until_tomorrow(hub, tmp_path, choice
     transports = Transports(MqttTransport(bus, "eu", ME, pace), HttpsTransport(lambda: client, pace), choice)
     pace.spend(len(DATA))
     with pytest.raises(BudgetExhausted):
-        transports.fetch(DESIRED, BLOB, None, store, cancel=threading.Event())
+        transports.fetch(FetchRequest(DESIRED, BLOB, store, threading.Event()))
     clock.advance(24 * 3600)
-    assert transports.fetch(DESIRED, BLOB, None, store, cancel=threading.Event()) == len(DATA)
+    assert transports.fetch(FetchRequest(DESIRED, BLOB, store, threading.Event())) == len(DATA)
     with pytest.raises(BudgetExhausted):  # what came today was counted
         pace.wait()
 
