@@ -1,4 +1,6 @@
+import contextlib
 import json
+import sqlite3
 import threading
 from datetime import timedelta
 
@@ -10,13 +12,10 @@ from spoke_agent.outbox.policy import POLICY_FILE, turn_switch
 from spoke_agent.server_api.messages import ShadowStats
 from spoke_agent.site.settings import SpokeSettings
 from spoke_agent.site.slots import read_slots
-from spoke_agent.update.journal import Journal, JournalDamaged
-from spoke_agent.update.trust import SiteVerifier
 from sync.bus.bus import Message
 from sync.core.clock import SystemClock
 from sync.protocol import topics
 from sync.protocol.messages import Directive, EgressReceipt, ProbationTerms
-from sync.store import DiskFailed
 from sync.trust.dsse import seal
 from sync.trust.keys import fingerprint, role_signer
 from tests.spoke_agent.daemon.conftest import ME
@@ -91,35 +90,28 @@ def test_a_directive_that_came_while_the_spoke_was_away_is_followed_at_the_next_
     field.settled()
 
 
-def test_a_directive_that_the_disk_would_not_take_is_followed_next_turn(field, monkeypatch):
+def test_a_directive_that_the_journal_would_not_take_is_followed_next_turn(field):
+    """Another process holds the journal's lock for longer than SQLite waits."""
     index = field.package(1)
     field.start()
-    accept, refusals = Journal.accept, [JournalDamaged("journal.db: disk I/O error")]
-
-    def once(self, directive):
-        if refusals:
-            raise refusals.pop()
-        accept(self, directive)
-
-    monkeypatch.setattr(Journal, "accept", once)
-    field.hub.want(ME, index, 1)
+    with contextlib.closing(sqlite3.connect(field.home.journal, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        field.hub.want(ME, index, 1)
+        field.until(lambda: "journal.db" in field.components.agent.last_refusal)
+        assert field.components.agent.controller.directive is None
+        other.execute("ROLLBACK")
     field.settled()
-    assert not refusals
 
 
-def test_metadata_that_the_disk_would_not_take_is_believed_next_turn(field, monkeypatch):
+def test_metadata_that_the_disk_would_not_take_is_believed_next_turn(field):
+    """A folder stands where the file of the trusted set is to be put."""
     field.start()
-    update, disk = SiteVerifier.update, {"works": False}
-
-    def while_it_works(self, mirror):
-        if not disk["works"]:
-            raise DiskFailed("trusted.json: Input/output error")
-        return update(self, mirror)
-
-    monkeypatch.setattr(SiteVerifier, "update", while_it_works)
+    file = field.home.trust / "trusted.json"
+    file.unlink(missing_ok=True)
+    file.mkdir(parents=True)
     index = field.package(1)
-    field.until(lambda: field.components.agent.last_refusal and field.components.inbox.empty)
-    disk["works"] = True
+    field.until(lambda: "trusted.json" in field.components.agent.last_refusal and field.components.inbox.empty)
+    file.rmdir()
     field.hub.want(ME, index, 1)
     field.settled()
 
