@@ -95,9 +95,11 @@ class HubServer:
     def _start(self) -> None:
         if not self.home.metadata.exists():
             raise HubMissing(f"no hub in {self.home.root}")
+        # Before anything is opened: two hubs on one folder would sign two directives under one generation.
         self._stack.enter_context(locked(self.home))
         self.hub = HubContext.open(self.home.root, self.settings, self._clock)
         self._stack.callback(self.hub.close)
+        # Leases go at once when the hub stops, so that a worker takes over without waiting for them to run out.
         self._stack.callback(self._release)
         tls = self._certificates()
         self._start_broker(tls)
@@ -118,6 +120,7 @@ class HubServer:
     def _start_broker(self, tls: TlsFiles) -> None:
         settings = self.settings
         self.broker = Broker(self.home.broker, tls, host=settings.bind, port=settings.mqtt_port, crl=self.hub.ca.crl_path)
+        # The access list is written before the broker starts: it never runs with an older one.
         self._allowed, self._relays = allowed_spokes(self.hub), allowed_relays(self.hub)
         self._stack.callback(self.broker.stop)
         self.broker.start(self._allowed, relays=self._relays)
@@ -128,6 +131,7 @@ class HubServer:
             log.warning(LogEvent.BROKER_RESTARTED)
             self.broker.start(self._allowed, relays=self._relays)
         allowed, relays = allowed_spokes(self.hub), allowed_relays(self.hub)
+        # A changed list is a signal to Mosquitto to read it again; connections stay.
         if (allowed, relays) != (self._allowed, self._relays):
             self.broker.allow(allowed, relays=relays)
             self._allowed, self._relays = allowed, relays
@@ -149,6 +153,7 @@ class HubServer:
 
     def _join_bus(self) -> None:
         """Subscriptions come before the connection, so that nothing kept for this hub is lost."""
+        # Not a clean start: the broker keeps reports that came while the hub was down, for a week.
         bus = MqttBus(
             _near(self.settings.bind), self.broker.port, "hub", self._client_tls, clean_start=False, session_s=7 * 86400
         )
@@ -164,6 +169,7 @@ class HubServer:
             ssl_certfile=str(tls.certificate),
             ssl_keyfile=str(tls.key),
             log_level="warning",
+            # The parts are opened and closed here, in order, not by the web framework.
             lifespan="off",
             ws="none",
             server_header=False,

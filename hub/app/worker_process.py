@@ -88,6 +88,7 @@ def take_turn(hub: HubContext, owner: str, publisher: BrokerPublisher, refreshed
     """Do what one worker alone may do, if it is our turn; returns whether it was, and when metadata was last looked at."""
     with hub.database.begin() as db:
         mine = take_lease(db, "turn", owner, now=hub.now, life_s=hub.settings.lease_s)
+    # In this order: what a rollout decides is published in the same turn.
     if mine:
         rollout_runner.tick(hub)
         federated.tick(hub)
@@ -108,12 +109,14 @@ def turning(hub: HubContext, turn: Callable[[], None]) -> Iterator[None]:
     def loop() -> None:
         while not stopping.is_set():
             hub.wake.wait(hub.settings.tick_s)
+            # Cleared before the turn: what wakes us during it is seen at the next one.
             hub.wake.clear()
             if stopping.is_set():
                 return
             try:
                 turn()
             except SpokeshaveError:
+                # One turn that failed must not end the hub; state is in the database, and the next turn starts from it.
                 log.exception(LogEvent.TURN_FAILED)
                 stopping.wait(hub.settings.tick_s)
 

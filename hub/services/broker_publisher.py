@@ -47,6 +47,7 @@ class BrokerPublisher:
         with self._hub.database.begin() as db:
             director = self._hub.repository.director
             enrolled = {spoke for spoke, _ in enrolled_zones(db)}
+            # At half of its life, so that a hub may be down for the other half before a directive expires.
             for spoke in due_directives(db, before=self._hub.now - life / 2):
                 if spoke in enrolled:
                     refresh_directive(db, director, spoke, now=self._hub.now, life_s=life, ceiling=self._hub.ceiling)
@@ -77,6 +78,7 @@ class BrokerPublisher:
         with self._lock:
             if self._said.get(topic) == digest:
                 return False
+        # Outside the lock, since it may wait; noted as said only afterwards, so that a failure is tried again.
         self._bus.publish(Message(topic, data, qos=1, retain=True))
         with self._lock:
             self._said[topic] = digest

@@ -47,6 +47,7 @@ def compose(
         generation=generation,
         issued=issued,
         expires=issued + life,
+        # Sorted, so that equal content has equal bytes and needs no new generation.
         models=tuple(sorted(models, key=lambda m: m.model)),
         egress=ceiling or EgressCeiling(),
     )
@@ -78,6 +79,7 @@ def refresh_directive(
     issued = datetime.fromtimestamp(int(now), UTC)
     directive = compose(row, models, next_generation(db, spoke), issued, timedelta(seconds=int(life_s)), ceiling)
     content = content_of(directive)
+    # Not signed anew for nothing: each new generation is a message to the spoke and a write to its journal.
     if held and held.content == content and held.expires - now > life_s / 2:
         return held
     sealed = SealedDirective(

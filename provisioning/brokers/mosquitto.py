@@ -54,11 +54,13 @@ def render_config(
     lines = [
         "# Written by `hub up`; changes here are lost.",
         "per_listener_settings false",
+        # Mosquitto started by root would otherwise drop to a user that cannot read this folder.
         f"user {getpass.getuser()}",
         f"pid_file {folder}/mosquitto.pid",
         "persistence true",
         f"persistence_location {folder}/data/",
         "autosave_interval 60",
+        # Spokes that are gone for good must not keep queues for ever.
         "persistent_client_expiration 30d",
         "allow_anonymous false",
         f"acl_file {folder}/acl",
@@ -67,8 +69,10 @@ def render_config(
         "log_type warning",
         "log_type notice",
         "log_type information",
+        # A fleet that reconnects would fill the log.
         "connection_messages false",
         f"max_packet_size {MAX_PACKET_BYTES}",
+        # What one slow spoke can make the broker hold.
         f"max_queued_bytes {MAX_QUEUED_BYTES}",
         "max_queued_messages 10000",
         "max_inflight_messages 100",

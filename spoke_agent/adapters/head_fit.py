@@ -50,6 +50,7 @@ def fit_head(
     steps: int = 60,
 ) -> Head:
     """The head that is best for the site without leaving the hub's too far. Deterministic. `near` is where the search starts."""
+    # Features of different models differ by orders of magnitude; scaled, one penalty means the same for all.
     scale = float(np.sqrt((site.features.astype(np.float64) ** 2).mean())) or 1.0
     parts = [(_with_one(site.features / scale), site.labels, 1.0)]
     if anchors is not None and len(anchors):
@@ -86,6 +87,7 @@ def lbfgs(
             break
         direction = -_two_loop(gradient, pairs)
         slope = float(np.vdot(direction, gradient))
+        # The first step has no curvature to go by, so it is kept short.
         length = 1.0 if pairs else 1.0 / max(1.0, float(np.abs(gradient).sum()))
         for _ in range(20):  # Armijo
             fresh = x + length * direction
@@ -97,6 +99,7 @@ def lbfgs(
             break
         moved, bent = fresh - x, new_gradient - gradient
         curvature = float(np.vdot(moved, bent))
+        # Without positive curvature the update would not stay a descent direction.
         if curvature > 1e-12:
             pairs = [*pairs[-(memory - 1) :], (moved, bent, 1.0 / curvature)]
         gained, x, value, gradient = value - new_value, fresh, new_value, new_gradient

@@ -38,6 +38,7 @@ class SiteKey(Struct, frozen=True):
 
     def seal(self, purpose: str, data: bytes, bound: bytes) -> bytes:
         """Encrypt for a purpose (`rows`, `labels`), bound to public bytes."""
+        # Random, not counted: agent and server write at once, and a restored backup would repeat a counter.
         nonce = os.urandom(_NONCE)
         return nonce + AESGCM(self._derive(purpose)).encrypt(nonce, data, bound)
 
@@ -50,6 +51,7 @@ class SiteKey(Struct, frozen=True):
 
     def handle(self, text: str) -> bytes:
         """A request id as 16 bytes that only this site can link back (HMAC-SHA256)."""
+        # Keyed: request ids can be guessed, and a plain hash would tell whether one was here.
         return hmac.digest(self._derive("requests"), text.encode(), "sha256")[:16]
 
     @property
@@ -63,6 +65,7 @@ class SiteKey(Struct, frozen=True):
 
 @lru_cache(maxsize=32)
 def _derived(secret: bytes, purpose: str) -> bytes:
+    # One key for each purpose, so that a record of one kind cannot be passed off as another.
     return HKDF(SHA256(), 32, None, f"spokeshave/{purpose}".encode()).derive(secret)
 
 
@@ -73,6 +76,7 @@ def _create_once(path: Path, secret: bytes) -> None:
     atomic_write(beside, secret, mode=0o600)
     try:
         with contextlib.suppress(FileExistsError):
+            # A link fails if the name exists, where a rename would replace a key that already sealed rows.
             path.hardlink_to(beside)
     finally:
         beside.unlink()

@@ -38,6 +38,7 @@ class Adwin(Value):
         return state.replace(rest=tuple(rest))
 
     def _push(self, mean: float) -> "Adwin":
+        # Bounded, since this state is written to disk after every window.
         chunks = (*self.chunks, mean)[-_MOST:]
         cut = _cut(chunks)
         if cut is None:
@@ -57,6 +58,7 @@ def _cut(chunks: tuple[float, ...]) -> int | None:
     left = 0.0
     total = sum(chunks)
     for i in range(1, n):
+        # Running sums, so that all cuts cost one pass.
         left += chunks[i - 1]
         if i < _LEAST or n - i < _LEAST:
             continue

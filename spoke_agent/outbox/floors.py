@@ -23,6 +23,7 @@ def merge_small(counts: Sequence[int], least: int) -> tuple[int, ...] | None:
             break
         if len(groups) == 1:
             return None
+        # The smallest first: it needs a neighbour most, and the merge may lift another small cell as well.
         i = min(small, key=lambda at: groups[at][0])
         j = _neighbour(groups, i)
         low = min(i, j)
@@ -59,6 +60,7 @@ def discrete_laplace(epsilon: float) -> int:
 
 
 def _geometric(epsilon: float) -> int:
+    # Never 0, whose logarithm is infinite. From the system's randomness, since noise that can be guessed hides nothing.
     uniform = (secrets.randbits(53) + 1) / 2.0**53
     return math.floor(math.log(uniform) / -epsilon)
 
@@ -66,4 +68,5 @@ def _geometric(epsilon: float) -> int:
 def _neighbour(groups: list[list[int]], i: int) -> int:
     """The smaller of the two neighbours that hold anything, else any."""
     around = [j for j in (i - 1, i + 1) if 0 <= j < len(groups)]
+    # Joined to what holds rows: an empty neighbour would leave the cell as small as it is.
     return min(around, key=lambda j: (groups[j][0] == 0, groups[j][0]))

@@ -47,6 +47,7 @@ def tune_head(rows: FitRows, anchors: Anchors, *, current: Head | None = None, t
     trials = [_trials(rows, known, hub, fold != k, of_anchors != k) for k in range(parts)]
     folds = []
     for k in range(parts):
+        # Chosen without fold k: a penalty that saw the rows it is judged on would look better than it is.
         best = int(np.argmin(sum(trials[j].errors for j in range(parts) if j != k)))
         others, near = rows.take(fold != k), trials[k].heads[best]
         head = fit_head(others, known.take(of_anchors != k), hub, PENALTIES[best], near=near)
@@ -78,6 +79,7 @@ def usable(rows: FitRows, hub: Head) -> Array:
     sound_ones = np.flatnonzero(finite)
     first: dict[bytes, int] = {}  # np.unique would load numpy.ma, which takes longer than all the fits
     for place in sound_ones.tolist():
+        # Adding 0.0 turns -0.0 into 0.0, which compares equal but has other bytes.
         first.setdefault((rows.features[place] + 0.0).tobytes(), place)
     places: Array = np.array([*first.values()], np.int64)
     kept = rows.take(places)

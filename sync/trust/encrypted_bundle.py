@@ -41,11 +41,14 @@ def seal_stream(source: BinaryIO, out: BinaryIO, recipient: Key) -> None:
     public = load_pem_public_key(pem_of(recipient).encode())
     if not isinstance(public, ec.EllipticCurvePublicKey):
         raise KeyFileInvalid("a file can only be encrypted to a P-256 device key")
+    # A new key for each file, so the nonces below can simply count.
     once = ec.generate_private_key(ec.SECP256R1())
     box = _box(once.exchange(ec.ECDH(), public), _point(once.public_key()), _point(public))
     out.write(MAGIC + _point(once.public_key()))
     piece, number = source.read(PIECE_BYTES), 0
     while True:
+        # Read ahead by one, since the last piece is marked in its nonce: a file that is cut off between pieces does not
+        # decrypt.
         following = source.read(PIECE_BYTES)
         out.write(box.encrypt(_nonce(number, last=not following), piece, None))
         if not following:
@@ -89,6 +92,7 @@ def load_opener(pem: bytes) -> ec.EllipticCurvePrivateKey:
 
 
 def _box(shared: bytes, once: bytes, recipient: bytes) -> AESGCM:
+    # Both points are bound in, so that the shared secret is good for this sender key and this reader only.
     info = b"spokeshave sealed v1" + once + recipient
     return AESGCM(HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(shared))
 

@@ -62,6 +62,7 @@ def trusted_now(wall: datetime, floor: datetime, correction_s: float = 0.0) -> d
     """The time to judge expiry by."""
     try:
         return max(floor, wall + timedelta(seconds=correction_s))
+    # A wall clock near the end of representable time, plus the correction: the floor still holds.
     except OverflowError:
         return floor
 
@@ -86,6 +87,7 @@ def correction(data: bytes, keys: tuple[Key, ...], me: SpokeId, nonce: str, wall
     answer = unseal(data, keys, TimeAnswer, reason=Reason.METADATA_INVALID)
     if (answer.site, answer.spoke) != (me.site, me.spoke) or answer.nonce != nonce:
         raise MetadataRefused(Reason.WRONG_RECIPIENT, "the time answer is for another spoke or another question")
+    # Even the hub's signature does not take back what a trusted key has already proved.
     if answer.time < floor:
         raise MetadataRefused(Reason.METADATA_ROLLBACK, f"the hub says {answer.time:%Y-%m-%d}, which is before {floor:%Y-%m-%d}")
     return (answer.time - wall).total_seconds()
