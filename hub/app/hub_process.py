@@ -95,7 +95,7 @@ class HubServer:
     def _start(self) -> None:
         if not self.home.metadata.exists():
             raise HubMissing(f"no hub in {self.home.root}")
-        # Before anything is opened: two hubs on one folder would sign two directives under one generation.
+        # Before anything is opened: a second hub on this folder would take over the broker's client id and fight for the ports.
         self._stack.enter_context(locked(self.home))
         self.hub = HubContext.open(self.home.root, self.settings, self._clock)
         self._stack.callback(self.hub.close)
