@@ -2,6 +2,7 @@
 
 import json
 import socket
+from contextlib import nullcontext
 
 import numpy as np
 import onnx
@@ -20,11 +21,16 @@ CONTRACT = FeatureContract(
 
 
 @pytest.fixture
-def served(site, run, tmp_path):
+def served(site, run, words):
+    return run(site)
+
+
+@pytest.fixture
+def words(site, tmp_path):
+    """`words@1` in the site's store, to be served."""
     proto = onnx.load(write_words(tmp_path / "words") / "words.onnx")
     golden = {"ids": np.arange(4 * WORDS).reshape(4, WORDS)}
     site.slots(model="words", champion=site.publish(1, model="words", proto=proto, contract=CONTRACT, golden_inputs=golden))
-    return run(site)
 
 
 def body(*, planted: bool = False, rows: int = 1) -> dict:
@@ -47,6 +53,23 @@ def test_the_caller_is_told_in_our_words(served, capfd):
     assert counts(served).errors == 0
     assert served.server.models.counts["words"].bad_requests == 3
     assert str(PLANTED) not in "".join(capfd.readouterr())
+
+
+def test_a_grpc_call_past_the_queue_is_told_and_counted_the_same(site, run, words):
+    triton = pytest.importorskip("tritonclient.grpc")
+    served = run(site, grpc_port=0)
+    with triton.InferenceServerClient(f"127.0.0.1:{served.server.grpc_port}") as client:
+        for planted in (False, True, False, True):
+            (tensor,) = body(planted=planted)["inputs"]
+            given = triton.InferInput("ids", tensor["shape"], "INT64")
+            given.set_data_from_numpy(np.array(tensor["data"], np.int64).reshape(tensor["shape"]))
+            with pytest.raises(Exception, match="cannot compute these inputs") if planted else nullcontext():
+                client.infer("words", [given])
+        statistics = client.get_inference_statistics("words", as_json=True)["model_stats"][0]
+    assert statistics["inference_stats"]["success"]["count"] == "2"
+    found = counts(served)
+    assert (found.requests, found.direct, found.errors) == (4, 4, 0)
+    assert served.server.models.counts["words"].bad_requests == 2
 
 
 def test_only_the_request_that_holds_it_is_refused_of_those_that_share_a_run(served):
