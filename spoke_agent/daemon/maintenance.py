@@ -178,7 +178,7 @@ class Maintenance:
         if data is None:
             return None
         from spoke_agent.drift.estimate import AccuracyEstimator
-        from spoke_agent.drift.monitor import DriftMonitor
+        from spoke_agent.drift.monitor import DriftMonitor, DriftTimes
 
         return DriftMonitor(
             self._home.root / "drift",
@@ -187,9 +187,11 @@ class Maintenance:
             watched=self._watched,
             profile=self._profile,
             clock=self._clock,
-            window=timedelta(seconds=self._settings.drift_window_s),
-            budget=timedelta(days=self._settings.drift_budget_days),
-            tell_every=timedelta(seconds=self._settings.drift_tell_s),
+            times=DriftTimes(
+                window=timedelta(seconds=self._settings.drift_window_s),
+                budget=timedelta(days=self._settings.drift_budget_days),
+                tell_every=timedelta(seconds=self._settings.drift_tell_s),
+            ),
             estimator=AccuracyEstimator(data, self._clock, self._package),
         )
 
@@ -204,16 +206,14 @@ class Maintenance:
         if data is None or released is None:
             return None
         from spoke_agent.data.crypto import load_site_key
-        from spoke_agent.federated.respondent import Respondent
+        from spoke_agent.federated.respondent import Respondent, ZoneMember
+        from spoke_agent.federated.rounds import Rounds
 
         return Respondent(
-            self._home.root / "federated",
-            self._identity.spoke,
-            self._identity.zone,
+            ZoneMember(self._identity.spoke, self._identity.zone, self._identity.tls.ca.read_bytes),
+            Rounds(self._home.root / "federated", load_site_key(self._home.root)),
             outbox=self._outbox,
             data=data,
-            key=load_site_key(self._home.root),
-            ca=self._identity.tls.ca.read_bytes,
             released=released,
             package=self._served,
         )

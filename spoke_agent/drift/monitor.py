@@ -17,7 +17,7 @@ from spoke_agent.outbox.outbox import About, Outbox
 from sync.core.clock import Clock
 from sync.protocol.egress import MIN_ROWS, DriftVerdict, PerfEstimate, RffMean, rows_at_least
 
-__all__ = ["DriftMonitor", "Estimator", "WatchedModel"]
+__all__ = ["DriftMonitor", "DriftTimes", "Estimator", "WatchedModel"]
 
 _MOST_ROWS = 20_000
 _TELL_EVERY = timedelta(hours=1)
@@ -46,6 +46,18 @@ class _Taken:
     end: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class DriftTimes:
+    """How often models are tested and verdicts sent."""
+
+    window: timedelta = timedelta(minutes=15)
+    """Shortest time between two tests of a model."""
+    budget: timedelta = timedelta(days=91)
+    """Shortest mean time between two false alarms."""
+    tell_every: timedelta = _TELL_EVERY
+    """How often an unchanged level is sent again."""
+
+
 class DriftMonitor:
     """Call `tick()` from the agent's loop; it returns at once when there is nothing to do. Not thread-safe."""
 
@@ -58,20 +70,15 @@ class DriftMonitor:
         watched: Callable[[], Iterable[WatchedModel]],
         profile: Callable[[str], ReferenceProfile | None],
         clock: Clock,
-        window: timedelta = timedelta(minutes=15),
-        budget: timedelta = timedelta(days=91),
-        tell_every: timedelta = _TELL_EVERY,
+        times: DriftTimes | None = None,
         estimator: Estimator | None = None,
     ) -> None:
-        """`folder` keeps the state (home/drift); `profile` gives the reference of an index digest, None where there is none.
-
-        `window` is the shortest time between two tests of a model, `budget` the shortest mean time between two false alarms,
-        `tell_every` how often an unchanged level is told again.
-        """
+        """`folder` keeps the state (home/drift); `profile` gives the reference of an index digest, None where there is none."""
         self._folder, self._data, self._outbox = folder, data, outbox
         self._watched, self._profile, self._clock = watched, profile, clock
-        self._window, self._tell_every, self._estimator = window, tell_every, estimator
-        self._budget = budget_windows(budget, window)
+        times = times or DriftTimes()
+        self._window, self._tell_every, self._estimator = times.window, times.tell_every, estimator
+        self._budget = budget_windows(times.budget, times.window)
         self._profiles: dict[str, ReferenceProfile | None] = {}
 
     def tick(self) -> list[tuple[str, DriftVerdict]]:

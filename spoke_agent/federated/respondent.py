@@ -11,7 +11,6 @@ by one site would otherwise tell that site's numbers by subtraction.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -21,7 +20,6 @@ from model_formats.core.types import digest_of
 from model_formats.package import Package
 from model_formats.statistics.federated_sums import SumLayout, SumsInvalid, add_up, lay_out
 from model_formats.statistics.reference_profile import columns
-from spoke_agent.data.crypto import SiteKey
 from spoke_agent.data.store import DataStore
 from spoke_agent.federated.rounds import Round, Rounds
 from spoke_agent.outbox.floors import discrete_laplace
@@ -35,7 +33,7 @@ from sync.protocol.egress import MaskedKey, MaskedSum
 from sync.trust.errors import EnvelopeRefused
 from sync.trust.trusted_release import Released
 
-__all__ = ["Noise", "Respondent"]
+__all__ = ["Noise", "Respondent", "ZoneMember"]
 
 log = logging.getLogger(__name__)
 
@@ -53,30 +51,34 @@ class _Rows:
     rows: int
 
 
+@dataclass(frozen=True, slots=True)
+class ZoneMember:
+    """Who this spoke is among the sites of its zone."""
+
+    me: SpokeId
+    zone: str
+    ca: Callable[[], bytes]
+    """The device CA of enrolment (PEM)."""
+
+
 class Respondent:
     """One site's part. `hear` may be called from the loop at any time; `tick` does the work. Not thread-safe."""
 
     def __init__(
         self,
-        folder: Path,
-        me: SpokeId,
-        zone: str,
+        member: ZoneMember,
+        rounds: Rounds,
         *,
         outbox: Outbox,
         data: DataStore,
-        key: SiteKey,
-        ca: Callable[[], bytes],
         released: Callable[[], Released],
         package: Callable[[str], Package | None],
         noise: Noise = discrete_laplace,
     ) -> None:
-        """`ca` gives the device CA of enrolment (PEM), `package` what this spoke serves under an index digest.
-
-        `released` tells the director's keys and trusted time.
-        """
-        self._rounds, self._me, self._zone = Rounds(folder, key), me, zone
+        """`package` gives what this spoke serves under an index digest; `released` the director's keys and trusted time."""
+        self._rounds, self._me, self._zone, self._ca = rounds, member.me, member.zone, member.ca
         self._outbox, self._data, self._noise = outbox, data, noise
-        self._ca, self._released, self._package = ca, released, package
+        self._released, self._package = released, package
         self._questions: dict[str, bytes] = {}
         self._cohorts: dict[str, bytes] = {}
         self._settled: set[str] = set()

@@ -35,7 +35,8 @@ from spoke_agent.daemon.maintenance import open_outbox
 from spoke_agent.daemon.wiring import assemble
 from spoke_agent.data.crypto import load_site_key
 from spoke_agent.data.store import RowBatch, open_data
-from spoke_agent.federated.respondent import Respondent
+from spoke_agent.federated.respondent import Respondent, ZoneMember
+from spoke_agent.federated.rounds import Rounds
 from spoke_agent.site.home import SpokeHome
 from spoke_agent.site.settings import SpokeSettings
 from spoke_agent.site.slots import read_slots
@@ -104,13 +105,10 @@ class BareSite:
         self.data = open_data(home, now=lambda: region.clock.now().timestamp())
         self.outbox = open_outbox(home, identity, region.clock, bus=bus, ceiling=lambda: region.hub.ceiling)
         self._respondent = Respondent(
-            home / "federated",
-            identity.spoke,
-            identity.zone,
+            ZoneMember(identity.spoke, identity.zone, identity.tls.ca.read_bytes),
+            Rounds(home / "federated", load_site_key(home)),
             outbox=self.outbox,
             data=self.data,
-            key=load_site_key(home),
-            ca=identity.tls.ca.read_bytes,
             released=lambda: released(region.clock.now(), director=region.hub.repository.director),
             package=lambda index: package if index == region.index else None,
         )

@@ -7,7 +7,7 @@ import pytest
 from spoke_agent.data.crypto import load_site_key
 from spoke_agent.data.rows import Purpose
 from spoke_agent.data.store import DataStore, RowBatch
-from spoke_agent.drift.monitor import DriftMonitor, WatchedModel
+from spoke_agent.drift.monitor import DriftMonitor, DriftTimes, WatchedModel
 from spoke_agent.outbox.outbox import Outbox
 from sync.core.clock import ManualClock
 from sync.core.types import SpokeId
@@ -38,8 +38,7 @@ class Site:
             watched=lambda: watched,
             profile=lambda index: profile() if index == INDEX else None,
             clock=self.clock,
-            window=timedelta(minutes=15),
-            tell_every=timedelta(hours=1),
+            times=DriftTimes(window=timedelta(minutes=15), tell_every=timedelta(hours=1)),
         )
 
     def serve(self, rows: int, drift: str = "none", purpose: Purpose = "serving") -> None:

@@ -9,7 +9,8 @@ import pytest
 from provisioning.identity.ca import DeviceCA
 from spoke_agent.data.crypto import SITE_KEY, load_site_key
 from spoke_agent.data.store import DataStore, RowBatch
-from spoke_agent.federated.respondent import Respondent
+from spoke_agent.federated.respondent import Respondent, ZoneMember
+from spoke_agent.federated.rounds import Rounds
 from spoke_agent.outbox.explain import line
 from spoke_agent.outbox.outbox import Outbox
 from spoke_agent.outbox.policy import EgressRule
@@ -69,13 +70,10 @@ class Home:
             ceiling=lambda: self.ceiling,
         )
         self.part = Respondent(
-            self.folder / "federated",
-            self.me.spoke,
-            "eu",
+            ZoneMember(self.me.spoke, "eu", lambda: self.ca.certificate),
+            Rounds(self.folder / "federated", load_site_key(self.folder)),
             outbox=self.outbox,
             data=self.data,
-            key=load_site_key(self.folder),
-            ca=lambda: self.ca.certificate,
             released=lambda: released(self.now),
             package=lambda index: PACKAGE if index == INDEX else None,
             noise=self.noise,
