@@ -5,6 +5,7 @@ and prints a line of JSON for each way that is asked for.
 """
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -47,12 +48,12 @@ class Seen(Struct, frozen=True):
         return self.worst is not None and self.worst <= 1
 
 
-def probe(rig: Rig, machine: Machine, folder: Path, rows: Path, *, limit: int = 0, skip: str = "") -> list[Seen]:
-    """All ways on a class of CPU but those of the precision `skip`, scored on the first `limit` rows (0: all).
+def probe(rig: Rig, machine: Machine, folder: Path, rows: Path, *, limit: int = 0, skip: Collection[str] = ()) -> list[Seen]:
+    """All ways on a class of CPU but those of a precision or engine in `skip`, scored on the first `limit` rows (0: all).
 
     One that ends its process costs only itself.
     """
-    numbers = [n for n, (variant, _) in enumerate(ways(folder)) if variant.precision != skip]
+    numbers = [n for n, (variant, way) in enumerate(ways(folder)) if not {variant.precision, way.engine} & set(skip)]
     try:
         return _asked(rig, machine, folder, rows, limit, *numbers)
     except RunEnded:

@@ -3,12 +3,14 @@
 Training gives other last bits on other CPUs, so builds are compared from the same trained graph.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,12 +35,13 @@ VERSIONS = {"host": 1, "sse42": 2, "avx2": 3}
 def source(name: str, folder: Path) -> Path:
     """The folder with `model.onnx`, `train.npz` and `held.npz` of an example model; made once for this code."""
     here = folder / f"{name}-{_digest('hub/train', 'model_formats/export')}"
-    if not (here / "held.npz").exists():
-        _forget(folder.glob(f"{name}-*"))
-        trained = train(_recipe(name), runs=here / "runs")
-        trained.source.export(here / "model.onnx", trained.options.contract)
-        write_rows(here / "train.npz", trained.data.train)
-        write_rows(here / "held.npz", trained.data.held_out)
+    with _alone(folder, name):
+        if not (here / "held.npz").exists():
+            _forget(folder.glob(f"{name}-*"))
+            trained = train(_recipe(name), runs=here / "runs")
+            trained.source.export(here / "model.onnx", trained.options.contract)
+            write_rows(here / "train.npz", trained.data.train)
+            write_rows(here / "held.npz", trained.data.held_out)
     return here
 
 
@@ -55,9 +58,10 @@ def build_here(name: str, here: Path, out: Path, version: int) -> None:
 def build_on(rig: Rig, machine: Machine, name: str, here: Path) -> Path:
     """The model folder, built on a class of CPU; made once for this code. Raises RunEnded."""
     out = here / f"on-{machine.name}-{_digest('model_formats')}"
-    if not out.exists():
-        _forget(here.glob(f"on-{machine.name}-*"))
-        rig.run(machine, "-m", "tests.cpus.sources", name, here, out, VERSIONS[machine.name])
+    with _alone(here, f"on-{machine.name}"):
+        if not out.exists():
+            _forget(here.glob(f"on-{machine.name}-*"))
+            rig.run(machine, "-m", "tests.cpus.sources", name, here, out, VERSIONS[machine.name])
     return out
 
 
@@ -96,6 +100,15 @@ def _recipe(name: str) -> TrainingRecipe:
 def _digest(*folders: str) -> str:
     files = [ROOT / "constraints.txt", *(f for folder in folders for f in sorted((ROOT / folder).rglob("*.py")))]
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:10]
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, what: str) -> Iterator[None]:
+    """Test processes share what is made: one makes it, the others wait."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _forget(old: Iterable[Path]) -> None:
