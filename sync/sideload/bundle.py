@@ -311,6 +311,8 @@ def _clear(file: BinaryIO, private: EllipticCurvePrivateKey | None) -> _Reader:
 def _members(reader: _Reader) -> Iterator[_Member]:
     """The members of a tar, strictly: regular files only, no extensions, nothing that needs interpretation."""
     for _ in range(MAX_ITEMS + 2):
+        # Not `tarfile.open`: it follows links, sparse files and extensions, none of which a bundle may have, and it needs to
+        # seek.
         record = _exactly(reader, _RECORD_BYTES)
         if not any(record):
             return
