@@ -12,10 +12,12 @@ from typing import get_args, get_origin
 import click
 import msgspec
 
-from hub.settings import HubSettings
-from model_formats.errors import SpokeshaveError, catalog
-from spoke_agent.settings import SpokeSettings
-from sync.types import Reason
+from hub.config.settings import HubSettings
+from hub.rules.audit_action import AuditAction
+from model_formats.core.errors import SpokeshaveError, catalog
+from model_formats.core.log_event import LogEvent
+from spoke_agent.site.settings import SpokeSettings
+from sync.core.types import Reason
 
 ROOMS = ("model_formats", "sync", "provisioning", "hub", "spoke_agent")
 HERE = Path(__file__).parent / "reference"
@@ -26,8 +28,10 @@ def pages() -> dict[str, str]:
     """File name -> text of every generated page."""
     import_everything()
     return {
+        "audit.md": audit_actions(),
         "commands.md": commands(),
         "errors.md": errors(),
+        "log.md": log_events(),
         "reasons.md": reasons(),
         "settings.md": settings(),
     }
@@ -140,6 +144,27 @@ def reasons() -> str:
     return HEAD + "# Reasons in reports\n\n| reason | meaning |\n|---|---|\n" + "\n".join(rows) + "\n"
 
 
+def audit_actions() -> str:
+    """The closed list of what a line of the hub's audit log can say was done."""
+    meanings = _meanings(AuditAction)
+    rows = [f"| `{action}` | {meanings[action.name]} |" for action in AuditAction]
+    head = (
+        "# Actions in the audit log\n\n`hub audit show` prints the log: when, who, did which of these, to what, with details.\n"
+    )
+    return HEAD + head + "\n| action | meaning |\n|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def log_events() -> str:
+    """The closed list of what both programs write into their log."""
+    meanings = _meanings(LogEvent)
+    rows = [f"| `{e}` | {', '.join(f'`{field}`' for field in e.fields)} | {meanings[e.name]} |" for e in LogEvent]
+    head = (
+        "# Events in the log\n\nBoth programs write to stderr, one line an event: `time logger LEVEL event field=value ...`.\n"
+        "Of exceptions only the kind and the place are written. `spoke serve` can write an access log besides.\n"
+    )
+    return HEAD + head + "\n| event | fields | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
 def settings() -> str:
     """Every setting of both programs: environment name, type, default, meaning."""
     text = HEAD + "# Settings\n\nDefaults < file (TOML in the program's home) < environment < flags.\n"
@@ -165,7 +190,10 @@ def _meanings(cls: type) -> dict[str, str]:
     found = {}
     for field, below in pairwise(body):
         match field, below:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
                 found[name] = " ".join(text.split())
     return found
 

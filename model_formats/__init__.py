@@ -1,6 +1,6 @@
 import os
 
-from model_formats.runtimes.quiet import switch_off
+from model_formats.core.telemetry_off import switch_off
 
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 """No other package may hook into how documents are checked; and looking for such plugins costs every start 20 ms or more."""

@@ -1,15 +1,16 @@
 """Content-addressed files on a spoke: an OCI image layout folder whose blobs may arrive in pieces, over days, through power cuts.
 
-A partial blob is three files: `partial/<hex>.part`, as long as the blob will be, and two maps that tell what blocks are there.
+A partial blob is three files: `partial/<hex>.part`, as long as the whole blob, and two maps of the blocks that are there.
 
 `.live`  marked with each block and never synced. It counts only for the boot that it was written in: a process may be killed
-         at any moment, and what it wrote is still in the kernel's memory. After a power cut nothing is believed of it.
-`.map`   written only after the blocks it speaks of were synced, every `SYNC_BYTES`, beside the transfer: what a power cut costs.
+         at any moment, and what it wrote is still in the kernel's memory. After a power cut it is ignored.
+`.map`   written only after the blocks in it were synced, every `SYNC_BYTES`, while the transfer goes on.
+         A power cut costs what came since.
 
-Neither ever claims too much. A blob gets its name only when all of its bytes hash to it and are synced.
+Neither map lists a block that is not there. A blob gets its name only when all of its bytes hash to it and are synced.
 
 `BlobStore` (disk) and `MemoryStore` are both a `Store`, held to one contract suite (tests/contract/test_store.py), and both are a
-`model_formats.layout.BlobReader`.
+`model_formats.package.image_layout.BlobReader`.
 """
 
 import contextlib
@@ -26,10 +27,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, Self
 
-from model_formats.errors import DeviceError
-from model_formats.layout import PackageTampered
-from model_formats.types import digest_of, hex_of
-from sync.files import atomic_write, fsync_dir
+from model_formats.core.errors import DeviceError
+from model_formats.core.files import atomic_write, fsync_dir
+from model_formats.core.types import digest_of, hex_of
+from model_formats.package.image_layout import PackageTampered
 
 __all__ = ["BLOCK_SIZE", "SYNC_BYTES", "BlobStore", "BlobWriter", "DiskFailed", "DiskFull", "MemoryStore", "Store", "disk_errors"]
 
@@ -240,10 +241,12 @@ class _DiskWriter(_Blocks):
         if self.has(index):
             return False
         with disk_errors(self._part):
+            # First the data, then its mark: a kill in between loses a mark, never claims a block that is not there.
             os.pwrite(self._fds[0], data, index * self.block_size)
             self._mark(index)
             os.pwrite(self._fds[1], self._here[index >> 3 : (index >> 3) + 1], self._marks + (index >> 3))
             self._unsynced += len(data)
+            # Not more often: three syncs for every 2 MiB once held transfers to half the speed of the line.
             if self._unsynced >= SYNC_BYTES:
                 self._begin_sync()
         return True
@@ -260,11 +263,14 @@ class _DiskWriter(_Blocks):
             raise self._incomplete()
         with disk_errors(self._part):
             self._end_sync()
+            # Over the whole file as it is read back, even if every block was checked when it came.
             if self._prefix.digest(self._fds[0], self.size) != self.digest:
                 self.discard()
                 raise self._wrong()
             self._sync_data()
+            # The name is the promise: only now does `has` say yes.
             self._part.replace(self._target)
+            # Without this a power cut can undo the rename.
             fsync_dir(self._target.parent)
             self._forget_maps()
         self._finish()
@@ -286,6 +292,7 @@ class _DiskWriter(_Blocks):
 
     def _begin_sync(self) -> None:
         self._end_sync()
+        # On a thread of its own, with a copy of the bitmap: blocks that come while it syncs are not part of what it claims.
         self._syncing = _in_background(self._sync_and_hash, bytes(self._here))
         self._unsynced = 0
 
@@ -298,6 +305,7 @@ class _DiskWriter(_Blocks):
 
     def _sync(self, here: bytes) -> None:
         self._sync_data()
+        # After the data are on disk, never before.
         atomic_write(self._map, self._header + here)
 
     def _sync_and_hash(self, here: bytes) -> None:
@@ -317,11 +325,13 @@ class _DiskWriter(_Blocks):
 
     def _open(self, boot: bytes) -> None:
         self._fds.append(os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        # A file of another length was left by a crash in `_open`, or belongs to another size: its maps mean nothing.
         whole = os.fstat(self._fds[0]).st_size == self.size
         head = self._header + boot
         live, synced = (
             _read_map(p, h, len(self._here)) if whole else None for p, h in ((self._live, head), (self._map, self._header))
         )
+        # The live map is newer; it is empty here if it was written in another boot.
         here = live or synced
         if here:
             self._take(here)
@@ -329,6 +339,7 @@ class _DiskWriter(_Blocks):
             self._forget_maps()
             os.ftruncate(self._fds[0], 0)
             if self.size:
+                # Reserves the room now, so that a full disk refuses the update at its start and not at the last block.
                 os.posix_fallocate(self._fds[0], 0, self.size)
         self._marks = len(head)
         self._fds.append(os.open(self._live, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from provisioning.broker import Broker
-from provisioning.ca import DeviceCA
-from provisioning.identity import device_csr
-from sync.mqtt import MqttBus
-from sync.tls import TlsFiles
+from provisioning.brokers.mosquitto import Broker
+from provisioning.identity.ca import DeviceCA
+from provisioning.identity.identity import device_csr
+from sync.bus.mqtt import MqttBus
+from sync.core.tls import TlsFiles
+from sync.core.types import SpokeId
 from sync.trust.keys import device_signer, save_signer
-from sync.types import SpokeId
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")  # how long an example takes is no property of ours on a busy machine
@@ -31,7 +31,7 @@ def session_ca(tmp_path_factory: pytest.TempPathFactory) -> DeviceCA:
     return DeviceCA.create(tmp_path_factory.mktemp("ca"), now=datetime.now(UTC))
 
 
-class MosquittoHouse:
+class BrokerFixture:
     """A broker of the real kind and the certificates to talk to it."""
 
     def __init__(self, folder: Path, ca: DeviceCA) -> None:
@@ -89,17 +89,17 @@ class MosquittoHouse:
 
 
 @pytest.fixture
-def mosquitto(tmp_path: Path, session_ca: DeviceCA) -> Iterator[MosquittoHouse]:
+def mosquitto(tmp_path: Path, session_ca: DeviceCA) -> Iterator[BrokerFixture]:
     """A Mosquitto for this test alone."""
-    house = MosquittoHouse(tmp_path, session_ca)
+    house = BrokerFixture(tmp_path, session_ca)
     yield house
     house.close()
 
 
 @pytest.fixture(scope="module")
-def shared_mosquitto(tmp_path_factory: pytest.TempPathFactory, session_ca: DeviceCA) -> Iterator[MosquittoHouse]:
+def shared_mosquitto(tmp_path_factory: pytest.TempPathFactory, session_ca: DeviceCA) -> Iterator[BrokerFixture]:
     """A Mosquitto for a whole file, for tests that do not disturb it."""
-    house = MosquittoHouse(tmp_path_factory.mktemp("mosquitto"), session_ca)
+    house = BrokerFixture(tmp_path_factory.mktemp("mosquitto"), session_ca)
     yield house
     house.close()
 

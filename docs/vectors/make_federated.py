@@ -4,9 +4,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from model_formats.types import digest_of
+from model_formats.core.types import digest_of
+from sync.core.types import SpokeId
 from sync.federated.masks import masked, public_of, total
-from sync.types import SpokeId
 
 
 def main() -> None:

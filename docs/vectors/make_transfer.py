@@ -5,10 +5,10 @@ import hmac
 import json
 from pathlib import Path
 
-from provisioning.enrol import Code
-from sync import topics
-from sync.blocks.bitmap import encode
-from sync.messages import Want
+from provisioning.identity.enrol import Code
+from sync.protocol import topics
+from sync.protocol.messages import Want
+from sync.transfer.bitmap import encode
 
 
 def bitmaps() -> list[dict[str, object]]:

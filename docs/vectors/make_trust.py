@@ -12,11 +12,11 @@ from pathlib import Path
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner
 
-from model_formats.types import digest_of
-from sync.messages import DesiredModel, Directive
-from sync.trust.envelope import payload_type, seal
+from model_formats.core.types import digest_of
+from sync.protocol.messages import DesiredModel, Directive
+from sync.trust.dsse import payload_type, seal
+from sync.trust.encrypted_bundle import load_opener, seal_stream
 from sync.trust.keys import device_signer, pem_of, role_signer
-from sync.trust.sealed import load_opener, seal_stream
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -10,16 +10,27 @@ from pathlib import Path
 
 import numpy as np
 
-from model_formats.adapter import Anchors, Head, read_anchors, write_anchors
-from model_formats.card import card
-from model_formats.contract import FeatureContract
-from model_formats.evidence import Evidence
+from model_formats.build.model_card import card
+from model_formats.build.reference_data import golden_vectors
+from model_formats.core.runtime import Array
+from model_formats.documents.evidence import Evidence
+from model_formats.documents.feature_contract import FeatureContract
+from model_formats.documents.package_spec import (
+    ANCHORS,
+    CARD,
+    CONTRACT,
+    EVIDENCE,
+    GOLDEN,
+    PROFILE,
+    PROVENANCE,
+    SPEC,
+    AdapterPoint,
+    PackageSpec,
+)
 from model_formats.export.graph import constants, load_graph, save_graph
-from model_formats.golden import read_golden, write_golden
-from model_formats.profile import ReferenceProfile
-from model_formats.reference import golden_vectors
-from model_formats.runtimes.base import Array
-from model_formats.spec import ANCHORS, CARD, CONTRACT, EVIDENCE, GOLDEN, PROFILE, PROVENANCE, SPEC, AdapterPoint, PackageSpec
+from model_formats.package.adapter import Anchors, Head, read_anchors, write_anchors
+from model_formats.package.golden import read_golden, write_golden
+from model_formats.statistics.reference_profile import ReferenceProfile
 
 __all__ = ["sabotage"]
 

@@ -21,8 +21,8 @@ from examples.demo.search import planted_rows, readings, search
 from examples.demo.stage import Stage
 from examples.demo.transfer import BLOCK, LINE, carry, ended, kill_on_the_way, picture_book
 from hub.train.datasets import digits
-from model_formats.data import Rows
-from model_formats.types import digest_of_file
+from model_formats.build.dataset import Rows
+from model_formats.core.types import digest_of_file
 
 SITES = {"dubai": ("me", "ae-pdpl"), "frankfurt": ("eu", "gdpr"), "clinic": ("me", "ae-health")}
 TURN = 35

@@ -16,14 +16,14 @@ import numpy as np
 from examples.demo.report import ClaimFailed
 from examples.demo.rollouts import PICTURES
 from examples.demo.stage import Stage
-from hub.client import HubClient
+from hub.client.http import HubClient
 from hub.train.datasets import digits
-from model_formats.card import card
-from model_formats.contract import FeatureContract
-from model_formats.evidence import Evidence
-from model_formats.spec import CARD, CONTRACT, EVIDENCE, PROVENANCE, SPEC, PackageSpec
-from spoke_agent.home import SpokeHome
-from spoke_agent.state_of import ask_agent
+from model_formats.build.model_card import card
+from model_formats.documents.evidence import Evidence
+from model_formats.documents.feature_contract import FeatureContract
+from model_formats.documents.package_spec import CARD, CONTRACT, EVIDENCE, PROVENANCE, SPEC, PackageSpec
+from spoke_agent.daemon.status import ask_agent
+from spoke_agent.site.home import SpokeHome
 
 __all__ = ["LINE", "Carried", "carry", "ended", "kill_on_the_way", "picture_book"]
 

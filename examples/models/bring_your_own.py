@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from hub.train.datasets import breast_cancer
-from model_formats.build import BuildOptions, BuildResult, build_model_folder
-from model_formats.contract import FeatureContract, TensorContract
-from model_formats.data import BuildData
+from model_formats.build.build import BuildOptions, BuildResult, build_model_folder
+from model_formats.build.dataset import BuildData
+from model_formats.documents.feature_contract import FeatureContract, TensorContract
 from model_formats.export.torch_module import TorchModule
 
 

@@ -1,1 +1,1 @@
-"""`/api/v1`: thin routers over hub.fleet and hub.store. A handler reads, calls one function, and answers; it decides nothing."""
+"""`/api/v1`: thin routers over hub.services and hub.store. A handler parses, calls one function and answers."""

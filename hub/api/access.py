@@ -7,29 +7,29 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from hub.client import NotAuthenticated, NotAuthorised
-from hub.fleet.enrolments import certificate_of
-from hub.hub import Hub
+from hub.client.http import NotAuthenticated, NotAuthorised
+from hub.context import HubContext
 from hub.registry.errors import NotAuthorized
 from hub.registry.routes import Action
 from hub.rules.access import PERMISSIONS, Permission, Principal, allows
+from hub.services.enrolments import certificate_of
 from hub.store.spokes import find_spoke
 from hub.store.tokens import find_token
 from hub.store.versions import list_versions
-from model_formats.errors import RefusedError
-from provisioning.token import verify_token
-from sync.types import SpokeId
+from model_formats.core.errors import RefusedError
+from provisioning.identity.token import verify_token
+from sync.core.types import SpokeId
 
 __all__ = ["HubPart", "hub_of", "may_pull_or_push", "needs", "spoke_of_request"]
 
 
-def hub_of(request: Request) -> Hub:
+def hub_of(request: Request) -> HubContext:
     """The hub that this application serves."""
-    found: Hub = request.app.state.hub
+    found: HubContext = request.app.state.hub
     return found
 
 
-HubPart = Annotated[Hub, Depends(hub_of)]
+HubPart = Annotated[HubContext, Depends(hub_of)]
 
 
 def needs(permission: Permission) -> Callable[[Request], Principal]:
@@ -71,7 +71,7 @@ def may_pull_or_push(request: Request, repository: str, action: Action) -> None:
     request.state.zone, request.state.caller = zone, spoke.username
 
 
-def _zone(hub: Hub, spoke: SpokeId, model: str) -> str | None:
+def _zone(hub: HubContext, spoke: SpokeId, model: str) -> str | None:
     """Zone of a spoke that may have something of this model ("": of none in particular)."""
     with hub.database.read() as db:
         row = find_spoke(db, spoke)
@@ -80,14 +80,14 @@ def _zone(hub: Hub, spoke: SpokeId, model: str) -> str | None:
         return row.zone if not model or any(row.zone in version.zones for version in list_versions(db, model)) else None
 
 
-def _person(hub: Hub, token: str | None) -> Principal | None:
+def _person(hub: HubContext, token: str | None) -> Principal | None:
     if token is None:
         return None
     with hub.database.read() as db:
         return find_token(db, token, now=hub.now)
 
 
-def _spoke(hub: Hub, token: str | None) -> SpokeId | None:
+def _spoke(hub: HubContext, token: str | None) -> SpokeId | None:
     if token is None:
         return None
     try:

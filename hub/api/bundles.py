@@ -11,12 +11,12 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from hub.api.access import HubPart, needs
-from hub.fleet.profiles import known_package
-from hub.fleet.sideload import export, import_receipts
 from hub.rules.access import Permission, Principal
-from hub.rules.residency import judge
-from model_formats.types import ModelRef
-from sync.types import SpokeId
+from hub.rules.egress_residency import judge
+from hub.services.package_index import known_package
+from hub.services.sideload import export, import_receipts
+from model_formats.core.types import ModelRef
+from sync.core.types import SpokeId
 
 __all__ = ["router"]
 

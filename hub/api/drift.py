@@ -1,4 +1,4 @@
-"""`/drift`: what the sites' verdicts, histograms and estimates say together."""
+"""`/drift`: the sites' verdicts, histograms and estimates, summed up per version."""
 
 from typing import Annotated
 
@@ -7,9 +7,9 @@ from pydantic import BaseModel, Field
 
 from hub.api.access import HubPart, needs
 from hub.api.values import AS_IT_IS
-from hub.fleet.drift import FleetDrift
-from hub.fleet.drift_view import drift_view
 from hub.rules.access import Permission, Principal
+from hub.rules.fleet_drift import FleetDrift
+from hub.services.drift import drift_view
 
 __all__ = ["DriftView", "router"]
 

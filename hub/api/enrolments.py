@@ -1,4 +1,4 @@
-"""`/ca`, `/enrolments`: how a spoke gets its identity. The words are provisioning.enrol's."""
+"""`/ca`, `/enrolments`: how a spoke gets its identity. The messages are those of provisioning/identity/enrol.py."""
 
 from datetime import datetime, timedelta
 from typing import Annotated
@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from hub.api.access import HubPart, needs, spoke_of_request
-from hub.fleet.enrolments import admit_spoke, invite_spoke, renew_spoke
 from hub.rules.access import Permission, Principal
-from provisioning.enrol import EnrolmentRequest, RenewalRequest
-from sync.types import Regime, SpokeId
+from hub.services.enrolments import admit_spoke, invite_spoke, renew_spoke
+from provisioning.identity.enrol import EnrolmentRequest, RenewalRequest
+from sync.core.types import Regime, SpokeId
 
 __all__ = ["router"]
 

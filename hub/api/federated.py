@@ -9,12 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from hub.api.access import HubPart, needs
 from hub.api.spokes import when
 from hub.api.values import AS_IT_IS
-from hub.client import NotFound
-from hub.fleet.federated import FederatedResult, Terms, ask, members_of
+from hub.client.http import NotFound
 from hub.rules.access import Permission, Principal
-from hub.store.questions import KeptQuestion, find_question, list_questions
-from model_formats.sums import Statistic
-from model_formats.types import ModelRef
+from hub.services.federated import FederatedResult, Terms, ask, members_of
+from hub.store.federated_questions import KeptQuestion, find_question, list_questions
+from model_formats.core.types import ModelRef
+from model_formats.statistics.federated_sums import Statistic
 
 __all__ = ["QuestionView", "router"]
 
@@ -41,7 +41,7 @@ class QuestionBody(BaseModel):
     name: str | None = None
 
 
-class MemberView(BaseModel):
+class CohortMemberView(BaseModel):
     """One site of a cohort. `device_key` is what another site may list among its `peers`."""
 
     spoke: str
@@ -65,7 +65,7 @@ class QuestionView(BaseModel):
     created: datetime | None
     closes: datetime
     expires: datetime
-    members: list[MemberView]
+    members: list[CohortMemberView]
     result: Annotated[FederatedResult, AS_IT_IS] | None
 
 
@@ -122,6 +122,6 @@ def _view(kept: KeptQuestion) -> QuestionView:
         created=when(kept.created),
         closes=asked.closes,
         expires=asked.expires,
-        members=[MemberView(**member) for member in members_of(kept)],
+        members=[CohortMemberView(**member) for member in members_of(kept)],
         result=FederatedResult.parse(kept.result) if kept.result else None,
     )

@@ -10,7 +10,7 @@ from hub.store.audit import audit_head
 from hub.store.rollouts import list_rollouts
 from hub.store.spokes import list_spokes
 from hub.store.versions import list_versions
-from model_formats.errors import SpokeshaveError
+from model_formats.core.errors import SpokeshaveError
 
 __all__ = ["router"]
 

@@ -14,16 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from hub.api.access import HubPart, needs
 from hub.api.spokes import when
 from hub.api.values import Digest, Name
-from hub.client import NotFound, RequestInvalid
-from hub.fleet.classes import on_classes
-from hub.fleet.releases import ReleaseRequest, accept, add_family, deny, propose_release
-from hub.hub import Hub
+from hub.client.http import ApiRequestInvalid, NotFound
+from hub.context import HubContext
 from hub.rules.access import Permission, Principal
-from hub.store.versions import Version, add_delta, find_version, list_versions
-from model_formats.opening import open_package
-from model_formats.publisher import PublisherPolicy
-from model_formats.types import ModelRef
-from sync.messages import DeltaOffer
+from hub.services.cpu_classes import on_classes
+from hub.services.releases import ReleaseRequest, accept, add_family, deny, propose_release
+from hub.store.versions import VersionRecord, add_delta, find_version, list_versions
+from model_formats.core.types import ModelRef
+from model_formats.package.read import open_package
+from model_formats.signing.publisher_policy import PublisherPolicy
+from sync.protocol.messages import DeltaOffer
 from sync.trust.keys import key_of_pem
 from sync.trust.metadata import Proposal
 
@@ -227,7 +227,7 @@ def sign(role: str, order: SignedMetadata, hub: HubPart, who: Author) -> Proposa
     try:
         data = base64.b64decode(order.data, validate=True)
     except binascii.Error as e:
-        raise RequestInvalid(f"data: not base64: {e}") from e
+        raise ApiRequestInvalid(f"data: not base64: {e}") from e
     return _proposal(accept(hub, role, data, who.name))
 
 
@@ -241,7 +241,7 @@ def tuf(file: str, hub: HubPart, _request: Request) -> Response:
     return Response(data, media_type="application/json")
 
 
-def _claimed(hub: Hub, index: str) -> list[ClaimView]:
+def _claimed(hub: HubContext, index: str) -> list[ClaimView]:
     """From the hub's own copy of the package; nothing where it has none any more."""
     if not hub.registry.has(index):
         return []
@@ -273,7 +273,7 @@ def _proposal(proposal: Proposal) -> ProposalView:
     )
 
 
-def _view(version: Version, denied: Collection[str]) -> VersionView:
+def _view(version: VersionRecord, denied: Collection[str]) -> VersionView:
     return VersionView(
         model=version.ref.name,
         version=version.ref.version,

@@ -5,8 +5,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from hub.client import NotFound, RequestInvalid
-from model_formats.errors import SpokeshaveError
+from hub.client.http import ApiRequestInvalid, NotFound
+from model_formats.core.errors import SpokeshaveError
 
 __all__ = ["install_problems", "problem"]
 
@@ -53,11 +53,11 @@ def _fault(request: Request, _error: Exception) -> JSONResponse:
 def _invalid(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     first = error.errors()[0]
-    return problem(RequestInvalid(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"))
+    return problem(ApiRequestInvalid(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"))
 
 
 def _plain(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
     if error.status_code == 404:
         return problem(NotFound(f"there is nothing at {request.url.path}"))
-    return problem(RequestInvalid(str(error.detail)), status=error.status_code)
+    return problem(ApiRequestInvalid(str(error.detail)), status=error.status_code)

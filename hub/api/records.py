@@ -8,13 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hub.api.access import HubPart, needs
 from hub.api.spokes import ReportView, report_view, when
-from hub.client import NotFound, RequestInvalid
+from hub.client.http import ApiRequestInvalid, NotFound
 from hub.rules.access import Permission, Principal, parse_roles
+from hub.rules.audit_action import AuditAction
 from hub.store.audit import append_audit, audit_head, read_audit, verify_audit
 from hub.store.egress import list_egress
 from hub.store.reports import list_reports
 from hub.store.tokens import list_tokens, make_token, revoke_token
-from sync.types import SpokeId
+from sync.core.types import SpokeId
 
 __all__ = ["router"]
 
@@ -143,10 +144,12 @@ def new_token(order: TokenOrder, hub: HubPart, who: Operator) -> dict[str, str]:
     try:
         roles = parse_roles(order.roles)
     except ValueError as e:
-        raise RequestInvalid(f"roles: {e}") from e
+        raise ApiRequestInvalid(f"roles: {e}") from e
     with hub.database.begin() as db:
         number, token = make_token(db, order.name, roles, now=hub.now, life_s=order.life_s)
-        append_audit(db, who.name, "token.create", order.name, now=hub.now, details={"id": number, "roles": order.roles})
+        append_audit(
+            db, who.name, AuditAction.TOKEN_CREATE, order.name, now=hub.now, details={"id": number, "roles": order.roles}
+        )
     return {"id": number, "token": token}
 
 
@@ -156,5 +159,5 @@ def end_token(number: str, hub: HubPart, who: Operator) -> dict[str, str]:
     with hub.database.begin() as db:
         if not revoke_token(db, number, now=hub.now):
             raise NotFound(f"no living token {number}")
-        append_audit(db, who.name, "token.revoke", number, now=hub.now)
+        append_audit(db, who.name, AuditAction.TOKEN_REVOKE, number, now=hub.now)
     return {"id": number}

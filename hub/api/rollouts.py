@@ -10,13 +10,13 @@ from starlette.concurrency import run_in_threadpool
 from hub.api.access import HubPart, needs
 from hub.api.spokes import when
 from hub.api.values import AS_IT_IS
-from hub.fleet import rollouts as runner
-from hub.hub import Hub
+from hub.context import HubContext
 from hub.rules.access import Permission, Principal
-from hub.rules.plan import RolloutPlan
 from hub.rules.rollout import RingState, RingView, RolloutState, SpokeView, tally
+from hub.rules.rollout_plan import RolloutPlan
+from hub.services import rollouts as runner
 from hub.store.rollouts import KeptRollout, approvers_of, list_rollouts
-from sync.messages import UpdateEvidence
+from sync.protocol.messages import UpdateEvidence
 
 __all__ = ["RolloutSummary", "RolloutView", "router", "whole"]
 
@@ -27,7 +27,7 @@ Operator = Annotated[Principal, Depends(needs(Permission.STEER))]
 Approver = Annotated[Principal, Depends(needs(Permission.APPROVE))]
 
 
-class MemberView(BaseModel):
+class RingMemberView(BaseModel):
     """One spoke of a ring."""
 
     spoke: str
@@ -55,7 +55,7 @@ class RingReport(BaseModel):
     """No variant is right on their class of CPU, and the version is right on another."""
     active: int
     missing: int
-    members: list[MemberView]
+    members: list[RingMemberView]
 
 
 class RolloutSummary(BaseModel):
@@ -87,7 +87,7 @@ class PreviewView(BaseModel):
     rings: dict[str, list[str]]
 
 
-class Why(BaseModel):
+class ReasonBody(BaseModel):
     """A word to the audit log."""
 
     model_config = ConfigDict(extra="forbid")
@@ -141,13 +141,13 @@ def resume(name: str, hub: HubPart, who: Operator) -> RolloutView:
 
 
 @router.post("/{name}/abort")
-def abort(name: str, hub: HubPart, who: Operator, word: Why | None = None) -> RolloutView:
+def abort(name: str, hub: HubPart, who: Operator, word: ReasonBody | None = None) -> RolloutView:
     """End it; reached spokes go back where the plan says so."""
     runner.abort(hub, name, who.name, word.why if word else "")
     return whole(hub, name)
 
 
-def whole(hub: Hub, name: str) -> RolloutView:
+def whole(hub: HubContext, name: str) -> RolloutView:
     """A rollout with its rings and all that is known of their members."""
     held, views = runner.look(hub, name)
     with hub.database.read() as db:
@@ -191,8 +191,8 @@ def _ring(held: KeptRollout, number: int, view: RingView) -> RingReport:
     )
 
 
-def _member(member: SpokeView) -> MemberView:
-    return MemberView(
+def _member(member: SpokeView) -> RingMemberView:
+    return RingMemberView(
         spoke=str(member.spoke),
         online=member.online,
         assigned=when(member.assigned),

@@ -8,14 +8,14 @@ from pydantic import BaseModel
 
 from hub.api.access import HubPart, needs
 from hub.api.values import AS_IT_IS
-from hub.fleet.directives import SpokeUnknown
-from hub.fleet.enrolments import revoke
 from hub.rules.access import Permission, Principal
+from hub.services.directives import SpokeUnknown
+from hub.services.enrolments import revoke
 from hub.store.directives import assignments_of, find_directive
 from hub.store.reports import KeptReport, list_reports
 from hub.store.spokes import Spoke, find_spoke, list_spokes
-from sync.messages import Serving, UpdateEvidence
-from sync.types import SpokeId
+from sync.core.types import SpokeId
+from sync.protocol.messages import Serving, UpdateEvidence
 
 __all__ = ["ReportView", "SpokeDetail", "SpokeSummary", "router", "summary", "when"]
 
@@ -37,7 +37,7 @@ class SpokeSummary(BaseModel):
     revoked: bool
 
 
-class Wanted(BaseModel):
+class DesiredVersionView(BaseModel):
     """What a spoke should serve."""
 
     model: str
@@ -64,7 +64,7 @@ class SpokeDetail(SpokeSummary):
 
     enrolled: datetime
     generation: int
-    wanted: list[Wanted]
+    wanted: list[DesiredVersionView]
     reports: list[ReportView]
 
 
@@ -88,7 +88,9 @@ def spoke(site: str, name: str, hub: HubPart, _who: Reader) -> SpokeDetail:
             **summary(hub.now, held, hub.settings.silent_after_s).model_dump(),
             enrolled=_time(held.enrolled),
             generation=directive.generation if directive else 0,
-            wanted=[Wanted(model=a.ref.name, version=a.ref.version, rollout=a.rollout) for a in assignments_of(db, me)],
+            wanted=[
+                DesiredVersionView(model=a.ref.name, version=a.ref.version, rollout=a.rollout) for a in assignments_of(db, me)
+            ],
             reports=[report_view(report) for report in list_reports(db, me, limit=20)],
         )
 

@@ -1,6 +1,6 @@
-"""Our values inside FastAPI's models: said as they are, with the schema they have.
+"""Lets our `Value` types stand inside FastAPI's models, with their own JSON and schema.
 
-FastAPI knows pydantic's models; what is signed and sent is a `Value` (`model_formats.document`). `Annotated[Serving, AS_IT_IS]`
+FastAPI knows pydantic's models; what is signed and sent is a `Value` (core/document.py). `Annotated[Serving, AS_IT_IS]`
 lets one stand in the other.
 """
 
@@ -10,15 +10,15 @@ import msgspec
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, StringConstraints
 from pydantic_core import CoreSchema, core_schema
 
-from model_formats.document import Value
-from model_formats.types import DIGEST_PATTERN, NAME_PATTERN
+from model_formats.core.document import Value
+from model_formats.core.types import DIGEST_PATTERN, NAME_PATTERN
 
 __all__ = ["AS_IT_IS", "Digest", "Name"]
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-"""`model_formats.types.Name`, in pydantic's words."""
+"""`model_formats.core.types.Name`, in pydantic's words."""
 Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN)]
-"""`model_formats.types.Digest`, in pydantic's words."""
+"""`model_formats.core.types.Digest`, in pydantic's words."""
 
 
 class _AsItIs:

@@ -2,7 +2,7 @@
 
 import sys
 
-from model_formats.console import program, run
+from model_formats.core.console import program, run
 
 __all__ = ["group", "main"]
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import click
 
-from hub.client import HubClient
-from model_formats.console import Context, emit, out, pass_context, table
-from model_formats.errors import RefusedError
+from hub.client.http import HubClient
+from model_formats.core.console import Context, emit, out, pass_context, table
+from model_formats.core.errors import RefusedError
 
 __all__ = ["AuditBroken", "group"]
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
-from hub.backup import Restored, back_up
-from hub.backup import restore as restore_hub
-from hub.hub import Hub
-from hub.settings import load_settings
-from model_formats.console import Context, emit, out, pass_context
+from hub.app.backup import Restored, back_up
+from hub.app.backup import restore as restore_hub
+from hub.config.settings import load_settings
+from hub.context import HubContext
+from model_formats.core.console import Context, emit, out, pass_context
 
 __all__ = ["backup", "restore"]
 
@@ -21,7 +21,7 @@ __all__ = ["backup", "restore"]
 @pass_context
 def backup(ctx: Context, file: Path, *, offline_keys: bool, without_database: bool) -> None:
     """Write the whole hub to FILE; it may be running. The file holds private keys."""
-    hub = Hub.open(ctx.home, load_settings(ctx.home))
+    hub = HubContext.open(ctx.home, load_settings(ctx.home))
     try:
         size = back_up(hub, file, offline_keys=offline_keys, database=not without_database)
     finally:

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from hub.client import HubClient
-from model_formats.console import Context, emit, out, pass_context, talk
-from sync.types import SpokeId
+from hub.client.http import HubClient
+from model_formats.core.console import Context, emit, out, pass_context, talk
+from sync.core.types import SpokeId
 
 __all__ = ["group", "receipts"]
 

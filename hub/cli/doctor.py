@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from hub.home import HubHome
-from hub.hub import HubMissing
-from model_formats.console import Context, emit, out, pass_context
+from hub.config.home import HubHome
+from hub.context import HubMissing
+from model_formats.core.console import Context, emit, out, pass_context
 
 __all__ = ["doctor"]
 
@@ -16,7 +16,7 @@ __all__ = ["doctor"]
 @pass_context
 def doctor(ctx: Context) -> None:
     """Check this hub; exits with 1 when something needs attention."""
-    from hub.doctor import examine
+    from hub.app.doctor import examine
 
     home = HubHome(ctx.home)
     if not home.metadata.exists():

@@ -4,8 +4,8 @@ from typing import Any
 
 import click
 
-from hub.client import HubClient
-from model_formats.console import Context, emit, out, pass_context, table
+from hub.client.http import HubClient
+from model_formats.core.console import Context, emit, out, pass_context, table
 
 __all__ = ["group"]
 

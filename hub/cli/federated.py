@@ -5,9 +5,9 @@ from typing import Any, get_args
 
 import click
 
-from hub.client import HubClient
-from model_formats.console import Context, emit, out, pass_context, table
-from model_formats.sums import Statistic
+from hub.client.http import HubClient
+from model_formats.core.console import Context, emit, out, pass_context, table
+from model_formats.statistics.federated_sums import Statistic
 
 __all__ = ["group"]
 

@@ -1,27 +1,28 @@
 """`hub model`: build, import, publish, sign, list, show, verify, deny."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hub.cli.ways import micros, way
-from hub.client import HubClient
-from hub.home import HubHome
-from model_formats.console import Context, emit, out, pass_context, table, talk
-from model_formats.errors import OperatorError
-from model_formats.types import ModelRef
+from hub.cli.engine_words import micros, way
+from hub.client.http import HubClient
+from hub.config.home import HubHome
+from model_formats.core.console import Context, emit, out, pass_context, table, talk
+from model_formats.core.errors import OperatorError
+from model_formats.core.types import ModelRef
+from sync.core.types import REGIMES
 
 if TYPE_CHECKING:
-    from model_formats.build import BuildOptions, BuildResult
-    from model_formats.contract import FeatureContract
-    from model_formats.evidence import Lineage
-    from model_formats.signature import PublisherPolicy, Signer
+    from model_formats.build.build import BuildOptions, BuildResult
+    from model_formats.documents.evidence import Lineage
+    from model_formats.documents.feature_contract import FeatureContract
+    from model_formats.signing.signature import PublisherPolicy, Signer
 
 __all__ = ["group"]
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-REGIMES = ("ae-pdpl", "ae-health", "ae-cbuae", "difc", "adgm", "gdpr", "none")
 
 
 class NotBuilt(OperatorError):
@@ -58,14 +59,14 @@ def group() -> None:
 @pass_context
 def build(ctx: Context, /, recipe: str, version: int, out: Path | None, **changes: Any) -> None:
     """Train RECIPE (a name, or package.module:attribute) and build a model folder: export, INT8, gate, evidence."""
-    from hub.train import run
+    from hub.train import runner
 
     home = HubHome(ctx.home)
     changes["overridden_by"], changes["emulate"] = changes.pop("override_gate"), _emulate(changes["emulate"])
     given = {name: value for name, value in changes.items() if value not in (None, ())}
     folder = out or home.build(recipe.rpartition(":")[0].rpartition(".")[2] or recipe, version)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    result = run.build(recipe, folder, runs=home.root / "runs", version=version, progress=talk.print, **given)
+    result = runner.build(recipe, folder, runs=home.root / "runs", version=version, progress=talk.print, **given)
     emit(ctx, _built(result, folder), _show_built)
 
 
@@ -123,12 +124,12 @@ def import_(
     hub model import fraud.onnx --model fraud --version 1 --train train.csv --held-out test.csv \\
         --classes good,fraud --zone eu --regime gdpr
     """
-    from hub.train.bring import bring
-    from model_formats.build import build_model_folder
+    from hub.train.import_model import import_model
+    from model_formats.build.build import build_model_folder
 
     ModelRef.parse(f"{words['name']}@{words['version']}")  # before anything is opened
     listed = tuple(c.strip() for c in classes.split(",")) if classes else ()
-    brought = bring(source, train, held_out, contract=contract, task=task, classes=listed, label=label)
+    brought = import_model(source, train, held_out, contract=contract, task=task, classes=listed, label=label)
     options = _options(brought.contract, brought.lineage, **words)
     folder = out or HubHome(ctx.home).build(options.model, options.version)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +138,7 @@ def import_(
 
 
 def _options(contract: "FeatureContract", lineage: "Lineage", /, **words: Any) -> "BuildOptions":
-    from model_formats.build import BuildOptions
+    from model_formats.build.build import BuildOptions
 
     words["model"], words["overridden_by"] = words.pop("name"), words.pop("override_gate")
     words["title"], words["emulate"] = words["title"] or words["model"], _emulate(words["emulate"])
@@ -146,7 +147,7 @@ def _options(contract: "FeatureContract", lineage: "Lineage", /, **words: Any) -
 
 
 def _emulate(wanted: bool | None) -> bool:  # noqa: FBT001 - as click gives it
-    from model_formats.emulated import emulated_classes
+    from model_formats.build.emulated import emulated_classes
 
     return bool(emulated_classes()) if wanted is None else wanted
 
@@ -196,7 +197,7 @@ def publish(
     The publisher's key of this machine signs (`publisher.pem`), unless --certificate or --identity says otherwise. Spokes then
     trust exactly that publisher for this version: it goes into the release.
     """
-    from hub import publish as publishing
+    from hub.client import publish as publishing
 
     home = HubHome(ctx.home)
     folder = Path(what)
@@ -206,7 +207,7 @@ def publish(
         if not folder.is_dir():
             raise NotBuilt(f"{ref} was not built here: there is no {folder}")
     back = () if no_fallback else (fallback or None)
-    signer, policy = _signer(**signing)
+    signer, policy = _signer(_SigningOptions(**signing))
     with HubClient.local(ctx.home) as hub:
         done = publishing.publish(
             hub,
@@ -231,30 +232,34 @@ def publish(
     emit(ctx, told, _show_published)
 
 
-def _signer(
-    *,
-    certificate: Path | None,
-    certificate_key: Path | None,
-    root: Path | None,
-    identity: str | None,
-    issuer: str | None,
-    identity_token: Path | None,
-    sigstore_config: Path | None,
-) -> "tuple[Signer | None, PublisherPolicy | None]":
-    """Who signs and whom spokes will trust for it; nobody named: the publisher's key."""
-    from hub import signers
+@dataclass(frozen=True, slots=True)
+class _SigningOptions:
+    """The options of `publish` that say who signs."""
 
-    if certificate:
-        if certificate_key is None or issuer or identity_token or sigstore_config:
+    certificate: Path | None
+    certificate_key: Path | None
+    root: Path | None
+    identity: str | None
+    issuer: str | None
+    identity_token: Path | None
+    sigstore_config: Path | None
+
+
+def _signer(given: _SigningOptions) -> "tuple[Signer | None, PublisherPolicy | None]":
+    """Who signs and whom spokes will trust for it; nobody named: the publisher's key."""
+    from hub.client import signing as signers
+
+    if given.certificate:
+        if given.certificate_key is None or given.issuer or given.identity_token or given.sigstore_config:
             raise click.UsageError("--certificate goes with --certificate-key, and without Sigstore's options")
-        return signers.by_certificate(certificate, certificate_key, root=root, name=identity)
-    if certificate_key or root:
+        return signers.by_certificate(given.certificate, given.certificate_key, root=given.root, name=given.identity)
+    if given.certificate_key or given.root:
         raise click.UsageError("--certificate-key and --root go with --certificate")
-    if identity or issuer:
-        if not (identity and issuer):
+    if given.identity or given.issuer:
+        if not (given.identity and given.issuer):
             raise click.UsageError("keyless signing needs both --identity and --issuer")
-        return signers.by_identity(identity, issuer, token=identity_token, config=sigstore_config)
-    if identity_token or sigstore_config:
+        return signers.by_identity(given.identity, given.issuer, token=given.identity_token, config=given.sigstore_config)
+    if given.identity_token or given.sigstore_config:
         raise click.UsageError("--identity-token and --sigstore-config go with --identity and --issuer")
     return None, None
 
@@ -264,7 +269,7 @@ def _signer(
 @pass_context
 def sign(ctx: Context, keys: Path | None) -> None:
     """Sign all release metadata that waits for the keys on this machine."""
-    from hub.publish import sign_pending
+    from hub.client.publish import sign_pending
 
     with HubClient.local(ctx.home) as hub:
         done = sign_pending(hub, keys or HubHome(ctx.home).keys)
@@ -298,7 +303,7 @@ def show(ctx: Context, ref: str) -> None:
 @pass_context
 def verify(ctx: Context, ref: str) -> None:
     """Pull a version and check every byte and its publisher's signature, as a spoke would."""
-    from hub.publish import verify as verify_version
+    from hub.client.publish import verify as verify_version
 
     with HubClient.local(ctx.home) as hub:
         told = verify_version(hub, ModelRef.parse(ref), HubHome(ctx.home).packages)
@@ -317,7 +322,7 @@ def verify(ctx: Context, ref: str) -> None:
 @pass_context
 def deny(ctx: Context, ref: str, keys: Path | None) -> None:
     """Put a version on the deny list, which wins over every release and grant."""
-    from hub.publish import sign as sign_one
+    from hub.client.publish import sign as sign_one
 
     asked = ModelRef.parse(ref)
     with HubClient.local(ctx.home) as hub:

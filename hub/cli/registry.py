@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from hub.hub import Hub
-from hub.settings import load_settings
-from model_formats.console import Context, emit, out, pass_context
+from hub.config.settings import load_settings
+from hub.context import HubContext
+from model_formats.core.console import Context, emit, out, pass_context
 
 __all__ = ["group"]
 
@@ -21,7 +21,7 @@ def group() -> None:
 @pass_context
 def show(ctx: Context) -> None:
     """Where blobs are kept, how many there are, and how much of them is in the hub's folder."""
-    hub = Hub.open(ctx.home, load_settings(ctx.home))
+    hub = HubContext.open(ctx.home, load_settings(ctx.home))
     try:
         contents = hub.registry.contents
         here = [file.stat().st_size for file in contents.folder.iterdir()]
@@ -43,10 +43,10 @@ def show(ctx: Context) -> None:
 @pass_context
 def collect(ctx: Context, *, grace_hours: float, dry_run: bool) -> None:
     """Remove manifests and blobs that no tag and no released version needs, with their orphaned referrers. The hub may run."""
-    from hub.fleet.shelf import needed
-    from hub.registry.collect import collect as collect_now
+    from hub.registry.garbage_collect import collect as collect_now
+    from hub.services.zone_blobs import needed
 
-    hub = Hub.open(ctx.home, load_settings(ctx.home))
+    hub = HubContext.open(ctx.home, load_settings(ctx.home))
     try:
         done = collect_now(hub.registry, needed(hub), grace_s=grace_hours * 3600, dry_run=dry_run)
     finally:

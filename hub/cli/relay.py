@@ -4,12 +4,13 @@ from pathlib import Path
 
 import click
 
-from hub.fleet.relays import make_relay
-from hub.home import HubHome
-from hub.hub import Hub
-from hub.settings import load_settings
-from hub.worker import local_broker
-from model_formats.console import Context, emit, out, pass_context
+from hub.app.worker_process import local_broker
+from hub.config.home import HubHome
+from hub.config.settings import load_settings
+from hub.context import HubContext
+from hub.services.relays import make_relay
+from model_formats.core.console import Context, emit, out, pass_context
+from provisioning.brokers.region import RelayConfig
 
 __all__ = ["relay"]
 
@@ -38,10 +39,10 @@ def relay(
     Carry it to the region's machine and start Mosquitto there. Run it again after enrolling or revoking spokes of its sites.
     """
     home = HubHome(ctx.home)
-    hub = Hub.open(ctx.home, load_settings(ctx.home))
+    hub = HubContext.open(ctx.home, load_settings(ctx.home))
     try:
-        broker = local_broker(home, hub_broker)
-        files = make_relay(hub, name, sites, folder, broker=broker, names=hosts, port=port, place=place, who="operator")
+        config = RelayConfig(name, local_broker(home, hub_broker), hosts, port, place)
+        files = make_relay(hub, config, sites, folder, who="operator")
     finally:
         hub.close()
     told = {"relay": name, "folder": str(folder), "files": [str(f.relative_to(folder)) for f in files]}

@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
-from hub.cli.ways import passed_over, way
-from hub.client import HubClient
-from hub.rules.plan import RolloutPlan
-from model_formats.console import Context, emit, out, pass_context, table, talk
+from hub.cli.engine_words import passed_over, way
+from hub.client.http import HubClient
+from hub.rules.rollout_plan import RolloutPlan
+from model_formats.core.console import Context, emit, out, pass_context, table, talk
 
 __all__ = ["group"]
 

@@ -1,6 +1,5 @@
 """`hub root`: the keys behind all trust. `key` and `sign` need no hub: they run on the offline machine that holds the keys."""
 
-import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,14 +8,15 @@ from typing import Any
 import click
 from tuf.api.metadata import Metadata, Root, Targets
 
-from hub.home import HubHome
-from hub.hub import HubMissing
-from model_formats.console import Context, emit, out, pass_context, table
-from model_formats.errors import OperatorError
-from sync.files import atomic_write
+from hub.config.home import HubHome
+from hub.context import HubMissing
+from model_formats.core.console import Context, emit, out, pass_context, table
+from model_formats.core.errors import OperatorError
+from model_formats.core.file_lock import FileLock
+from model_formats.core.files import atomic_write
 from sync.trust.keys import Key, key_of_pem, load_signer, pem_of, role_signer, save_signer
 from sync.trust.metadata import Proposal, Repository, add_signature
-from sync.trust.shelf import read_metadata
+from sync.trust.repository_files import read_metadata
 
 __all__ = ["group"]
 
@@ -42,7 +42,7 @@ def status(ctx: Context, keys: Path | None) -> None:
     """Every role: version, expiry, how many must sign, and whose keys are on this machine."""
     with _repository(ctx, keys) as repository:
         rows = repository.status()
-        waiting = [_told(p) for p in repository.pending()]
+        waiting = [_proposal_view(p) for p in repository.pending()]
     emit(ctx, {"roles": rows, "pending": waiting}, _show_status)
 
 
@@ -92,7 +92,7 @@ def rotate(
             repository.roll(*roles, keys=added, threshold=threshold)
         waiting = repository.pending()
     _carry(waiting, folder)
-    emit(ctx, {"rotated": " ".join(roles), "pending": [_told(p) for p in waiting]}, _show_rotated)
+    emit(ctx, {"rotated": " ".join(roles), "pending": [_proposal_view(p) for p in waiting]}, _show_rotated)
 
 
 @group.command()
@@ -105,7 +105,7 @@ def renew(ctx: Context, role: str, keys: Path | None, folder: Path | None) -> No
     with _repository(ctx, keys) as repository:
         answer = repository.renew(role)
     _carry([] if answer.complete else [answer], folder)
-    emit(ctx, _told(answer), lambda told: _show_pending([told]))
+    emit(ctx, _proposal_view(answer), lambda told: _show_pending([told]))
 
 
 @group.command()
@@ -116,7 +116,7 @@ def pending(ctx: Context, folder: Path) -> None:
     with _repository(ctx, None) as repository:
         waiting = repository.pending()
     _carry(waiting, folder)
-    emit(ctx, [_told(p) for p in waiting], _show_pending)
+    emit(ctx, [_proposal_view(p) for p in waiting], _show_pending)
 
 
 @group.command()
@@ -142,7 +142,7 @@ def accept(ctx: Context, proposal: Path) -> None:
     """Take a signed proposal back; it is published when enough have signed."""
     with _repository(ctx, None) as repository:
         answer = repository.accept(proposal.stem, _read(proposal))
-    emit(ctx, _told(answer), lambda told: _show_pending([told]))
+    emit(ctx, _proposal_view(answer), lambda told: _show_pending([told]))
 
 
 @contextmanager
@@ -151,8 +151,7 @@ def _repository(ctx: Context, keys: Path | None) -> Iterator[Repository]:
     home = HubHome(ctx.home)
     if not home.metadata.exists():
         raise HubMissing(f"no hub in {ctx.home}")
-    with (home.metadata / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(home.metadata / ".lock"):
         yield Repository(home.metadata, keys=keys or home.keys)
 
 
@@ -181,7 +180,7 @@ def _carry(waiting: Sequence[Proposal], folder: Path | None) -> None:
         atomic_write(Path(str(folder)) / f"{proposal.role}.json", proposal.data)
 
 
-def _told(proposal: Proposal) -> dict[str, Any]:
+def _proposal_view(proposal: Proposal) -> dict[str, Any]:
     return {
         "role": proposal.role,
         "version": proposal.version,

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from hub.rules.plan import RolloutPlan
-from model_formats.console import Context, emit, out, pass_context
+from hub.rules.rollout_plan import RolloutPlan
+from model_formats.core.console import Context, emit, out, pass_context
 
 __all__ = ["simulate"]
 
@@ -37,14 +37,14 @@ def simulate(ctx: Context, file: Path, spokes: int, rings: list[int] | None, los
     """Run the policy in FILE by the rule that runs real rollouts, in virtual time; tell how it ends and who was exposed."""
     from hub.simulate.run import share_rings
     from hub.simulate.run import simulate as run
-    from hub.simulate.spokes import Truth
+    from hub.simulate.spokes import SimulatedFleet
 
     plan = RolloutPlan.parse(file.read_bytes())
     sizes = rings or share_rings(plan.spec, spokes)
     if len(sizes) != len(plan.spec.rings):
         raise click.UsageError(f"--rings gives {len(sizes)} sizes, the document has {len(plan.spec.rings)} rings")
     regions = range(10) if everywhere else range(3, 4)
-    truth = Truth(loss={f"region-{n}": loss for n in regions})
+    truth = SimulatedFleet(loss={f"region-{n}": loss for n in regions})
     outcomes = [run(plan.spec, sizes, truth, seed=seed) for seed in range(runs)]
     told = {"rings": sizes, "loss": loss, "runs": [asdict(outcome) for outcome in outcomes]}
     emit(ctx, told, _show)

@@ -5,17 +5,15 @@ from typing import Any
 
 import click
 
-from hub.cli.ways import micros, passed_over, way
-from hub.client import HubClient
-from model_formats.console import Context, emit, out, pass_context, table, talk
-from model_formats.errors import OperatorError
-from provisioning.enrol import EnrolmentGrant, EnrolmentRequest
-from sync.files import atomic_write
-from sync.types import SpokeId
+from hub.cli.engine_words import micros, passed_over, way
+from hub.client.http import HubClient
+from model_formats.core.console import Context, emit, out, pass_context, table, talk
+from model_formats.core.errors import OperatorError
+from model_formats.core.files import atomic_write
+from provisioning.identity.enrol import EnrolmentGrant, EnrolmentRequest
+from sync.core.types import REGIMES, SpokeId
 
 __all__ = ["group"]
-
-REGIMES = ("ae-pdpl", "ae-health", "ae-cbuae", "difc", "adgm", "gdpr", "none")
 
 
 @click.group("spoke")

@@ -4,9 +4,9 @@ from typing import Any
 
 import click
 
-from hub.client import HubClient
+from hub.client.http import HubClient
 from hub.rules.access import Role
-from model_formats.console import Context, emit, out, pass_context, table
+from model_formats.core.console import Context, emit, out, pass_context, table
 
 __all__ = ["group"]
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hub.home import HubHome
-from model_formats.console import Context, emit, out, pass_context, talk
-from model_formats.logs import log_to_stderr
+from hub.config.home import HubHome
+from model_formats.core.console import Context, emit, out, pass_context, talk
+from model_formats.core.logging import log_to_stderr
 
 if TYPE_CHECKING:
-    from hub.server import HubServer
+    from hub.app.hub_process import HubServer
 
 __all__ = ["init", "up"]
 
@@ -23,8 +23,8 @@ __all__ = ["init", "up"]
 @pass_context
 def init(ctx: Context, host: str | None, zones: tuple[str, ...]) -> None:
     """Make a hub: keys (root 2 of 3, targets, snapshot, timestamp, director), device CA, database, operator token."""
-    from hub.hub import found
-    from hub.settings import load_settings
+    from hub.config.settings import load_settings
+    from hub.context import found
 
     home = HubHome(ctx.home)
     settings = load_settings(ctx.home, host=host, zones=zones or None)
@@ -44,13 +44,13 @@ def init(ctx: Context, host: str | None, zones: tuple[str, ...]) -> None:
 @pass_context
 def up(ctx: Context, host: str | None, bind: str | None, https_port: int | None, mqtt_port: int | None) -> None:
     """Run the hub until it is told to stop: Mosquitto, API and registry over HTTPS, rollouts."""
-    from hub.lock import require_free
-    from hub.settings import load_settings
+    from hub.app.lock import require_free
+    from hub.config.settings import load_settings
 
     home = HubHome(ctx.home)
     settings = load_settings(ctx.home, host=host, bind=bind, https_port=https_port, mqtt_port=mqtt_port)
     require_free(home)
-    from hub.server import HubServer  # the whole server: only where it is going to run
+    from hub.app.hub_process import HubServer  # the whole server: only where it is going to run
 
     log_to_stderr(logging.WARNING)
     stop = threading.Event()

@@ -6,9 +6,9 @@ import threading
 
 import click
 
-from hub.home import HubHome
-from model_formats.console import Context, emit, out, pass_context, talk
-from model_formats.logs import log_to_stderr
+from hub.config.home import HubHome
+from model_formats.core.console import Context, emit, out, pass_context, talk
+from model_formats.core.logging import log_to_stderr
 
 __all__ = ["worker"]
 
@@ -18,8 +18,8 @@ __all__ = ["worker"]
 @pass_context
 def worker(ctx: Context, broker: str | None) -> None:
     """Share the work of a running hub: what spokes send, rollouts, blocks. Shares its database, folder and broker; no HTTPS."""
-    from hub.settings import load_settings
-    from hub.worker import HubWorker
+    from hub.app.worker_process import HubWorker
+    from hub.config.settings import load_settings
 
     log_to_stderr(logging.WARNING)
     stop = threading.Event()

@@ -9,7 +9,7 @@ RegistryRefused         4xx     `oci` is the code that clients expect
 
 from typing import ClassVar
 
-from model_formats.errors import RefusedError
+from model_formats.core.errors import RefusedError
 
 __all__ = ["NotAuthorized", "OutOfOrder", "RegistryRefused", "Unacceptable", "Unknown"]
 

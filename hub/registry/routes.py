@@ -1,7 +1,7 @@
 """OCI distribution 1.1 under `/v2/`: thin routes over `store.py` and `uploads.py`.
 
-Who may do what is the caller's business: `authorize(request, repository, action)` raises `NotAuthorized` or returns. Without
-one nobody may do anything. It may leave `zone` and `caller` in the request's state: whose places a blob that is drawn takes.
+The caller decides who may do what: `authorize(request, repository, action)` raises `NotAuthorized` or returns. Without one,
+nothing is allowed. It may set `zone` and `caller` in the request's state, which say whose places a download takes.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
+from hub.registry.admission_queue import AdmissionQueue, TooManyDownloads
 from hub.registry.errors import NotAuthorized, OutOfOrder, RegistryRefused, Unacceptable
-from hub.registry.places import NoPlace, Places
-from hub.registry.remote import RegistryDown
-from hub.registry.store import Held, RegistryStore
+from hub.registry.remote_client import RegistryDown
+from hub.registry.store import RegistryStore, StoredManifest
 from hub.registry.uploads import Uploads
-from model_formats.errors import HubError
-from model_formats.oci import INDEX, MAX_JSON, canonical, parse_index, parse_manifest
+from model_formats.core.errors import HubError
+from model_formats.package.oci import INDEX, MAX_JSON, canonical, parse_index, parse_manifest
 
 __all__ = ["Action", "Authorize", "router", "unsafe_allow_all"]
 
@@ -41,12 +41,12 @@ def allow_nobody(_request: Request, _repository: str, _action: Action) -> None:
     raise NotAuthorized("this registry has no rule for who may use it", hint="The hub passes `authorize` to `router`.")
 
 
-def router(store: RegistryStore, authorize: Authorize = allow_nobody, places: Places | None = None) -> APIRouter:
+def router(store: RegistryStore, authorize: Authorize = allow_nobody, admission: AdmissionQueue | None = None) -> APIRouter:
     """All routes of the specification's four categories: pull, push, content discovery, content management.
 
-    `places`: how many blobs may be drawn at once; None: as many as are asked for.
+    `admission`: how many blobs may be drawn at once; None: as many as are asked for.
     """
-    routes = _Routes(store, Uploads(store), authorize, places)
+    routes = _Routes(store, Uploads(store), authorize, admission)
     found = APIRouter(prefix="/v2", route_class=_OciRoute, include_in_schema=False)
     for method, path, action, handler in routes.table():
         found.add_api_route(path, handler, methods=[method], dependencies=[Depends(routes.guard(action))], response_model=None)
@@ -74,8 +74,8 @@ class _OciRoute(APIRoute):
 class _Routes:
     """One method a route."""
 
-    def __init__(self, store: RegistryStore, uploads: Uploads, authorize: Authorize, places: Places | None) -> None:
-        self._store, self._uploads, self._authorize, self._places = store, uploads, authorize, places
+    def __init__(self, store: RegistryStore, uploads: Uploads, authorize: Authorize, admission: AdmissionQueue | None) -> None:
+        self._store, self._uploads, self._authorize, self._admission = store, uploads, authorize, admission
 
     def table(self) -> list[tuple[str, str, Action, Callable[..., Any]]]:
         """Method, path, action, handler; the first that matches wins."""
@@ -163,7 +163,7 @@ class _Routes:
         if not self._store.ready(digest, _WAIT_S):
             raise RegistryDown(f"{digest} is still on its way here from the external registry", hint="Ask again in a moment.")
         headers = {"Docker-Content-Digest": digest, "ETag": f'"{digest}"'}
-        return _BlobResponse(self._store.path(digest), self._places, headers)
+        return _BlobResponse(self._store.path(digest), self._admission, headers)
 
     def head_blob(self, name: str, digest: str) -> Response:
         """Whether a blob is here, and how large: what pushers ask before they send it."""
@@ -245,20 +245,20 @@ class _BlobResponse(FileResponse):
 
     chunk_size = 1 << 20
 
-    def __init__(self, path: Path, places: Places | None, headers: dict[str, str]) -> None:
+    def __init__(self, path: Path, admission: AdmissionQueue | None, headers: dict[str, str]) -> None:
         super().__init__(path, media_type="application/octet-stream", headers=headers)
-        self._places = places
+        self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._places is None or scope["method"] == "HEAD":
+        if self._admission is None or scope["method"] == "HEAD":
             await super().__call__(scope, receive, send)
             return
         request = Request(scope)
         caller = getattr(request.state, "caller", request.client.host if request.client else "")
         try:
-            with self._places.place(getattr(request.state, "zone", ""), caller), contextlib.suppress(TimeoutError):
-                await super().__call__(scope, receive, self._places.lively(send))  # cut short, the server hangs up
-        except NoPlace as e:
+            with self._admission.place(getattr(request.state, "zone", ""), caller), contextlib.suppress(TimeoutError):
+                await super().__call__(scope, receive, self._admission.lively(send))  # cut short, the server hangs up
+        except TooManyDownloads as e:
             await _refusal(request, e)(scope, receive, send)
 
 
@@ -266,7 +266,7 @@ def _refusal(request: Request, error: RegistryRefused) -> Response:
     headers = {}
     if isinstance(error, NotAuthorized) and error.http == 401:
         headers["WWW-Authenticate"] = 'Basic realm="spokeshave"'
-    if isinstance(error, NoPlace):
+    if isinstance(error, TooManyDownloads):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, OutOfOrder):
         headers |= {"Range": f"0-{max(error.offset - 1, 0)}", "Location": request.url.path}
@@ -297,7 +297,7 @@ async def _bounded(stream: AsyncIterator[bytes], limit: int) -> bytes:
     return bytes(data)
 
 
-def _entry(held: Held, wanted: str | None) -> dict[str, Any] | None:
+def _entry(held: StoredManifest, wanted: str | None) -> dict[str, Any] | None:
     parsed = parse_index(held.data) if held.media_type == INDEX else parse_manifest(held.data)
     kind = parsed.artifact_type or getattr(getattr(parsed, "config", None), "media_type", None)
     if wanted not in (None, kind):

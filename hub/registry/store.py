@@ -1,4 +1,4 @@
-"""What the registry knows: small marker files for who has what. The content lies in `contents.py`, here or elsewhere.
+"""What the registry knows: small marker files for who has what. The content lies in `blob_backend.py`, here or elsewhere.
 
     blobs/sha256/<hex>                          content, or what of it is near
     repositories/<name>/_blobs/<hex>            this repository may serve the blob
@@ -12,22 +12,32 @@ take one lock, so that a collector never meets half a push.
 """
 
 import contextlib
-import fcntl
 import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hub.registry.contents import Contents, FolderContents
-from hub.registry.contents import checked_hex as _hex
+from hub.registry.blob_backend import Contents, FolderContents
+from hub.registry.blob_backend import checked_hex as _hex
 from hub.registry.errors import Unacceptable, Unknown
-from model_formats.files import atomic_write
-from model_formats.layout import read_blob
-from model_formats.oci import INDEX, MANIFEST, MAX_JSON, Descriptor, Index, Manifest, PackageInvalid, parse_index, parse_manifest
-from model_formats.types import DIGEST_PATTERN, digest_of
+from model_formats.core.file_lock import FileLock
+from model_formats.core.files import atomic_write
+from model_formats.core.types import DIGEST_PATTERN, digest_of
+from model_formats.package.image_layout import read_blob
+from model_formats.package.oci import (
+    INDEX,
+    MANIFEST,
+    MAX_JSON,
+    Descriptor,
+    Index,
+    Manifest,
+    PackageInvalid,
+    parse_index,
+    parse_manifest,
+)
 
-__all__ = ["Held", "RegistryStore"]
+__all__ = ["StoredManifest", "RegistryStore"]
 
 _NAME = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
@@ -35,7 +45,7 @@ _DIGEST = re.compile(DIGEST_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredManifest:
     """A manifest or index as pushed."""
 
     digest: str
@@ -94,6 +104,7 @@ class RegistryStore:
 
     def confirmed_size(self, repository: str, digest: str) -> int:
         """Bytes of a blob, for a pusher who then sends nothing. Raises Unknown where it has to be sent (again)."""
+        # Where the bytes are at another registry, ask there before the pusher skips the blob.
         if not (self.holds(repository, digest) and self.contents.confirm(repository, digest)):
             raise Unknown(f"{repository}: has no blob {digest}", oci="BLOB_UNKNOWN")
         return self.contents.size(digest)
@@ -117,12 +128,14 @@ class RegistryStore:
         if reference.startswith("sha256:") and reference != digest:
             raise Unacceptable(f"{reference}: the bytes are {digest}", oci="DIGEST_INVALID")
         parsed = _parse(media_type, data)
+        # From the check of the parts to the last marker: the collector must not remove a part in between.
         with self.lock():
             self._require_parts(repository, parsed)
             if not reference.startswith("sha256:"):
                 _require_tag(reference)
             self.contents.take_manifest(repository, reference, media_type, digest, data)
             self._mark(repository, digest)
+            # The content is kept by now; a crash before this line leaves bytes that no one lists, which the collector removes.
             atomic_write(self._manifest_file(repository, digest), media_type.encode())
             if parsed.subject:
                 atomic_write(self._referrer_file(repository, parsed.subject.digest, digest), b"")
@@ -130,13 +143,13 @@ class RegistryStore:
                 atomic_write(self._tags(repository) / reference, digest.encode())
         return digest, parsed.subject.digest if parsed.subject else None
 
-    def manifest(self, repository: str, reference: str) -> Held:
+    def manifest(self, repository: str, reference: str) -> StoredManifest:
         """A manifest by tag or digest. Raises Unknown."""
         digest = reference if _DIGEST.match(reference) else self._tagged(repository, reference)
         marker = self._manifest_file(repository, digest)
         if not marker.is_file():
             raise Unknown(f"{repository}: no manifest {reference}", oci="MANIFEST_UNKNOWN")
-        return Held(digest, marker.read_text(), read_blob(self, digest))
+        return StoredManifest(digest, marker.read_text(), read_blob(self, digest))
 
     def delete_manifest(self, repository: str, reference: str) -> None:
         """Delete a tag, or a manifest by digest with all its tags. Referrers of it become orphans; the collector takes them."""
@@ -153,7 +166,7 @@ class RegistryStore:
         folder = self._tags(repository)
         return sorted((p.name for p in folder.iterdir() if _TAG.fullmatch(p.name)), key=str.lower) if folder.is_dir() else []
 
-    def referrers(self, repository: str, subject: str) -> list[Held]:
+    def referrers(self, repository: str, subject: str) -> list[StoredManifest]:
         """Manifests that refer to a digest, whether that digest is here or not."""
         folder = self.repository(repository) / "_referrers" / _hex(subject)
         names = sorted(p.name for p in folder.iterdir() if len(p.name) == 64) if folder.is_dir() else []
@@ -180,8 +193,7 @@ class RegistryStore:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """One writer at a time, over threads and processes."""
-        with (self.folder / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with FileLock(self.folder / ".lock"):
             yield
 
     def forget(self, repository: str, digest: str) -> None:

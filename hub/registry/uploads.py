@@ -7,15 +7,15 @@ from pathlib import Path
 
 from anyio import to_thread
 
-from hub.registry.contents import checked_hex
+from hub.registry.blob_backend import checked_hex
 from hub.registry.errors import OutOfOrder, Unacceptable, Unknown
 from hub.registry.store import RegistryStore
-from model_formats.types import digest_of_file
+from model_formats.core.types import digest_of_file
 
 __all__ = ["Uploads"]
 
 _ID = re.compile(r"[0-9a-f]{32}")
-_PIECE = 1 << 20
+_PIECE_BYTES = 1 << 20
 
 
 class Uploads:
@@ -79,7 +79,7 @@ async def _pieces(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     waiting = bytearray()
     async for chunk in stream:
         waiting += chunk
-        if len(waiting) >= _PIECE:
+        if len(waiting) >= _PIECE_BYTES:
             yield bytes(waiting)
             waiting.clear()
     if waiting:

@@ -7,7 +7,7 @@ __all__ = ["PERMISSIONS", "Permission", "Principal", "Role", "allows", "approval
 
 
 class Role(StrEnum):
-    """What a person or a program is to the hub. Roles add up; none contains another."""
+    """A role of a person or a program. Roles add up; none contains another."""
 
     VIEWER = "viewer"
     ML_ENGINEER = "ml-engineer"

@@ -1,6 +1,6 @@
 """The audit chain: every line holds the digest of the line before, so nothing can be taken out or changed unseen.
 
-The newest digest is the whole history in 71 characters; written down elsewhere now and then, it also shows a cut-off end.
+The newest digest stands for the whole history. Written down elsewhere from time to time, it also shows a log that was cut short.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 
 import rfc8785
 
-from model_formats.types import digest_of
+from model_formats.core.types import digest_of
 
 __all__ = ["GENESIS", "AuditLine", "follow", "verify"]
 

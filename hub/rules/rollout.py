@@ -1,4 +1,4 @@
-"""What a rollout does next, from evidence: `decide` is the whole rule, pure; a runner (hub/fleet/rollouts.py) executes its steps.
+"""What a rollout does next, from evidence: `decide` is the whole rule, pure; hub/services/rollout_runner.py does the steps.
 
 An ended update counts only by a signed report, and a commit only while the spoke's newest signed report says that the version is
 what its serving process has mapped; so success can go backwards. A spoke that is silent is *missing*: it holds no place, is no
@@ -15,19 +15,19 @@ from hub.rules.gates import (
     AccuracyBelowClaim,
     Disagreement,
     FailedShare,
-    Finding,
     Gate,
+    GateFinding,
     HardReasons,
     MaxMissing,
     MinCommitted,
     Tally,
     WilsonLower,
 )
-from hub.rules.plan import GateTerms, RolloutSpec
-from model_formats.evidence import expected_accuracy
-from model_formats.runtimes.cpu_class import CpuClass
-from sync.messages import UpdateEvidence
-from sync.types import TERMINAL, Reason, SpokeId, State
+from hub.rules.rollout_plan import GateTerms, RolloutSpec
+from model_formats.core.cpu_class import CpuClass
+from model_formats.statistics.expected_accuracy import expected_accuracy
+from sync.core.types import TERMINAL, Reason, SpokeId, State
+from sync.protocol.messages import UpdateEvidence
 
 __all__ = [
     "Abort",
@@ -322,5 +322,5 @@ def _unready(number: int, ring: RingView) -> tuple[Step, ...]:
     return () if ring.ready is None else (ClearReady(number),)
 
 
-def _waiting(finding: Finding) -> Wait:
+def _waiting(finding: GateFinding) -> Wait:
     return Wait(finding.why)

@@ -3,14 +3,14 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from hub.rules.plan import Ring
-from sync.types import Reason, Regime, SpokeId
+from hub.rules.rollout_plan import Ring
+from sync.core.types import Reason, Regime, SpokeId
 
-__all__ = ["Forbidden", "Member", "Targets", "may_have", "resolve"]
+__all__ = ["Forbidden", "TargetSpoke", "Targets", "may_have", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class TargetSpoke:
     """A spoke as targeting sees it."""
 
     spoke: SpokeId
@@ -36,7 +36,7 @@ class Targets:
 
 
 def resolve(
-    rings: Iterable[Ring], fleet: Iterable[Member], zones: Iterable[str], regimes: Iterable[str] | None = None
+    rings: Iterable[Ring], fleet: Iterable[TargetSpoke], zones: Iterable[str], regimes: Iterable[str] | None = None
 ) -> Targets:
     """Match rings with the fleet. A spoke belongs to the first ring that names it; `*` takes the rest that may have the package.
 
@@ -63,7 +63,7 @@ def resolve(
     return Targets(tuple(tuple(r) for r in found), tuple(forbidden.values()), tuple(sorted(named - known)))
 
 
-def _selects(ring: Ring, member: Member, *, everyone: bool) -> bool:
+def _selects(ring: Ring, member: TargetSpoke, *, everyone: bool) -> bool:
     names = {"*"} if everyone else {member.spoke.site, str(member.spoke)}
     return (
         bool(names & set(ring.sites))
@@ -72,7 +72,7 @@ def _selects(ring: Ring, member: Member, *, everyone: bool) -> bool:
     )
 
 
-def may_have(member: Member, zones: Collection[str], regimes: Collection[str] | None) -> Reason | None:
+def may_have(member: TargetSpoke, zones: Collection[str], regimes: Collection[str] | None) -> Reason | None:
     """None when the package may go to this spoke, else why not. No label, no delivery."""
     if member.zone not in zones:
         return Reason.ZONE_FORBIDDEN

@@ -1,1 +1,1 @@
-"""Run a rollout's own rule on virtual spokes before it touches a real one."""
+"""Runs a rollout's rule on virtual spokes before it reaches real ones."""

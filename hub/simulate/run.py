@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hub.rules.plan import RolloutSpec
 from hub.rules.rollout import (
     Abort,
     Assign,
@@ -18,13 +17,14 @@ from hub.rules.rollout import (
     StartRing,
     decide,
 )
-from hub.simulate.spokes import Truth, VirtualSpoke, make_fleet
+from hub.rules.rollout_plan import RolloutSpec
+from hub.simulate.spokes import SimulatedFleet, VirtualSpoke, make_fleet
 
-__all__ = ["Outcome", "share_rings", "simulate"]
+__all__ = ["SimulationResult", "share_rings", "simulate"]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SimulationResult:
     """How it went. Times in virtual seconds."""
 
     state: str
@@ -55,12 +55,12 @@ def share_rings(spec: RolloutSpec, count: int) -> list[int]:
 def simulate(
     spec: RolloutSpec,
     sizes: Sequence[int],
-    truth: Truth,
+    truth: SimulatedFleet,
     *,
     seed: int = 0,
     step_s: float = 60.0,
     limit_s: float = 30 * 86400.0,
-) -> Outcome:
+) -> SimulationResult:
     """Run a policy on rings of these sizes until it ends, pauses, or `limit_s` has passed. The same seed gives the same run."""
     fleet = make_fleet(sum(sizes), truth, seed=seed)
     rings, start = [], 0
@@ -101,7 +101,7 @@ def simulate(
         now += 0.0 if moved else step_s
     exposed = sum(m.served(spec, now) for r in rings for m in r.members) / max(1, len(fleet))
     passed = sum(r.state is RingState.PASSED for r in rings)
-    return Outcome(state.value, why, now, exposed, passed, decisions)
+    return SimulationResult(state.value, why, now, exposed, passed, decisions)
 
 
 def _revert(rings: list[_Ring], now: float) -> None:

@@ -1,4 +1,4 @@
-"""Virtual spokes: how long they take, how often they are away, and what a version really does at them."""
+"""Virtual spokes: how long they take, how often they are offline, and how a version really performs there."""
 
 import math
 from collections.abc import Mapping
@@ -6,17 +6,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hub.rules.plan import RolloutSpec
 from hub.rules.rollout import SpokeView
-from sync.messages import UpdateEvidence
-from sync.types import Reason, SpokeId, State
+from hub.rules.rollout_plan import RolloutSpec
+from sync.core.types import Reason, SpokeId, State
+from sync.protocol.messages import UpdateEvidence
 
-__all__ = ["Truth", "VirtualSpoke", "make_fleet"]
+__all__ = ["SimulatedFleet", "VirtualSpoke", "make_fleet"]
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
-    """What is true of the fleet and of the version; the hub under test does not know it. Times in seconds.
+class SimulatedFleet:
+    """The true state of fleet and version, which the simulated hub does not know. Times in seconds.
 
     `loss` is by how much the version is worse than it claims, by region; regions without an entry get what was claimed.
     """
@@ -94,7 +94,7 @@ class VirtualSpoke:
         )
 
 
-def make_fleet(count: int, truth: Truth, *, regions: int = 10, seed: int = 0) -> list[VirtualSpoke]:
+def make_fleet(count: int, truth: SimulatedFleet, *, regions: int = 10, seed: int = 0) -> list[VirtualSpoke]:
     """Draw a fleet. The spoke itself is blind here (it commits whatever its labels say): the hub's rule stands alone."""
     random = np.random.default_rng(seed)
     fleet = []

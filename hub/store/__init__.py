@@ -1,1 +1,1 @@
-"""What the hub remembers: one database (SQLite or PostgreSQL, the same code), queries by noun."""
+"""The hub's database (SQLite or PostgreSQL, the same code), one module of queries for each noun."""

@@ -6,17 +6,18 @@ from collections.abc import Iterator, Mapping
 from sqlalchemy import Connection, Row, insert, select
 
 from hub.rules.audit import GENESIS, AuditLine, follow, verify
+from hub.rules.audit_action import AuditAction
 from hub.store.tables import audit
 
 __all__ = ["append_audit", "audit_head", "read_audit", "verify_audit"]
 
 
 def append_audit(
-    connection: Connection, who: str, action: str, what: str, *, now: float, details: Mapping[str, str] | None = None
+    connection: Connection, who: str, action: AuditAction, what: str, *, now: float, details: Mapping[str, str] | None = None
 ) -> AuditLine:
     """Add a line, in the transaction of the act it tells of: both happen or neither."""
     number, previous = audit_head(connection)
-    line = follow(number, previous, now, who, action, what, details)
+    line = follow(number, previous, now, who, action.value, what, details)
     values = {
         "number": line.number,
         "time": line.time,

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from hub.store.migrations import migrate
-from model_formats.errors import HubError, OperatorError
+from model_formats.core.errors import HubError, OperatorError
 
 __all__ = ["Database", "DatabaseDown", "DatabaseUnusable"]
 
@@ -74,6 +74,7 @@ class Database:
 
 def _engine(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
+        # A PostgreSQL that was restarted leaves dead connections in the pool; each is tried before it is used.
         engine = create_engine(url, pool_pre_ping=True)
         event.listen(engine, "begin", _begin_postgres)
         return engine
@@ -85,14 +86,18 @@ def _engine(url: str) -> Engine:
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver's guess
+    # WAL: readers go on while one writes. FULL: what was published, the generation of a directive for instance, must not be
+    # forgotten in a power cut.
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin_sqlite(connection: Connection) -> None:
+    # IMMEDIATE takes the write lock at the start. A transaction that reads first and writes later could otherwise fail halfway.
     connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("reading") else "BEGIN IMMEDIATE")
 
 
 def _begin_postgres(connection: Connection) -> None:
     if not connection.get_execution_options().get("reading"):
+        # The same order on PostgreSQL: one writer at a time. The number is arbitrary, but all processes must use the same one.
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(1936749939)")

@@ -1,4 +1,4 @@
-"""What each spoke should serve (assignments), and the signed word that says so (directives)."""
+"""What each spoke should serve (assignments), and the signed directives made from it."""
 
 from dataclasses import dataclass
 
@@ -6,9 +6,9 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, delete, select, upd
 
 from hub.store.tables import assignments, directives, spokes
 from hub.store.upsert import put
-from model_formats.types import ModelRef
-from sync.messages import DesiredModel
-from sync.types import SpokeId
+from model_formats.core.types import ModelRef
+from sync.core.types import SpokeId
+from sync.protocol.messages import DesiredModel
 
 __all__ = [
     "Assignment",

@@ -1,12 +1,12 @@
-"""What came through the outboxes: whole signed records, and which of them are not believed."""
+"""Records that came through outboxes, as signed, and which of them are quarantined."""
 
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Row, func, insert, select
 
 from hub.store.tables import egress
-from sync.egress import EgressRecord
-from sync.types import SpokeId
+from sync.core.types import SpokeId
+from sync.protocol.egress import EgressRecord
 
 __all__ = ["KeptEgress", "add_egress", "last_egress", "list_egress", "spokes_that_said"]
 

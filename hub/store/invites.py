@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, insert, select, update
 
 from hub.store.tables import invites
-from provisioning.enrol import Invite
+from provisioning.identity.enrol import Invite
 
 __all__ = ["add_invite", "find_invite", "spend_invite", "void_invites"]
 

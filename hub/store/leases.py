@@ -1,4 +1,4 @@
-"""Leases: which of several hub processes does a loop's work now. A process that dies loses its turn when the time runs out."""
+"""Leases: which of several hub processes runs a loop now. A process that dies loses its lease when the time is over."""
 
 from sqlalchemy import Connection, delete, select
 

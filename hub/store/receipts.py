@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, insert, select
 
 from hub.store.tables import receipts
-from sync.types import SpokeId
+from sync.core.types import SpokeId
 
 __all__ = ["add_receipts", "imported_receipts", "receipts_before"]
 

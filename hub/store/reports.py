@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Row, func, insert, select
 
 from hub.store.tables import reports
-from model_formats.document import Value
-from sync.messages import Report, UpdateEvidence
-from sync.types import Reason, SpokeId, State
+from model_formats.core.document import Value
+from sync.core.types import Reason, SpokeId, State
+from sync.protocol.messages import Report, UpdateEvidence
 
 __all__ = ["KeptReport", "add_report", "kept_envelope", "latest_about", "list_reports", "received_after"]
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from hub.rules.plan import RolloutPlan
 from hub.rules.rollout import RingState, RolloutState
+from hub.rules.rollout_plan import RolloutPlan
 from hub.store.tables import approvals, rings, rollouts
 from hub.store.upsert import put
 

@@ -1,4 +1,4 @@
-"""The fleet: who is enrolled, when it was last heard of, and what it serves by its own signed word."""
+"""The fleet: who is enrolled, when each was last heard from, and what it serves by its newest signed report."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, exists, select, upd
 
 from hub.store.tables import assignments, spokes
 from hub.store.upsert import put
-from sync.messages import Serving
-from sync.types import Regime, SpokeId
+from sync.core.types import Regime, SpokeId
+from sync.protocol.messages import Serving
 
 __all__ = [
     "Spoke",

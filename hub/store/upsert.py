@@ -1,4 +1,4 @@
-"""Insert or replace, in words that every database knows. Safe, because writers come one at a time (see database.py)."""
+"""Insert or replace in portable SQL. Safe because there is one writer at a time (see database.py)."""
 
 from collections.abc import Mapping
 from typing import Any

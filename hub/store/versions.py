@@ -1,4 +1,4 @@
-"""Released versions, as an index of the TUF metadata: for lists, targeting and claims. What a spoke believes is the metadata."""
+"""Released versions, as an index of the TUF metadata: for lists, targeting and claims. A spoke trusts the metadata only."""
 
 import json
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from sqlalchemy import Connection, Row, insert, select
 
 from hub.store.tables import deltas, versions
 from hub.store.upsert import put
-from model_formats.types import ModelRef
-from sync.messages import DeltaOffer
+from model_formats.core.types import ModelRef
+from sync.protocol.messages import DeltaOffer
 
-__all__ = ["Version", "add_delta", "add_version", "deltas_to", "find_version", "list_versions"]
+__all__ = ["VersionRecord", "add_delta", "add_version", "deltas_to", "find_version", "list_versions"]
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class VersionRecord:
     """One released version."""
 
     ref: ModelRef
@@ -39,7 +39,7 @@ class Version:
         return min(self.claims.values(), default=None)
 
 
-def add_version(connection: Connection, version: Version) -> None:
+def add_version(connection: Connection, version: VersionRecord) -> None:
     """Keep it; the same version again (another grant, other zones) replaces what was known, but not the day of its release."""
     held = find_version(connection, version.ref)
     values = {
@@ -57,14 +57,14 @@ def add_version(connection: Connection, version: Version) -> None:
     put(connection, versions, {"model": version.ref.name, "version": version.ref.version}, values)
 
 
-def find_version(connection: Connection, ref: ModelRef) -> Version | None:
+def find_version(connection: Connection, ref: ModelRef) -> VersionRecord | None:
     """One version."""
     where = (versions.c.model == ref.name) & (versions.c.version == ref.version)
     row = connection.execute(select(versions).where(where)).one_or_none()
     return _version(row) if row else None
 
 
-def list_versions(connection: Connection, model: str | None = None) -> list[Version]:
+def list_versions(connection: Connection, model: str | None = None) -> list[VersionRecord]:
     """All, or those of one model, oldest first."""
     query = select(versions).order_by(versions.c.model, versions.c.version)
     return [_version(row) for row in connection.execute(query if model is None else query.where(versions.c.model == model))]
@@ -84,8 +84,8 @@ def deltas_to(connection: Connection, ref: ModelRef) -> tuple[DeltaOffer, ...]:
     return tuple(DeltaOffer(base=r.base, target=r.target, delta=r.delta, size=r.size) for r in rows)
 
 
-def _version(row: Row[tuple[object, ...]]) -> Version:
-    return Version(
+def _version(row: Row[tuple[object, ...]]) -> VersionRecord:
+    return VersionRecord(
         ref=ModelRef(row.model, row.version),
         index=row.index_digest,
         size=row.size,

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from hub.train.corruptions import table_corruptions
 from hub.train.datasets import breast_cancer
 from hub.train.recipe import Schedule
-from model_formats.build import BuildOptions
-from model_formats.contract import FeatureContract, Field_, TensorContract
-from model_formats.data import BuildData
+from model_formats.build.build import BuildOptions
+from model_formats.build.dataset import BuildData
+from model_formats.documents.feature_contract import FeatureContract, Field_, TensorContract
 
 if TYPE_CHECKING:
     import torch

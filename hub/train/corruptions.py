@@ -1,4 +1,4 @@
-"""Ways in which inputs go wrong at sites, in plain NumPy: for the accuracy estimate, for drift tests and for the demo's
+"""Corruptions of inputs as they happen at sites, in plain NumPy: for the accuracy estimate, for drift tests and for the demo's
 turned scanner.
 
 Images are [n, c, h, w]. Each function returns float32 in the range of its input.
@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from model_formats.data import Corruption
-from model_formats.runtimes.base import Array
+from model_formats.build.dataset import Corruption
+from model_formats.core.runtime import Array
 
 __all__ = ["blur", "image_corruptions", "shift", "table_corruptions", "turn"]
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_formats.data import Rows
-from model_formats.runtimes.base import Array
+from model_formats.build.dataset import Rows
+from model_formats.core.runtime import Array
 
 __all__ = ["SITE_ROWS", "Shares", "breast_cancer", "digits"]
 

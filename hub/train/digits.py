@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from hub.train.corruptions import image_corruptions
 from hub.train.datasets import digits
 from hub.train.recipe import Schedule
-from model_formats.build import BuildOptions
-from model_formats.contract import FeatureContract, TensorContract
-from model_formats.data import BuildData
+from model_formats.build.build import BuildOptions
+from model_formats.build.dataset import BuildData
+from model_formats.documents.feature_contract import FeatureContract, TensorContract
 
 if TYPE_CHECKING:
     import torch

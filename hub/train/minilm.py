@@ -16,10 +16,10 @@ import numpy as np
 
 from hub.train.recipe import Schedule
 from hub.train.wordpiece import WordPiece
-from model_formats.build import BuildOptions
-from model_formats.contract import FeatureContract, TensorContract
-from model_formats.data import BuildData, Rows
-from model_formats.errors import OperatorError
+from model_formats.build.build import BuildOptions
+from model_formats.build.dataset import BuildData, Rows
+from model_formats.core.errors import OperatorError
+from model_formats.documents.feature_contract import FeatureContract, TensorContract
 from model_formats.export.hf_folder import HfFolder
 
 if TYPE_CHECKING:

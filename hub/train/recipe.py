@@ -1,6 +1,6 @@
-"""A recipe:
+"""A recipe: the network, the data, and how to train it.
 
-the network, the data, and how to train it. `fit` is the visible loop that all of ours use; a recipe may bring its own.
+`fit` is the visible loop that all of ours use; a recipe may bring its own.
 """
 
 import contextlib
@@ -9,19 +9,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hub.train.track import Track
-from model_formats.build import BuildOptions
-from model_formats.data import BuildData, Rows
-from model_formats.runtimes.base import Array
+from hub.train.tracking import Track
+from model_formats.build.build import BuildOptions
+from model_formats.build.dataset import BuildData, Rows
+from model_formats.core.runtime import Array
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Recipe", "Schedule", "accuracy", "fit", "parameters_of"]
+__all__ = ["TrainingRecipe", "Schedule", "accuracy", "fit", "parameters_of"]
 
 
-class Recipe(Protocol):
-    """What `hub.train.run.train` needs to know."""
+class TrainingRecipe(Protocol):
+    """What `hub.train.runner.train` needs to know."""
 
     name: str
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hub.train.digits import DigitsRecipe
 from hub.train.recipe import Schedule
-from model_formats.build import BuildOptions
+from model_formats.build.build import BuildOptions
 
 if TYPE_CHECKING:
     import torch

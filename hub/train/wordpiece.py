@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model_formats.runtimes.base import Array
+from model_formats.core.runtime import Array
 
 __all__ = ["WordPiece"]
 

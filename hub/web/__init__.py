@@ -1,1 +1,1 @@
-"""One page for people who walk by: the fleet, the rollouts, the last alarms. Read-only; everything else is the command line's."""
+"""One page for people: the fleet, the rollouts, the last alarms. Read-only; everything else is done by commands."""

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from hub.api.access import HubPart, needs
 from hub.api.rollouts import RolloutView, whole
 from hub.api.spokes import SpokeSummary, summary
-from hub.client import NotAuthenticated
+from hub.client.http import NotAuthenticated
 from hub.rules.access import Permission
 from hub.store.rollouts import list_rollouts
 from hub.store.spokes import list_spokes

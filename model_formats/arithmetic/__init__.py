@@ -1,4 +1,4 @@
-"""What a graph says, free of any engine's kernels: float64, exact integer sums. Golden vectors and INT8 ranges come from here."""
+"""Evaluates a graph in float64 with exact integer sums, without an engine. Golden vectors and INT8 ranges come from here."""
 
 from model_formats.arithmetic.evaluator import Evaluator, NotEvaluable
 

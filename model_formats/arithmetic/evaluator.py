@@ -1,6 +1,7 @@
-"""A graph in float64. Kernels differ between engines and CPUs by float32's last bits and by sums that saturate; this does not.
+"""Evaluates a graph in float64, so that the result does not depend on the CPU.
 
-What is left of a CPU is the last bit of a float64, eight orders below what is compared or kept.
+Kernels of engines differ in the last bits of float32 and in sums that saturate. Here only the last bit of a float64 can differ,
+which is eight orders of magnitude below what is compared or kept.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from model_formats.arithmetic.operators import own_operators
-from model_formats.errors import AuthorError
+from model_formats.core.errors import AuthorError
+from model_formats.core.runtime import Array
 from model_formats.export.graph import load_graph
-from model_formats.runtimes.base import Array
 
 __all__ = ["Evaluator", "NotEvaluable"]
 

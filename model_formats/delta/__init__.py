@@ -1,6 +1,7 @@
-"""From one version's file to the next in a tenth of its bytes: `encode` at the hub, `apply` at a spoke, `plan` for which."""
+"""Deltas between the files of two versions, about a tenth of their size: `plan` chooses which, `encode` makes them at the hub,
+`apply` undoes them at a spoke."""
 
 from model_formats.delta.apply import apply
-from model_formats.delta.format import DeltaInvalid, Limits
+from model_formats.delta.format import DeltaInvalid, DeltaLimits
 
-__all__ = ["DeltaInvalid", "Limits", "apply"]
+__all__ = ["DeltaInvalid", "DeltaLimits", "apply"]

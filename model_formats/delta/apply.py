@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from model_formats.core.runtime import Array
 from model_formats.delta.format import (
     END,
     HEADER,
@@ -24,7 +25,7 @@ from model_formats.delta.format import (
     SIDE_BYTES,
     VERSION,
     DeltaInvalid,
-    Limits,
+    DeltaLimits,
     Numbers,
     read_chunk,
     take_part,
@@ -34,18 +35,18 @@ from model_formats.delta.grid import SIZES, UNCHANGED, contexts
 from model_formats.delta.pieces import Kind, Piece, read_pieces
 from model_formats.delta.planes import restore
 from model_formats.delta.rans import BITS, MAX_LANES, Decoder, table_of
-from model_formats.runtimes.base import Array
 
 __all__ = ["apply"]
 
-_SAFE = Limits()
+_SAFE = DeltaLimits()
 
 
-def apply(base: Path, delta: Path, out: Path, expected: str, limits: Limits = _SAFE) -> None:
+def apply(base: Path, delta: Path, out: Path, expected: str, limits: DeltaLimits = _SAFE) -> None:
     """Make the target file from `base` and `delta`, in bounded memory.
 
     `out` appears only when its digest is `expected`; on any error nothing is left. Raises DeltaInvalid.
     """
+    # Under another name until the digest is right: a delta is untrusted, so is all that comes of it.
     beside = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     try:
         with base.open("rb") as old, delta.open("rb") as patch, beside.open("xb") as new:
@@ -61,7 +62,7 @@ def apply(base: Path, delta: Path, out: Path, expected: str, limits: Limits = _S
 class _Patch:
     """One run over the chunks of a delta."""
 
-    def __init__(self, base: BinaryIO, base_size: int, patch: BinaryIO, out: BinaryIO, limits: Limits) -> None:
+    def __init__(self, base: BinaryIO, base_size: int, patch: BinaryIO, out: BinaryIO, limits: DeltaLimits) -> None:
         self._base, self._base_size, self._patch, self._out, self._limits = base, base_size, patch, out, limits
         self._left = 0
         self._sha = hashlib.sha256()
@@ -92,6 +93,7 @@ class _Patch:
         magic, version, target, base = HEADER.unpack(data)
         if (magic, version) != (MAGIC, VERSION):
             raise DeltaInvalid("delta: not a delta of this format")
+        # Before anything is written: the header alone could claim to fill the disk.
         if target > self._limits.output:
             raise DeltaInvalid(f"delta: it claims {target} bytes, more than the {self._limits.output} allowed")
         if base != self._base_size:
@@ -103,6 +105,7 @@ class _Patch:
             raise DeltaInvalid("delta: a model is cut off")
         lanes, count = MODEL_HEAD.unpack_from(data)
         at = MODEL_HEAD.size + count
+        # Lanes decide how much memory the decoder takes.
         if not 1 <= lanes <= MAX_LANES or len(data) != at + 4 * lanes:
             raise DeltaInvalid(f"delta: a model with {lanes} lanes and {len(data)} bytes")
         table = table_of(_read_tables(unzip(data[MODEL_HEAD.size : at], SIDE_BYTES)))
@@ -111,6 +114,7 @@ class _Patch:
     def _segment(self, data: bytes) -> None:
         packed, at = take_part(data, 0)
         side = Numbers(unzip(packed, SIDE_BYTES))
+        # Literals are compressed against a part of the base (patch-from), which must be read before they can be.
         prefix = self._read_base(side.take(), side.take(), PREFIX_BYTES)
         pieces = read_pieces(side, self._base_size, self._left)
         packed, at = take_part(data, at)
@@ -134,6 +138,7 @@ class _Patch:
         for grid, count in zip(grids, counts, strict=True):
             index[at : at + count] = contexts(grid.row_sizes, grid.column_sizes, grid.columns).reshape(-1)
             at += count
+        # The table is addressed by context and slot in one number; shifted once here, not at every step.
         index <<= BITS
         return self._decoder.decode(index, np.frombuffer(data, "<u2"))
 
@@ -159,6 +164,7 @@ class _Patch:
             raise DeltaInvalid("delta: it refers to bytes outside the base file")
         self._base.seek(offset)
         data = self._base.read(length)
+        # The base is a file on this disk; it can be cut short while it is read.
         if len(data) != length:
             raise DeltaInvalid("delta: the base file became shorter")
         return data

@@ -11,6 +11,8 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
+from model_formats.core.files import atomic_file
+from model_formats.core.runtime import Array
 from model_formats.delta.format import (
     CHUNK,
     END,
@@ -32,8 +34,6 @@ from model_formats.delta.pieces import Kind, Piece, side_of
 from model_formats.delta.planes import difference
 from model_formats.delta.rans import encode as encode_lanes
 from model_formats.delta.rans import frequencies, lanes_for
-from model_formats.files import atomic_file
-from model_formats.runtimes.base import Array
 
 __all__ = ["Level", "encode"]
 

@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from model_formats.errors import RefusedError
+from model_formats.core.errors import RefusedError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -30,7 +30,7 @@ __all__ = [
     "SEGMENT",
     "VERSION",
     "DeltaInvalid",
-    "Limits",
+    "DeltaLimits",
     "Numbers",
     "pack_numbers",
     "unzip",
@@ -61,7 +61,7 @@ class DeltaInvalid(RefusedError):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DeltaLimits:
     """What a spoke lets a delta do, in bytes. Memory is bounded by the format itself."""
 
     output: int = 64 << 30

@@ -8,7 +8,7 @@ as further contexts give.
 
 import numpy as np
 
-from model_formats.runtimes.base import Array
+from model_formats.core.runtime import Array
 
 __all__ = ["NEUTRAL", "SIZES", "UNCHANGED", "classes", "contexts"]
 

@@ -11,9 +11,9 @@ from enum import IntEnum
 
 import numpy as np
 
+from model_formats.core.runtime import Array
 from model_formats.delta.format import SEGMENT_BYTES, DeltaInvalid, Numbers, zigzag
 from model_formats.delta.grid import SIZES
-from model_formats.runtimes.base import Array
 
 __all__ = ["Kind", "Piece", "read_pieces", "side_of"]
 

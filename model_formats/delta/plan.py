@@ -5,18 +5,18 @@ It is not covered by any signature and need not be: its result is.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_formats.contents import is_variant_file
 from model_formats.delta.encode import Level, encode
-from model_formats.layout import BlobReader, Layout
-from model_formats.oci import Descriptor, PackageInvalid, parse_manifest
-from model_formats.opening import open_package
-from model_formats.packing import attach_file
+from model_formats.package.allowed_files import is_variant_file
+from model_formats.package.image_layout import BlobReader, ImageLayout
+from model_formats.package.oci import Descriptor
+from model_formats.package.read import open_package
+from model_formats.package.write import attach_file
 
-__all__ = ["DELTA", "PlannedDelta", "plan_deltas", "read_deltas"]
+__all__ = ["DELTA", "PlannedDelta", "plan_deltas"]
 
 DELTA = "application/vnd.spokeshave.delta.v1"
 """Artifact type and media type of a delta."""
@@ -37,7 +37,7 @@ class PlannedDelta:
 
 
 def plan_deltas(
-    blobs: BlobReader, target: str, bases: Sequence[str], keep: Layout, *, worth: float = 0.7, level: Level = "strong"
+    blobs: BlobReader, target: str, bases: Sequence[str], keep: ImageLayout, *, worth: float = 0.7, level: Level = "strong"
 ) -> list[PlannedDelta]:
     """Make deltas to the variant files of version `target` (index digest) from the same files of each version in `bases`.
 
@@ -49,21 +49,6 @@ def plan_deltas(
             file = Path(folder) / "delta"
             if encode(blobs.path(base.digest), blobs.path(new.digest), file, level=level) <= worth * new.size:
                 out.append(_kept(keep, target, base, new, file))
-    return out
-
-
-def read_deltas(manifests: Iterable[bytes]) -> list[PlannedDelta]:
-    """The deltas among a version's referrers (bytes of their manifests), as a registry or a layout gives them."""
-    out = []
-    for data in manifests:
-        manifest = parse_manifest(data)
-        if manifest.artifact_type != DELTA:
-            continue
-        notes, blob = manifest.annotations, manifest.layers[0]
-        try:
-            out.append(PlannedDelta(notes[_BASE], notes[_TARGET], blob.digest, blob.size, int(notes[_TARGET_SIZE])))
-        except (KeyError, ValueError) as e:
-            raise PackageInvalid(f"delta {blob.digest}: its annotations are not complete") from e
     return out
 
 
@@ -80,7 +65,7 @@ def _pairs(blobs: BlobReader, target: str, bases: Sequence[str]) -> Iterator[tup
                 yield base, new
 
 
-def _kept(keep: Layout, index: str, base: Descriptor, new: Descriptor, file: Path) -> PlannedDelta:
+def _kept(keep: ImageLayout, index: str, base: Descriptor, new: Descriptor, file: Path) -> PlannedDelta:
     notes = {_BASE: base.digest, _TARGET: new.digest, _TARGET_SIZE: str(new.size)}
     blob = attach_file(keep, index, DELTA, file, annotations=notes)
     return PlannedDelta(base.digest, new.digest, blob.digest, blob.size, new.size)

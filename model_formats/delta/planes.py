@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from model_formats.runtimes.base import Array
+from model_formats.core.runtime import Array
 
 __all__ = ["difference", "restore"]
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from model_formats.core.runtime import Array
 from model_formats.delta.format import DeltaInvalid
-from model_formats.runtimes.base import Array
 
 __all__ = ["BITS", "MAX_LANES", "Decoder", "encode", "frequencies", "lanes_for", "table_of"]
 
@@ -37,6 +37,7 @@ def frequencies(counts: Array) -> Array:
     out = np.zeros(counts.shape, np.int64)
     for context in np.flatnonzero(counts.sum(1)):
         row = counts[context]
+        # A symbol that occurs must have a frequency, or it could not be coded at all.
         scaled = np.maximum((row * TOTAL) // row.sum(), row > 0)
         while (over := int(scaled.sum()) - TOTAL) > 0:
             best = int(np.argmax(scaled))
@@ -51,6 +52,7 @@ def table_of(freqs: Array) -> Array:
     sums = freqs.sum(1)
     if freqs.min(initial=0) < 0 or not np.isin(sums, (0, TOTAL)).all():
         raise DeltaInvalid("delta: a probability table does not add up")
+    # All that a step needs in one 32-bit word, so that one lookup serves a lane: symbol 8 bits, frequency 12, offset 12.
     table = np.zeros((len(freqs), TOTAL), np.uint32)
     for context in np.flatnonzero(sums):
         symbols = np.flatnonzero(freqs[context])
@@ -70,6 +72,7 @@ def encode(segments: Sequence[tuple[Array, Array]], freqs: Array, lanes: int) ->
     flat_freqs, flat_starts = freqs.reshape(-1).astype(np.uint64), starts.reshape(-1).astype(np.uint64)
     states = np.full(lanes, LOW, np.uint64)
     words: list[Array] = []
+    # rANS is a stack: what is coded last is decoded first.
     for symbols, contexts in reversed(segments):
         index = contexts.astype(np.int64) * 256 + symbols
         pieces = []
@@ -105,6 +108,7 @@ class Decoder:
 
     def _step(self, contexts: Array, words: Array, out: Array) -> int:
         x, t, index = self._x, self._t, self._index
+        # In place throughout: a new array for each operation would cost more than the arithmetic.
         np.bitwise_and(x, TOTAL - 1, out=t)
         np.add(contexts, t, out=index)
         np.take(self._table, index, out=t, mode="clip")
@@ -116,6 +120,8 @@ class Decoder:
         x *= freq
         t >>= 20
         x += t
+        # One 16-bit word is always enough: a state of at least 2^16 is still at least 2^4 after a step, so 2^20 after 16 more
+        # bits.
         (low,) = np.nonzero(x < LOW)
         if len(low) > len(words):
             raise DeltaInvalid("delta: a segment ends early")

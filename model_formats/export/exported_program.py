@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model_formats.contract import FeatureContract
+from model_formats.core.runtime import Array
+from model_formats.documents.feature_contract import FeatureContract
 from model_formats.export.source import SourceRefused
 from model_formats.export.torch_module import export_program, quiet, run_module
-from model_formats.runtimes.base import Array
 
 __all__ = ["ExportedProgram"]
 

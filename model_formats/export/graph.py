@@ -1,4 +1,4 @@
-"""What every ONNX graph goes through on its way in: refuse what a spoke could not or must not run, and strip what tells tales."""
+"""Checks each ONNX graph: refuses what a spoke cannot or must not run, and removes metadata that reveals its origin."""
 
 from collections.abc import Iterator
 from pathlib import Path

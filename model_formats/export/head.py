@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from model_formats.core.runtime import Array
+from model_formats.documents.package_spec import AdapterPoint
 from model_formats.export.graph import constants, rename
-from model_formats.runtimes.base import Array
-from model_formats.spec import AdapterPoint
 
-__all__ = ["BIAS", "FEATURES", "WEIGHT", "expose_head", "head_weights"]
+__all__ = ["BIAS", "FEATURES", "WEIGHT", "expose_head"]
 
 FEATURES, WEIGHT, BIAS = "features", "head.weight", "head.bias"
 
@@ -36,12 +36,6 @@ def expose_head(model: Any, output: str) -> AdapterPoint | None:
     rename(model, trunk, point.features)
     _add_head(model, weight, bias, point)
     return point
-
-
-def head_weights(model: Any, point: AdapterPoint) -> tuple[Array, Array]:
-    """`weight` [d, k] and `bias` [k] of an exposed head."""
-    found = constants(model)
-    return found[point.weight], found[point.bias]
 
 
 def _find(model: Any, output: str) -> tuple[list[Any], str, Array, Array] | None:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_formats.contract import FeatureContract, TensorContract
+from model_formats.core.runtime import Array
+from model_formats.documents.feature_contract import FeatureContract, TensorContract
 from model_formats.export.bert import BertConfig, bert
 from model_formats.export.source import SourceRefused
 from model_formats.export.torch_module import TorchModule
-from model_formats.runtimes.base import Array
 
 if TYPE_CHECKING:
     import torch

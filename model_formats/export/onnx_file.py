@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model_formats.contract import FeatureContract
+from model_formats.core.runtime import Array
+from model_formats.documents.feature_contract import FeatureContract
 from model_formats.export.graph import refuse_unsafe, rename, save_graph, strip
 from model_formats.export.source import ExportFailed, SourceRefused
-from model_formats.runtimes.base import Array
 
 __all__ = ["MAX_BYTES", "OnnxFile", "conform"]
 

@@ -1,14 +1,14 @@
-"""One word for every source: a path or `package.module:factory`."""
+"""Opens any source of a model: a path, or `package.module:factory`."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
+from model_formats.core.runtime import Array
 from model_formats.export.exported_program import ExportedProgram
 from model_formats.export.hf_folder import HfFolder
 from model_formats.export.onnx_file import OnnxFile
 from model_formats.export.source import ModelSource, SourceRefused
 from model_formats.export.torch_module import TorchModule, load_factory
-from model_formats.runtimes.base import Array
 
 __all__ = ["open_source"]
 

@@ -1,12 +1,12 @@
-"""The seam between where a model comes from and the builder."""
+"""The interface between a source of models and the build."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from model_formats.contract import FeatureContract
-from model_formats.errors import AuthorError
-from model_formats.runtimes.base import Array
+from model_formats.core.errors import AuthorError
+from model_formats.core.runtime import Array
+from model_formats.documents.feature_contract import FeatureContract
 
 __all__ = ["ExportFailed", "ModelSource", "ParityFailed", "SourceRefused"]
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_formats.contract import FeatureContract
+from model_formats.core.runtime import Array
+from model_formats.documents.feature_contract import FeatureContract
 from model_formats.export.graph import refuse_unsafe, save_graph, strip
 from model_formats.export.onnx_file import conform
 from model_formats.export.source import ExportFailed, SourceRefused
-from model_formats.runtimes.base import Array
 
 if TYPE_CHECKING:
     import torch

@@ -1,6 +1,6 @@
 """Why a whole model could not be fitted."""
 
-from model_formats.errors import OperatorError, RefusedError
+from model_formats.core.errors import OperatorError, RefusedError
 
 __all__ = ["FitTooLong", "NotDifferentiable", "TrainMissing"]
 

@@ -1,4 +1,4 @@
-"""The fit: cross-entropy (or squares) on a site's rows, the hub's anchors against forgetting, and a pull to the hub's weights.
+"""Fits weights to a site's rows: cross-entropy (or squares), anchors against forgetting, decay towards the hub's weights.
 
 Full: every weight of every layer has a change of its own. LoRA: each layer's matrix changes by B A of rank r (Hu et al. 2021),
 and the head changes freely. Changes start at zero, so the fit starts as the hub's model; AdamW's decay pulls them back to zero.
@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from model_formats.core.runtime import Array
+from model_formats.documents.package_spec import AdapterPoint
 from model_formats.finetune.errors import FitTooLong, NotDifferentiable, TrainMissing
 from model_formats.finetune.network import Network, Weight
-from model_formats.runtimes.base import Array
-from model_formats.runtimes.choose import open_exact
-from model_formats.spec import AdapterPoint
+from model_formats.runtimes.select import open_exact
 
 __all__ = ["FitTerms", "Method", "Sample", "fit_file"]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from model_formats.core.runtime import Array
 from model_formats.export.graph import constants, load_graph, save_graph
 from model_formats.finetune.errors import NotDifferentiable
 from model_formats.finetune.operators import OPERATORS
-from model_formats.runtimes.base import Array
 
 __all__ = ["Network", "Weight"]
 

@@ -1,1 +1,1 @@
-"""From fp32 to INT8: one recipe a file, one gate for all. The head that sites adapt always stays in float."""
+"""Quantizes fp32 to INT8: one recipe per file, one accuracy gate for all. The head that sites adapt stays in float."""

@@ -1,14 +1,14 @@
-"""Dynamic INT8:
+"""Dynamic INT8: weights per channel, activations scaled at run time.
 
-weights per channel, activations measured at run time. For transformers; never for convolutions (4 times slower than fp32).
+For transformers; never for convolutions, which become four times slower than fp32.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from model_formats.quantize.recipe import HEAD_NODE, QuantizeFailed, Weights, quiet_quantizer
+from model_formats.core.engine_imports import import_onnxruntime
+from model_formats.quantize.layers import HEAD_NODE, QuantizeFailed, Weights, quiet_quantizer
 from model_formats.quantize.weights import round_weights
-from model_formats.runtimes.imports import import_onnxruntime
 
 __all__ = ["DynamicInt8"]
 

@@ -7,9 +7,9 @@ eight, a table of thirty columns fell from .96 to .61 on a CPU with AVX2 and wit
 from collections.abc import Mapping
 from pathlib import Path
 
-from model_formats.quantize.recipe import HEAD_NODE, QuantizeFailed, quiet_quantizer
-from model_formats.runtimes.base import Array
-from model_formats.runtimes.imports import import_nncf, import_openvino
+from model_formats.core.engine_imports import import_nncf, import_openvino
+from model_formats.core.runtime import Array
+from model_formats.quantize.layers import HEAD_NODE, QuantizeFailed, quiet_quantizer
 
 __all__ = ["quantize_ir"]
 

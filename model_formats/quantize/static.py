@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from model_formats.arithmetic import Evaluator, NotEvaluable
+from model_formats.core.engine_imports import import_onnxruntime
+from model_formats.core.runtime import Array
 from model_formats.export.graph import load_graph
-from model_formats.quantize.recipe import HEAD_NODE, QUANTIZED, QuantizeFailed, Weights, preparation, quiet_quantizer
-from model_formats.runtimes.base import Array
-from model_formats.runtimes.imports import import_onnxruntime
+from model_formats.quantize.layers import HEAD_NODE, QUANTIZED, QuantizeFailed, Weights, preparation, quiet_quantizer
 
 __all__ = ["StaticQdq"]
 
@@ -34,8 +34,10 @@ class StaticQdq:
     def quantize(self, prepared: Path, out: Path, *, only: Sequence[str] = (), keep_float: Sequence[str] = ()) -> None:
         """See `Recipe.quantize`. Ranges of a prepared file are found once."""
         prepared, out = prepared.absolute(), out.absolute()
+        # The gate quantizes the same file many times while it searches; finding ranges is the slow part.
         if prepared not in self._ranges:
             self._ranges[prepared] = _ranges(prepared, self.rows)
+        # The head stays in float, since sites replace its weights by adapters.
         excluded = [HEAD_NODE, *preparation(prepared), *keep_float]
         extra: dict[str, Any] = _leave_inputs_of_float_layers_alone(prepared) if keep_float or only else {}
         if self._weights == "unsigned-8":
@@ -80,6 +82,7 @@ def _ranges(prepared: Path, rows: Mapping[str, Array]) -> Ranges | None:
         evaluator, found = Evaluator(prepared), Ranges()
         for batch in _batches(rows):
             for name, array in evaluator.tensors(batch).items():
+                # A batch can leave a tensor empty; it has no range.
                 if array.dtype.kind == "f" and array.size:
                     _widen(found, name, array.min(), array.max())
     except NotEvaluable:

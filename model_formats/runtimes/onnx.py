@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from msgspec import Struct
 
-from model_formats.runtimes.base import (
+from model_formats.core.engine_imports import ORT_LOG_NOTHING, import_onnxruntime
+from model_formats.core.runtime import (
     AdapterRefused,
     Array,
     Engine,
@@ -21,7 +21,6 @@ from model_formats.runtimes.base import (
     RunFailed,
     TensorSpec,
 )
-from model_formats.runtimes.imports import ORT_LOG_NOTHING, import_onnxruntime
 
 __all__ = ["OnnxAdapter", "OnnxSession", "WholeModel", "open_onnx"]
 
@@ -83,23 +82,13 @@ class OnnxSession:
             if isinstance(adapter, WholeModel):
                 return adapter.session.run(inputs, outputs)
             options = adapter.options if isinstance(adapter, OnnxAdapter) else None
+        # `None` would make the engine look the names up in every call.
         names = self._names if outputs is None else outputs
         try:
             result: list[Array] = self._session.run(names, inputs, options)
         except Exception as e:  # noqa: BLE001 - onnxruntime raises many kinds, bare RuntimeError among them
             raise _run_failed(e, inputs) from None
         return result
-
-    def in_place(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> "_InPlace | None":
-        """See `Session.in_place`; None for tensors of text, and where it does not give the same."""
-        if any(array.dtype.hasobject for array in (*inputs.values(), *outputs.values())):
-            return None
-        try:
-            made = _InPlace(self, self._session, inputs, outputs)
-            found = made.run()
-        except Exception:  # noqa: BLE001 - onnxruntime raises many kinds; what it cannot bind is run as ever
-            return None
-        return made if all(map(_same, found, outputs.values())) else None
 
     def load_adapter(self, path: str, name: str) -> "OnnxAdapter | WholeModel":
         """Load an adapter file, or a whole model fitted from this one (`.onnx`), which then answers in its place.
@@ -128,39 +117,16 @@ class OnnxSession:
             session = open_onnx(file, threads=self._threads, mode=self.mode)
         except LoadFailed as e:
             raise AdapterRefused(f"adapter {name}: the engine cannot open it") from e
+        # Callers see one model whatever adapter answers, so a whole model must take and give the same tensors.
         if (session.inputs, session.outputs) != (self.inputs, self.outputs):
             raise AdapterRefused(f"adapter {name}: its inputs or outputs are not those of this model")
         return WholeModel(name, session)
 
     def _check_parameters(self, name: str, found: Mapping[str, tuple[int, ...]]) -> None:
         allowed = {n.name: tuple(n.shape) for n in self._session.get_overridable_initializers()}
+        # An adapter file could name any initializer; only those that the export left overridable are the head.
         if not found or any(allowed.get(key) != shape for key, shape in found.items()):
             raise AdapterRefused(f"adapter {name}: it replaces {found}, but this model's head is {allowed or 'fixed'}")
-
-
-class _InPlace:
-    """`InPlace` by ONNX Runtime's I/O binding. What it saves of a short run: checks of its arguments, and tensors made anew."""
-
-    def __init__(self, whole: OnnxSession, session: Any, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        ort = import_onnxruntime()
-        self.inputs = {name: array.copy() for name, array in inputs.items()}
-        self._names, self._outputs = list(outputs), [np.empty_like(array) for array in outputs.values()]
-        self._whole, self._run = whole, session.run_with_iobinding
-        self._binding, value = session.io_binding(), ort.OrtValue.ortvalue_from_numpy
-        for name, array in self.inputs.items():
-            self._binding.bind_ortvalue_input(name, value(array))
-        for name, array in zip(self._names, self._outputs, strict=True):
-            self._binding.bind_ortvalue_output(name, value(array))
-
-    def run(self, adapter: HeadAdapter | None = None) -> Sequence[Array]:
-        """See `InPlace.run`."""
-        if adapter is not None:  # a bound run takes no heed of the adapters in its options
-            return self._whole.run(self.inputs, self._names, adapter)
-        try:
-            self._run(self._binding)
-        except Exception as e:  # noqa: BLE001 - as above
-            raise _run_failed(e, self.inputs) from None
-        return self._outputs
 
 
 def open_onnx(path: Path, *, threads: int = 1, mode: Mode = "fast", as_written: bool = False) -> OnnxSession:
@@ -171,15 +137,20 @@ def open_onnx(path: Path, *, threads: int = 1, mode: Mode = "fast", as_written: 
     """
     ort = import_onnxruntime()
     options = ort.SessionOptions()
+    # One thread a session by default: many models share few cores, and requests run side by side rather than one faster.
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # A spinning thread waits for work by burning a core, which on two cores is taken from the requests of other models.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     if mode == "exact":
+        # Without VNNI the fast kernels add two 8-bit products in 16 bits and saturate (ADR 7).
         options.add_session_config_entry("session.x64quantprecision", "1")
     if as_written:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # Its log lines can hold values of a request.
     options.log_severity_level = ORT_LOG_NOTHING
     try:
+        # Named, so that an installed GPU provider does not change which kernels compute.
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return OnnxSession(session, threads=threads, mode=mode)
     except Exception as e:  # onnxruntime raises many kinds, bare RuntimeError among them
@@ -189,10 +160,6 @@ def open_onnx(path: Path, *, threads: int = 1, mode: Mode = "fast", as_written: 
 def _spec(node: Any) -> TensorSpec:
     shape = tuple(d if isinstance(d, int) else -1 for d in node.shape)
     return TensorSpec(node.name, _DATATYPES.get(node.type, node.type), shape)
-
-
-def _same(a: Array, b: Array) -> bool:
-    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
 def _run_failed(error: Exception, inputs: Mapping[str, Array]) -> RunFailed:

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from model_formats.runtimes.base import (
+from model_formats.core.engine_imports import import_openvino
+from model_formats.core.runtime import (
     AdapterRefused,
     Array,
     Engine,
@@ -17,7 +18,6 @@ from model_formats.runtimes.base import (
     RunFailed,
     TensorSpec,
 )
-from model_formats.runtimes.imports import import_openvino
 
 __all__ = ["OpenVinoSession", "open_openvino"]
 
@@ -62,12 +62,10 @@ class OpenVinoSession:
         try:
             with self._request() as request:
                 request.infer(dict(inputs))
+                # Copied: the tensor is the request's own memory, which the next run overwrites.
                 return [request.get_output_tensor(i).data.copy() for i in indexes]
         except (RuntimeError, ValueError, TypeError) as e:  # not `from e`: its text can hold values of the request
             raise RunFailed(f"OpenVINO could not run the model ({type(e).__name__})") from None
-
-    def in_place(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        """None: an inference request of OpenVINO has memory of its own, and runs elsewhere than on the caller's thread."""
 
     def load_adapter(self, path: str, name: str) -> HeadAdapter:
         """Always refused: heads are switched on ONNX Runtime."""
@@ -91,6 +89,7 @@ class OpenVinoSession:
         try:
             request = self._idle.get_nowait()
         except queue.Empty:
+            # As many as there are concurrent runs, and they are kept: making one allocates all its tensors.
             request = self._model.create_infer_request()
         try:
             yield request
@@ -103,12 +102,15 @@ def open_openvino(path: Path, *, threads: int = 1, allow_bf16: bool = False) -> 
     ov = import_openvino()
     settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": threads,
+        # One stream and few threads, as with ONNX Runtime: the server runs requests side by side.
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
+        # Pinned threads of several models and workers would meet on the same cores.
         "ENABLE_CPU_PINNING": False,
         "LOG_LEVEL": "LOG_NONE",
     }
     if not allow_bf16:
+        # Where the CPU has bf16, OpenVINO would use it by itself, and answers would differ from the golden outputs.
         settings["INFERENCE_PRECISION_HINT"] = "f32"
     try:
         core = ov.Core()

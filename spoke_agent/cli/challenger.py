@@ -1,14 +1,14 @@
-"""`spoke challenger`: another version answers a share of the callers, by the word of this site."""
+"""`spoke challenger`: another version answers a share of the callers, as this site decides."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from model_formats.console import Context, emit, out, pass_context, table, talk
+from model_formats.core.console import Context, emit, out, pass_context, table, talk
 
 if TYPE_CHECKING:
-    from spoke_agent.challenger import Rivals, Side
+    from spoke_agent.daemon.challenger import ChallengerComparison, VersionStats
 
 __all__ = ["group"]
 
@@ -30,8 +30,8 @@ def group() -> None:
 @pass_context
 def set_(ctx: Context, *, model: str, version: int, percent: int, sticky: bool) -> None:
     """Give a version its share. Given again, it replaces the one before. It ends when a newer champion is committed."""
-    from spoke_agent.challenger import set_challenger
-    from spoke_agent.home import SpokeHome
+    from spoke_agent.daemon.challenger import set_challenger
+    from spoke_agent.site.home import SpokeHome
 
     serving = set_challenger(SpokeHome(ctx.home), model, version, percent=percent, sticky=sticky)
     if not serving:
@@ -45,8 +45,8 @@ def set_(ctx: Context, *, model: str, version: int, percent: int, sticky: bool) 
 @pass_context
 def show(ctx: Context) -> None:
     """Every challenger beside its champion: requests, errors, time, and how many labelled rows each got right."""
-    from spoke_agent.challenger import show as rivals
-    from spoke_agent.home import SpokeHome
+    from spoke_agent.daemon.challenger import show as rivals
+    from spoke_agent.site.home import SpokeHome
 
     found = rivals(SpokeHome(ctx.home))
     emit(ctx, [asdict(r) for r in found], lambda _: _show(found))
@@ -57,22 +57,22 @@ def show(ctx: Context) -> None:
 @pass_context
 def stop(ctx: Context, *, model: str) -> None:
     """The champion answers everybody again."""
-    from spoke_agent.challenger import stop as end
-    from spoke_agent.home import SpokeHome
+    from spoke_agent.daemon.challenger import stop as end
+    from spoke_agent.site.home import SpokeHome
 
     was = end(SpokeHome(ctx.home), model)
     said = "stopped" if was else "there was no challenger"
     emit(ctx, {"model": model, "stopped": was}, lambda _: out.print(f"{model}: {said}"))
 
 
-def _show(found: "list[Rivals]") -> None:
+def _show(found: "list[ChallengerComparison]") -> None:
     table(
         ["model", "role", "version", "share", "requests", "errors", "p50 ms", "labelled", "right"],
         [row for r in found for row in (_row(r, "champion", r.champion), _row(r, "challenger", r.challenger))],
     )
 
 
-def _row(r: "Rivals", role: str, side: "Side | None") -> list[object]:
+def _row(r: "ChallengerComparison", role: str, side: "VersionStats | None") -> list[object]:
     share = f"{r.percent} %{' of keys' if r.sticky else ''}{', rests' if r.rests else ''}" if role == "challenger" else ""
     if side is None:
         return [r.model, role, r.version if role == "challenger" else "", share, "", "", "", "", ""]

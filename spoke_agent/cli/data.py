@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from model_formats.console import Context, emit, out, pass_context, table
+from model_formats.core.console import Context, emit, out, pass_context, table
 
 __all__ = ["group"]
 
@@ -41,7 +41,7 @@ def import_(ctx: Context, *, path: Path, model: str, dry_run: bool) -> None:
 
     A table has the contract's column names, or INPUT.0, INPUT.1, ...; an npz has one array per input. Labels are under `label`.
     """
-    from spoke_agent.data.bring import bring_in
+    from spoke_agent.daemon.data_commands import bring_in
 
     value = bring_in(ctx.home, model, path, batch_name=secrets.token_hex(6), now=datetime.now(UTC), dry_run=dry_run)
     emit(
@@ -59,7 +59,7 @@ def erase(ctx: Context, *, subjects: tuple[str, ...], before: datetime | None, e
     """Erase rows and all that was made from them (adapters, sums), with a signed record."""
     if sum((bool(subjects), before is not None, everything)) != 1:
         raise click.UsageError("give one of --subject, --before or --all")
-    from spoke_agent.data.bring import erase_at
+    from spoke_agent.daemon.data_commands import erase_at
 
     moment = before.replace(tzinfo=UTC) if before else None
     record = erase_at(ctx.home, subjects, moment, everything=everything, dry_run=dry_run)

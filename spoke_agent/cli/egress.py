@@ -1,4 +1,4 @@
-"""`spoke egress`: what left this site, in plain words and to the byte; and the switch that closes the door."""
+"""`spoke egress`: what left this site, in plain words and to the byte; and the switch that stops everything."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from model_formats.console import Context, emit, out, pass_context, talk
+from model_formats.core.console import Context, emit, out, pass_context, talk
 
 __all__ = ["group"]
 
@@ -23,7 +23,7 @@ def group() -> None:
 @pass_context
 def show(ctx: Context, *, days: float, refused: bool, exact: bool) -> None:
     """Every record in order: when, what it says, or why it stayed."""
-    from spoke_agent.outbox.words import line, payload
+    from spoke_agent.outbox.explain import line, payload
 
     log = _log(ctx.home)
     try:
@@ -73,7 +73,7 @@ def verify(ctx: Context) -> None:
 @pass_context
 def explain(ctx: Context, *, sequence: int) -> None:
     """One entry of the log: which rule decided, under which policy, and what exactly was said."""
-    from spoke_agent.outbox.words import REASONS, meaning, payload
+    from spoke_agent.outbox.explain import REASONS, meaning, payload
 
     log = _log(ctx.home)
     try:
@@ -104,8 +104,8 @@ def explain(ctx: Context, *, sequence: int) -> None:
 @pass_context
 def pack(ctx: Context, *, folder: Path, days: float | None) -> None:
     """Evidence for an auditor: policies, ledger, counts, refusals, records and the state of the chain, as JSON and as a page."""
-    from provisioning.identity import Identity
-    from spoke_agent.outbox.evidence import make_pack, write_pack
+    from provisioning.identity.identity import Identity
+    from spoke_agent.outbox.audit_pack import make_pack, write_pack
 
     identity, now = Identity.load(ctx.home), datetime.now(UTC)
     log = _log(ctx.home)
@@ -131,7 +131,7 @@ def pack(ctx: Context, *, folder: Path, days: float | None) -> None:
 def policy(ctx: Context) -> None:
     """The policy in force: the site's own file, or the default."""
     from spoke_agent.outbox.policy import POLICY_FILE, load_policy
-    from sync.egress import FLOORS
+    from sync.protocol.egress import FLOORS
 
     site, regime = _who(ctx.home)
     found = load_policy(ctx.home, site, regime)
@@ -160,13 +160,13 @@ _WHOLE = "whole: {entries} entries, {left} left, {refused} stayed; the hub's rec
 
 
 def _log(home: Path) -> Any:
-    from spoke_agent.outbox.log import EgressLog
+    from spoke_agent.outbox.egress_log import EgressLog
 
     return EgressLog(home / "egress.db")
 
 
 def _who(home: Path) -> tuple[str, Any]:
-    from provisioning.identity import Identity
+    from provisioning.identity.identity import Identity
 
     identity = Identity.load(home)
     return identity.spoke.site, identity.regime

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from model_formats.console import Context, emit, out, pass_context, talk
-from model_formats.errors import OperatorError
+from model_formats.core.console import Context, emit, out, pass_context, talk
+from model_formats.core.errors import OperatorError
 
 if TYPE_CHECKING:
-    from provisioning.identity import Identity
+    from provisioning.identity.identity import Identity
 
 __all__ = ["EnrolUsage", "enrol"]
 
@@ -45,9 +45,9 @@ def enrol(ctx: Context, *, hub_url: str | None, code: str | None, request_out: P
     Online: --hub URL --code CODE. Without a network: --code CODE --request-out FILE here, `hub spoke admit` there, then
     --grant FILE here.
     """
-    from provisioning.enrol import EnrolmentGrant, begin, finish
-    from provisioning.online import enrol_online
-    from sync.files import atomic_write
+    from model_formats.core.files import atomic_write
+    from provisioning.identity.enrol import EnrolmentGrant, begin, finish
+    from provisioning.identity.online import enrol_online
 
     if grant is not None and not (hub_url or code or request_out):
         _show(ctx, finish(ctx.home, EnrolmentGrant.read(grant)))

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from model_formats.console import Context, emit, out, pass_context, talk
+from model_formats.core.console import Context, emit, out, pass_context, talk
 
 __all__ = ["infer"]
 
@@ -24,7 +24,7 @@ __all__ = ["infer"]
 @pass_context
 def infer(ctx: Context, *, model: str, source: Path, output: Path, adapter: str | None) -> None:
     """Run a file of rows through the version that answers callers, at low priority. Stopped, it goes on where it was."""
-    from spoke_agent.serve.batch import BatchResult, infer_file
+    from spoke_agent.server.offline.batch_inference import BatchResult, infer_file
 
     with Progress(
         "rows",

@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from model_formats.console import Context, pass_context, talk
-from model_formats.logs import log_to_stderr
+from model_formats.core.console import Context, pass_context, talk
+from model_formats.core.logging import log_to_stderr
 
 __all__ = ["agent", "run"]
 
@@ -22,11 +22,11 @@ def run(ctx: Context, *, host: str | None, port: int | None, offline: bool) -> N
 
     The server's port is in HOME/run/server.port. Ends at SIGTERM or Ctrl-C.
     """
-    from provisioning.identity import Identity
-    from spoke_agent.home import SpokeHome
-    from spoke_agent.settings import load_settings
-    from spoke_agent.state_of import refuse_second_agent
-    from spoke_agent.supervise import Supervisor, commands
+    from provisioning.identity.identity import Identity
+    from spoke_agent.daemon.status import refuse_second_agent
+    from spoke_agent.daemon.supervisor import Supervisor, commands
+    from spoke_agent.site.home import SpokeHome
+    from spoke_agent.site.settings import load_settings
 
     home = SpokeHome(ctx.home)
     identity = Identity.load(ctx.home)
@@ -44,27 +44,27 @@ def run(ctx: Context, *, host: str | None, port: int | None, offline: bool) -> N
 @pass_context
 def agent(ctx: Context, *, offline: bool) -> None:
     """Run the agent alone: directives, transfer, trust, reports. Models are served by `spoke serve`."""
-    from spoke_agent.assemble import assemble
-    from spoke_agent.coredumps import forbid_core_dumps
-    from spoke_agent.door import Door
-    from spoke_agent.home import SpokeHome
-    from spoke_agent.network_watch import watch, who_may_be_called
-    from spoke_agent.ops import ops_of
-    from spoke_agent.settings import load_settings
+    from spoke_agent.daemon.local_commands import commands_of
+    from spoke_agent.daemon.local_socket import LocalServer
+    from spoke_agent.daemon.wiring import assemble
+    from spoke_agent.site.core_dumps import forbid_core_dumps
+    from spoke_agent.site.home import SpokeHome
+    from spoke_agent.site.network_watch import watch, who_may_be_called
+    from spoke_agent.site.settings import load_settings
 
     log_to_stderr()
     forbid_core_dumps()
     home = SpokeHome(ctx.home)
     settings = load_settings(home)
-    with assemble(home, settings, offline=offline) as parts:
-        hub = parts.identity.document.hub
+    with assemble(home, settings, offline=offline) as components:
+        hub = components.identity.document.hub
         watch(home, "agent", () if offline else who_may_be_called(hub, settings.may_call, os.environ), resolves=not offline)
-        door = Door(home.agent_socket, ops_of(parts))
+        local_server = LocalServer(home.agent_socket, commands_of(components))
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: parts.agent.stop())
-        door.open()
-        talk.print(f"agent of {parts.identity.spoke} runs")
+            signal.signal(number, lambda *_: components.agent.stop())
+        local_server.open()
+        talk.print(f"agent of {components.identity.spoke} runs")
         try:
-            parts.agent.run()
+            components.agent.run()
         finally:
-            door.close()
+            local_server.close()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from model_formats.console import Context, pass_context
-from model_formats.logs import log_to_stderr
-from spoke_agent.home import SpokeHome
+from model_formats.core.console import Context, pass_context
+from model_formats.core.logging import log_to_stderr
+from spoke_agent.site.home import SpokeHome
 
 __all__ = ["serve"]
 
@@ -26,6 +26,12 @@ __all__ = ["serve"]
 )
 @click.option("--no-capture", is_flag=True, help="Keep no rows: no drift, no labels, no tuning from this traffic.")
 @click.option("--access-log", is_flag=True, help="Log one line of JSON for each answer (setting serve_access_log).")
+@click.option(
+    "--without-cache",
+    multiple=True,
+    type=click.Choice(["heads", "templates"]),
+    help="Remember no HTTP heads, or no words of JSON requests: answers stay the same and cost more. For measuring.",
+)
 @click.option("--memory-mb", type=click.IntRange(min=32), help="Refuse models that would take all workers beyond.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Server processes on one port (default: setting serve_workers, 1).")
 @pass_context
@@ -41,6 +47,7 @@ def serve(
     token_file: Path | None,
     no_capture: bool,
     access_log: bool,
+    without_cache: tuple[str, ...],
     memory_mb: int | None,
     workers: int | None,
 ) -> None:
@@ -50,12 +57,13 @@ def serve(
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: the models bring their own threads
     gc.disable()  # until the server is settled: what a start makes, stays
-    from spoke_agent.coredumps import forbid_core_dumps
-    from spoke_agent.network_watch import watch
-    from spoke_agent.serve.server import Server, serve_many
-    from spoke_agent.serve.server import serve as run
-    from spoke_agent.serve.settings import ServeSettings
-    from spoke_agent.settings import load_settings
+    from spoke_agent.server.app.server import InferenceServer, serve_many
+    from spoke_agent.server.app.server import serve as run
+    from spoke_agent.server.caches import CACHES
+    from spoke_agent.server.settings import ServeSettings
+    from spoke_agent.site.core_dumps import forbid_core_dumps
+    from spoke_agent.site.network_watch import watch
+    from spoke_agent.site.settings import load_settings
 
     log_to_stderr()
     forbid_core_dumps()
@@ -72,6 +80,7 @@ def serve(
         token_file=token_file,
         capture=not no_capture,
         access_log=told.serve_access_log,
+        caches=tuple(cache for cache in CACHES if cache not in without_cache),
         memory_mb=memory_mb,
         workers=told.serve_workers,
         may_call=told.may_call,
@@ -81,7 +90,7 @@ def serve(
         gc.enable()  # the parent settles nothing
         sys.exit(serve_many(settings, ready=lambda found: click.echo(f"{settings.workers} workers on port {found}", err=True)))
 
-    def ready(server: Server) -> None:
+    def ready(server: InferenceServer) -> None:
         where = f"port {server.port}" if server.port is not None else "the unix socket only"
         where += f", gRPC on port {server.grpc_port}" if server.grpc_port is not None else ""
         click.echo(f"serving {', '.join(server.models.live) or 'no model yet'} on {where}", err=True)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from model_formats.console import Context, emit, out, pass_context, talk
+from model_formats.core.console import Context, emit, out, pass_context, talk
 
 if TYPE_CHECKING:
-    from spoke_agent.home import SpokeHome
+    from spoke_agent.site.home import SpokeHome
 
 __all__ = ["group"]
 
@@ -28,8 +28,8 @@ def apply(ctx: Context, *, file: Path) -> None:
 
     A running agent does the work; without one it is done here, with a server started for as long as it takes.
     """
-    from spoke_agent.home import SpokeHome
-    from spoke_agent.state_of import agent_runs, read_status
+    from spoke_agent.daemon.status import agent_runs, read_status
+    from spoke_agent.site.home import SpokeHome
 
     home = SpokeHome(ctx.home)
     taken = _by_agent(home, file) if agent_runs(home) else _here(home, file)
@@ -42,13 +42,13 @@ def apply(ctx: Context, *, file: Path) -> None:
 @pass_context
 def receipts(ctx: Context, *, file: Path) -> None:
     """Write FILE: signed reports, and what the outbox lets out. Carry it to the hub (`hub receipts import`)."""
-    from provisioning.identity import Identity
-    from spoke_agent.home import SpokeHome
-    from spoke_agent.journal import Journal
-    from spoke_agent.serve.client import ControlClient
-    from spoke_agent.sideload import make_receipts
-    from spoke_agent.upkeep import open_outbox
-    from sync.clock import SystemClock
+    from provisioning.identity.identity import Identity
+    from spoke_agent.daemon.maintenance import open_outbox
+    from spoke_agent.daemon.sideload import make_receipts
+    from spoke_agent.server_api.client import ControlClient
+    from spoke_agent.site.home import SpokeHome
+    from spoke_agent.update.journal import Journal
+    from sync.core.clock import SystemClock
 
     home, identity, clock = SpokeHome(ctx.home), Identity.load(ctx.home), SystemClock()
     journal, server = Journal(home.journal), ControlClient(home.control_socket, timeout_s=5)
@@ -71,23 +71,23 @@ def _show_receipts(summary: Mapping[str, Any]) -> None:
 
 
 def _by_agent(home: "SpokeHome", file: Path) -> dict[str, Any]:
-    from spoke_agent.door import knock
+    from spoke_agent.daemon.local_socket import call_agent
 
     chain: list[str] = []
     done: Any = {}
-    for answer in knock(home.agent_socket, "sideload", path=str(file.resolve())):
+    for answer in call_agent(home.agent_socket, "sideload", path=str(file.resolve())):
         done = answer
         _tell(answer, chain)
     return {**done, "chain": chain}
 
 
 def _here(home: "SpokeHome", file: Path) -> dict[str, Any]:
-    from spoke_agent.assemble import assemble
-    from spoke_agent.journal import as_line
-    from spoke_agent.settings import load_settings
-    from spoke_agent.sideload import follow_through, take_in, taken_in
-    from spoke_agent.supervise import borrowed_server
-    from sync.clock import SystemClock
+    from spoke_agent.daemon.sideload import follow_through, take_in, taken_in
+    from spoke_agent.daemon.supervisor import borrowed_server
+    from spoke_agent.daemon.wiring import assemble
+    from spoke_agent.site.settings import load_settings
+    from spoke_agent.update.journal import as_line
+    from sync.core.clock import SystemClock
 
     chain: list[str] = []
     settings = load_settings(home)

@@ -1,4 +1,4 @@
-"""`spoke status` and `spoke doctor`: how this spoke is, and what to do about it."""
+"""`spoke status` and `spoke doctor`: the state of this spoke, and what to do where something is wrong."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -6,27 +6,36 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from model_formats.console import Context, emit, out, pass_context, table
+from model_formats.core.console import Context, emit, out, pass_context, table
 
 if TYPE_CHECKING:
-    from spoke_agent.doctor import Finding
-    from spoke_agent.state_of import ModelStatus, SpokeStatus
+    from model_formats.core.check_result import CheckResult
+    from spoke_agent.daemon.status import ModelStatus, SpokeStatus
 
 __all__ = ["doctor", "status"]
 
 
 @click.command()
 @click.option("--lines", default=10, show_default=True, help="Lines of history.")
+@click.option("--plan", is_flag=True, help="Show the steps that lie ahead of each model, too.")
 @pass_context
-def status(ctx: Context, *, lines: int) -> None:
+def status(ctx: Context, *, lines: int, plan: bool) -> None:
     """What this spoke serves, what it is asked for, and how far it is. Works with and without a running agent."""
-    from spoke_agent.home import SpokeHome
-    from spoke_agent.state_of import ask_agent, read_status
+    from spoke_agent.cli.plan import show_plan
+    from spoke_agent.daemon.plan import read_plan
+    from spoke_agent.daemon.status import ask_agent, read_status
+    from spoke_agent.site.home import SpokeHome
 
     home = SpokeHome(ctx.home)
     found = read_status(home, lines=lines)
-    agent = ask_agent(home)
-    emit(ctx, {**_plain(found), **agent}, lambda _: _show(found, agent))
+    agent, ahead = ask_agent(home), read_plan(home) if plan else ()
+    view = {**_plain(found), **agent, **({"plan": [p.plain for p in ahead]} if plan else {})}
+
+    def show(_view: object) -> None:
+        _show(found, agent)
+        show_plan(ahead)
+
+    emit(ctx, view, show)
 
 
 @click.command()
@@ -34,10 +43,10 @@ def status(ctx: Context, *, lines: int) -> None:
 def doctor(ctx: Context) -> None:
     """Look for what ails this spoke, and say what to do. Exit status 6 when something must be done."""
     from spoke_agent.doctor import examine
-    from spoke_agent.home import SpokeHome
+    from spoke_agent.site.home import SpokeHome
 
     findings = examine(SpokeHome(ctx.home))
-    emit(ctx, {"findings": [asdict(f) for f in findings], "ok": not findings}, lambda _: _tell(findings))
+    emit(ctx, {"findings": [_ailment(f) for f in findings], "ok": not findings}, lambda _: _tell(findings))
     if findings:
         raise click.exceptions.Exit(6)
 
@@ -79,14 +88,19 @@ def _link(agent: Mapping[str, Any]) -> str:
     return ", offline" if agent.get("offline") else ", connected" if agent.get("connected") else ", no connection to the hub"
 
 
-def _tell(findings: "list[Finding]") -> None:
+def _ailment(finding: "CheckResult") -> dict[str, str]:
+    """For `--json`."""
+    return {"ailment": finding.check, "issue": finding.found, "remedy": finding.advice}
+
+
+def _tell(findings: "list[CheckResult]") -> None:
     from rich.text import Text
 
     if not findings:
         out.print("nothing ails this spoke")
     for finding in findings:
-        out.print(Text.assemble((finding.ailment, "bold"), f": {finding.issue}"))
-        out.print(Text(f"  {finding.remedy}"))
+        out.print(Text.assemble((finding.check, "bold"), f": {finding.found}"))
+        out.print(Text(f"  {finding.advice}"))
 
 
 def _share(model: "ModelStatus") -> str:

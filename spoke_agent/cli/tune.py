@@ -1,19 +1,20 @@
 """`spoke tune` and `spoke adapter`: fit a model's head to this site, and manage what came of it. Nothing of it leaves."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from model_formats.console import Context, emit, out, pass_context, table, talk
-from model_formats.document import Value
-from spoke_agent.tune.gate import GateVerdict
-from spoke_agent.tune.shelf import ShadowSeen
+from model_formats.core.console import Context, emit, out, pass_context, table, talk
+from model_formats.core.document import Value
+from spoke_agent.adapters.gate import GateVerdict
+from spoke_agent.adapters.store import ShadowComparison
 
 if TYPE_CHECKING:
-    from spoke_agent.slots import ModelSlots
+    from spoke_agent.site.slots import ModelSlots
+    from spoke_agent.tuning.site_context import SiteContext
+    from spoke_agent.tuning.tuner import Method
 
 __all__ = ["adapter", "tune"]
 
@@ -34,39 +35,14 @@ class TuneView(Value):
     accepted: bool
     """Always true: what the gate refuses ends in an error."""
     reason: str
-    shadow: ShadowSeen
+    shadow: ShadowComparison
     serving: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Site:
-    """The parts that tuning needs, opened from a home."""
+def _open(home: Path) -> "SiteContext":
+    from spoke_agent.tuning.site_context import SiteContext
 
-    tuner: Any
-    close: Any
-
-
-def _open(home: Path) -> _Site:
-    from provisioning.identity import Identity
-    from spoke_agent.data.store import open_data
-    from spoke_agent.home import SpokeHome
-    from spoke_agent.serve.client import ControlClient
-    from spoke_agent.tune.shelf import Shelf
-    from spoke_agent.tune.site import Tuner
-    from sync.clock import SystemClock
-    from sync.store import BlobStore
-
-    identity = Identity.load(home)
-    signer = identity.signer()
-    data, server = open_data(home, regime=identity.regime), ControlClient(SpokeHome(home).control_socket)
-    shelf = Shelf(home / "adapters", signer=signer, key=signer.public_key)
-    tuner = Tuner(home, blobs=BlobStore(home), data=data, shelf=shelf, clock=SystemClock(), server=server)
-
-    def close() -> None:
-        data.close()
-        server.close()
-
-    return _Site(tuner, close)
+    return SiteContext.open(home)
 
 
 @click.command()
@@ -81,7 +57,7 @@ def _open(home: Path) -> _Site:
 )
 @click.option("--minutes", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Most time for lora or full.")
 @pass_context
-def tune(ctx: Context, *, model: str, no_use: bool, method: str, minutes: float) -> None:
+def tune(ctx: Context, *, model: str, no_use: bool, method: "Method", minutes: float) -> None:
     """Fit the model to this site's labelled rows, and serve what was fitted when it is surely better."""
     site = _open(ctx.home)
     if method != "head":
@@ -117,8 +93,8 @@ def adapter() -> None:
 @click.option("--model", help="Of one model only.")
 @pass_context
 def list_(ctx: Context, *, model: str | None) -> None:
-    """What is on the shelf, and which one answers."""
-    from spoke_agent.slots import read_slots
+    """The stored adapters, and which one answers."""
+    from spoke_agent.site.slots import read_slots
 
     site = _open(ctx.home)
     try:
@@ -138,7 +114,7 @@ def list_(ctx: Context, *, model: str | None) -> None:
                 "stage": stage,
                 "shadow": k.record.shadow.plain,
             }
-            for k in site.tuner.shelf.all(model)
+            for k in site.tuner.adapter_store.all(model)
         ]
     finally:
         site.close()
@@ -172,7 +148,7 @@ def erase(ctx: Context, *, name: str, dry_run: bool) -> None:
     """Remove an adapter for good; the hub's own head answers instead."""
     site = _open(ctx.home)
     try:
-        record = site.tuner.shelf.get(name).record
+        record = site.tuner.adapter_store.get(name).record
         if not dry_run:
             site.tuner.erase(name)
     finally:
@@ -184,9 +160,9 @@ def erase(ctx: Context, *, name: str, dry_run: bool) -> None:
     )
 
 
-def _stage(places: "ModelSlots | None", name: str) -> str:
-    """`shelf` (answers only whom asks for it), `probation` or `default`."""
-    used = places.adapter if places is not None else None
+def _stage(model_slots: "ModelSlots | None", name: str) -> str:
+    """`adapter_store` (answers only whom asks for it), `probation` or `default`."""
+    used = model_slots.adapter if model_slots is not None else None
     if used is None or used.name != name:
         return "shelf"
     return "probation" if used.probation else "default"

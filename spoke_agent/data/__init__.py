@@ -1,1 +1,1 @@
-"""What a site knows: rows, predictions and labels, encrypted, bounded, erasable. Nothing in here can leave (see `outbox/`)."""
+"""The rows, predictions and labels of a site: encrypted, bounded, erasable. Nothing here can leave the site (see `outbox/`)."""

@@ -5,7 +5,6 @@ move a batch to another model or time. From one secret three keys are derived (H
 """
 
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import os
@@ -19,8 +18,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from msgspec import Struct
 
+from model_formats.core.file_lock import FileLock
+from model_formats.core.files import atomic_write, fsync_dir
 from spoke_agent.data.errors import DataKeyLost, SiteKeyInvalid, StoreDamaged
-from sync.files import atomic_write, fsync_dir
 
 __all__ = ["SITE_KEY", "SiteKey", "load_site_key", "site_key"]
 
@@ -38,6 +38,7 @@ class SiteKey(Struct, frozen=True):
 
     def seal(self, purpose: str, data: bytes, bound: bytes) -> bytes:
         """Encrypt for a purpose (`rows`, `labels`), bound to public bytes."""
+        # Random, not counted: agent and server write at once, and a restored backup would repeat a counter.
         nonce = os.urandom(_NONCE)
         return nonce + AESGCM(self._derive(purpose)).encrypt(nonce, data, bound)
 
@@ -50,6 +51,7 @@ class SiteKey(Struct, frozen=True):
 
     def handle(self, text: str) -> bytes:
         """A request id as 16 bytes that only this site can link back (HMAC-SHA256)."""
+        # Keyed: request ids can be guessed, and a plain hash would tell whether one was here.
         return hmac.digest(self._derive("requests"), text.encode(), "sha256")[:16]
 
     @property
@@ -63,6 +65,7 @@ class SiteKey(Struct, frozen=True):
 
 @lru_cache(maxsize=32)
 def _derived(secret: bytes, purpose: str) -> bytes:
+    # One key for each purpose, so that a record of one kind cannot be passed off as another.
     return HKDF(SHA256(), 32, None, f"spokeshave/{purpose}".encode()).derive(secret)
 
 
@@ -73,6 +76,7 @@ def _create_once(path: Path, secret: bytes) -> None:
     atomic_write(beside, secret, mode=0o600)
     try:
         with contextlib.suppress(FileExistsError):
+            # A link fails if the name exists, where a rename would replace a key that already sealed rows.
             path.hardlink_to(beside)
     finally:
         beside.unlink()
@@ -92,8 +96,7 @@ def site_key(home: Path, source: str, *, create: bool) -> SiteKey:
         return _sized(credential(source.removeprefix("credential:")))
     if source.startswith("pkcs11:"):
         (home / "run").mkdir(parents=True, exist_ok=True)
-        with (home / "run" / "site-key.lock").open("w") as lock:  # agent and server both come first: one makes it
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(home / "run" / "site-key.lock"):  # agent and server may both come first: one makes the key
             return SiteKey(token_secret(home, parse_address(source), create=create))
     raise SiteKeyInvalid(f"site_key is {source[:40]!r}")
 

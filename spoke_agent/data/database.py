@@ -1,4 +1,4 @@
-"""The SQLite file of local rows. What stands in clear is model, times, counts and whether a label agreed."""
+"""The SQLite file of local rows. Only model, times, counts and whether a label agreed are not encrypted."""
 
 import sqlite3
 from pathlib import Path
@@ -28,8 +28,11 @@ def open_database(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600, exist_ok=True)
     connection = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
+    # The server writes rows while the agent reads them for drift and tuning.
     connection.execute("PRAGMA journal_mode = WAL")
+    # Not FULL as in the journal: a power cut may cost the last rows, but a sync for each batch would slow every request.
     connection.execute("PRAGMA synchronous = NORMAL")
+    # Erased means overwritten, not only unlinked in the file.
     connection.execute("PRAGMA secure_delete = ON")
     connection.executescript(_SCHEMA)
     return connection

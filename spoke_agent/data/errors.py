@@ -1,6 +1,6 @@
-"""What can be wrong with local data."""
+"""Errors of local data."""
 
-from model_formats.errors import DeviceError, OperatorError
+from model_formats.core.errors import DeviceError, OperatorError
 
 __all__ = ["BatchInvalid", "DataKeyLost", "LabelRefused", "SiteKeyInvalid", "SiteKeyUnavailable", "StoreDamaged"]
 

@@ -1,23 +1,23 @@
-"""Rows from elsewhere into the local store: a CSV, an npz, or a folder of either. They are run through the champion first.
+"""Imports rows into the local store: from a CSV, an npz, or a folder of either. They are run through the champion first.
 
 CSV: one row a line; columns named as the contract's (`pixel0` ...) or `<input>.<n>`, and `label` (a class name of the contract,
 or its position). npz: the inputs by name, and `label`. Parquet (extra `parquet`): as CSV, or lists by input.
 Nothing is stored unless all fits.
 """
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from model_formats.contract import FeatureContract, TensorContract
-from model_formats.errors import OperatorError
-from model_formats.runtimes.base import Array
-from spoke_agent.parquet import read_columns
+from model_formats.core.csv_file import read_csv
+from model_formats.core.errors import OperatorError
+from model_formats.core.runtime import Array
+from model_formats.documents.feature_contract import FeatureContract, TensorContract
+from spoke_agent.data.parquet import read_columns
 
-__all__ = ["ImportRefused", "Imported", "read_rows"]
+__all__ = ["ImportRefused", "ImportedRows", "read_rows"]
 
 _DTYPES = {"FP32": np.float32, "FP64": np.float64, "FP16": np.float16, "INT64": np.int64, "INT32": np.int32, "UINT8": np.uint8}
 
@@ -31,7 +31,7 @@ class ImportRefused(OperatorError):
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportedRows:
     """Inputs by name, and labels (NaN where there is none)."""
 
     file: str
@@ -39,35 +39,19 @@ class Imported:
     labels: Array
 
 
-def read_rows(path: Path, contract: FeatureContract) -> Iterator[Imported]:
+def read_rows(path: Path, contract: FeatureContract) -> Iterator[ImportedRows]:
     """Read a file, or each file of a folder in name order. Raises ImportRefused that names file, field and rule."""
     if path.is_dir():
         for file in sorted(p for p in path.iterdir() if p.suffix in (".csv", ".npz", ".parquet")):
             yield from read_rows(file, contract)
     elif path.suffix == ".csv":
-        yield _from_columns(path.name, _csv(path), contract)
+        yield _from_columns(path.name, read_csv(path, ImportRefused)[0], contract)
     elif path.suffix == ".npz":
         yield _from_npz(path, contract)
     elif path.suffix == ".parquet":
         yield _from_columns(path.name, _parquet(path), contract)
     else:
         raise ImportRefused(f"{path.name}: not a .csv, .npz or .parquet file, nor a folder of them")
-
-
-def _csv(path: Path) -> dict[str, list[str]]:
-    try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            names = reader.fieldnames or []
-            found: dict[str, list[str]] = {name: [] for name in names}
-            for number, row in enumerate(reader, start=2):
-                if None in row or None in row.values():
-                    raise ImportRefused(f"{path.name}: line {number} has another number of columns than the first line")
-                for name in names:
-                    found[name].append(row[name])
-            return found
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise ImportRefused(f"{path.name}: not readable as CSV: {e}") from e
 
 
 def _parquet(path: Path) -> dict[str, list[str]]:
@@ -79,13 +63,13 @@ def _parquet(path: Path) -> dict[str, list[str]]:
     return found
 
 
-def _from_columns(file: str, columns: dict[str, list[str]], contract: FeatureContract) -> Imported:
+def _from_columns(file: str, columns: dict[str, list[str]], contract: FeatureContract) -> ImportedRows:
     rows = len(next(iter(columns.values()), []))
     if not rows:
         raise ImportRefused(f"{file}: holds no rows")
     inputs = {t.name: _tensor(file, t, columns, rows) for t in contract.inputs}
     labels = [_label(file, text, contract) for text in columns.get("label", [""] * rows)]
-    return Imported(file, inputs, np.array(labels))
+    return ImportedRows(file, inputs, np.array(labels))
 
 
 def _tensor(file: str, tensor: TensorContract, columns: dict[str, list[str]], rows: int) -> Array:
@@ -118,8 +102,8 @@ def _number(file: str, name: str, text: str, categories: tuple[str, ...] | None)
     return value
 
 
-def _from_npz(path: Path, contract: FeatureContract) -> Imported:
-    from model_formats.arrays import read_arrays
+def _from_npz(path: Path, contract: FeatureContract) -> ImportedRows:
+    from model_formats.core.array_file import read_arrays
 
     arrays = read_arrays(path, max_bytes=1 << 30)
     inputs: dict[str, Array] = {}
@@ -137,7 +121,7 @@ def _from_npz(path: Path, contract: FeatureContract) -> Imported:
     if any(len(a) != rows for a in inputs.values()) or labels.shape != (rows,):
         raise ImportRefused(f"{path.name}: the arrays differ in their number of rows")
     _check_classes(path.name, labels, contract)
-    return Imported(path.name, inputs, labels)
+    return ImportedRows(path.name, inputs, labels)
 
 
 def _label(file: str, text: str, contract: FeatureContract) -> float:

@@ -1,4 +1,4 @@
-"""Rows as values: what the server hands in, what readers get back, and their byte form inside an encrypted record."""
+"""Rows as values: batches from the server, batches for readers, and their byte form inside an encrypted record."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 from msgspec import Struct, field
 
-from model_formats.runtimes.base import Array
+from model_formats.core.runtime import Array
 from spoke_agent.data.errors import BatchInvalid
 
-__all__ = ["Batch", "Purpose", "StoredBatch", "decode", "encode"]
+__all__ = ["RowBatch", "Purpose", "StoredBatch", "decode", "encode"]
 
 Purpose = Literal["serving", "tuning"]
 """What rows are here for: callers sent them to be answered, or people brought them to fit a head on. Drift, accuracy and
@@ -20,7 +20,7 @@ whatever else is told of a site are about served rows alone.
 _INPUT, _OUTPUT = "i/", "o/"
 
 
-class Batch(Struct, frozen=True):
+class RowBatch(Struct, frozen=True):
     """Rows that one version answered. Each array has one entry per row in its first dimension.
 
     `request_ids` names the request of every row (several rows of one request share an id, in order; an empty id cannot be

@@ -1,8 +1,8 @@
 """Local rows, predictions and labels: encrypted at the site, bounded by rows, bytes and age.
 
 Rows are kept in batches, one sealed record each, so that capture costs little. A label finds its row by the request id, of which
-only a keyed handle is stored. When a batch falls out of the window its labelled rows stay on as a fair sample of the past, as far
-as `max_kept_rows` allows. Several processes may open the same file (SQLite, WAL).
+only a keyed handle is stored. When a batch falls out of the window, a fair sample of its labelled rows stays, up to
+`max_kept_rows`. Several processes may open the same file (SQLite, WAL).
 """
 
 import contextlib
@@ -18,21 +18,21 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from model_formats.runtimes.base import Array
-from spoke_agent.data.age import STEP_S, Watch
+from model_formats.core.runtime import Array
+from spoke_agent.data.clock_guard import STEP_S, ClockGuard
 from spoke_agent.data.crypto import SiteKey, site_key
 from spoke_agent.data.database import open_database
 from spoke_agent.data.errors import DataKeyLost, LabelRefused
-from spoke_agent.data.rows import Batch, Purpose, StoredBatch, decode, encode
-from spoke_agent.home import SpokeHome
+from spoke_agent.data.rows import Purpose, RowBatch, StoredBatch, decode, encode
+from spoke_agent.site.home import SpokeHome
 
-__all__ = ["Batch", "DataStore", "Limits", "StoredBatch", "open_data"]
+__all__ = ["RowBatch", "DataStore", "DataLimits", "StoredBatch", "open_data"]
 
 _ROWS, _LABELS = "rows", "labels"
 _LATEST = "SELECT id FROM batches WHERE model = ? AND kept = 0 AND purpose = 'serving' ORDER BY id DESC"
 
 
-class Limits(Struct, frozen=True):
+class DataLimits(Struct, frozen=True):
     """How much is kept. Age in days, sizes in rows and in bytes of sealed records."""
 
     max_rows: int = 200_000
@@ -58,14 +58,14 @@ class DataStore:
         path: Path,
         key: SiteKey,
         *,
-        limits: Limits | None = None,
+        limits: DataLimits | None = None,
         regime: str = "none",
         now: Callable[[], float] = wall_time,
     ) -> None:
         """Raises DataKeyLost when the file was written under another key."""
         self._connection = open_database(path)
         self._key = key
-        self._limits = limits or Limits()
+        self._limits = limits or DataLimits()
         self._regime = regime
         self._now = now
         self._lock = threading.RLock()
@@ -73,7 +73,7 @@ class DataStore:
 
     # ---- writing ----------------------------------------------------------------------------------------------------------
 
-    def append(self, batch: Batch) -> int:
+    def append(self, batch: RowBatch) -> int:
         """Store rows; returns the id of the stored batch. Labels that came early are joined. Raises BatchInvalid."""
         batch.check()
         plain = encode(batch.inputs, batch.outputs, batch.times, batch.features)
@@ -110,6 +110,7 @@ class DataStore:
             for handle, value in handles.items():
                 found = self._one("SELECT batch, row FROM requests WHERE handle = ?", handle)
                 if found is not None:
+                    # Grouped by batch, since to label one row its whole batch must be decrypted.
                     places.setdefault(found[0], []).append((found[1], value))
             for number, rows in places.items():
                 batch = self._load(number)
@@ -224,9 +225,10 @@ class DataStore:
     # ---- erasing ----------------------------------------------------------------------------------------------------------
 
     def erase(self, *, before: datetime | float | None = None, request_ids: Sequence[str] = (), everything: bool = False) -> int:
-        """Remove rows for good: content overwritten, write-ahead log emptied. What was made from them is `erase.py`'s matter."""
+        """Remove rows for good: content overwritten, write-ahead log emptied. `erasure.py` erases what was made of them."""
         with self._transaction():
             gone = self._remove(before, request_ids, everything=everything)
+        # Until then the old pages, with the erased rows, are still in the write-ahead log.
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return gone
 
@@ -267,12 +269,13 @@ class DataStore:
 
     def _claim(self, path: Path) -> None:
         with self._transaction():
+            # The first key claims the file: with rows under two keys, neither could read it whole.
             self._connection.execute("INSERT OR IGNORE INTO about VALUES ('key', ?)", (self._key.fingerprint,))
             (owner,) = self._one("SELECT value FROM about WHERE name = 'key'") or ("",)
         if owner != self._key.fingerprint:
             raise DataKeyLost(f"{path.name} was written under another site key")
 
-    def _insert(self, batch: Batch, sealed: bytes, *, origin: int | None = None) -> int:
+    def _insert(self, batch: RowBatch, sealed: bytes, *, origin: int | None = None) -> int:
         times = np.asarray(batch.times, np.float64)
         cursor = self._connection.execute(
             "INSERT INTO batches (model, version, idx, adapter, start, end, rows, bytes, kept, origin, regime, purpose, sealed) "
@@ -295,7 +298,7 @@ class DataStore:
         )
         return int(cursor.lastrowid or 0)
 
-    def _index_requests(self, number: int, batch: Batch) -> None:
+    def _index_requests(self, number: int, batch: RowBatch) -> None:
         spans: dict[str, tuple[int, int]] = {}
         for row, request_id in enumerate(batch.request_ids):
             if request_id:
@@ -303,6 +306,7 @@ class DataStore:
                 spans[request_id] = (first, count + 1)
         handles = [(self._key.handle(r), number, first, count) for r, (first, count) in spans.items()]
         self._connection.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?)", handles)
+        # Labels rarely come before their rows; one cheap look spares a query for each row.
         if self._one("SELECT 1 FROM pending LIMIT 1"):
             self._join_waiting(handles)
 
@@ -319,6 +323,7 @@ class DataStore:
         self._connection.execute("INSERT OR REPLACE INTO pending VALUES (?, ?, ?)", (handle, self._now(), sealed))
         self._connection.execute(
             "DELETE FROM pending WHERE handle IN (SELECT handle FROM pending ORDER BY time DESC LIMIT -1 OFFSET ?)",
+            # A caller can send labels for requests that never were: they are bounded, and the oldest go.
             (self._limits.max_pending_labels,),
         )
 
@@ -333,6 +338,7 @@ class DataStore:
             self._store_label(number, first + offset, value, correct=_agrees(batch, first + offset, value))
 
     def _store_label(self, number: int, row: int, value: float, *, correct: bool | None) -> None:
+        # Bound to its batch and row, so that nobody can move a label to another row in the file.
         sealed = self._key.seal(_LABELS, struct.pack("<d", value), _cell(number, row))
         self._connection.execute(
             "INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?, ?)",
@@ -367,12 +373,13 @@ class DataStore:
     def _erase_aged(self, now: float, most: float) -> None:
         """Only by a clock that is believed. What is dated ahead of it was dated by one that was wrong: it ages from now on."""
         kept = self._one("SELECT value FROM about WHERE name = 'watch'")
-        before = Watch.read(kept[0]) if kept else Watch(now)
+        before = ClockGuard.read(kept[0]) if kept else ClockGuard(now)
         watch = before.looked(now)
         if watch is not before or not kept:
             self._connection.execute("INSERT OR REPLACE INTO about VALUES ('watch', ?)", (watch.text(),))
         if not watch.believed:
             return
+        # The clock has just become trustworthy again: rows dated in its future would otherwise never age.
         if not before.believed:
             self._connection.execute("UPDATE batches SET end = ?, start = min(start, ?) WHERE end > ?", (now, now, now + STEP_S))
         self._erase_batches("end < ?", (now - most,))
@@ -387,7 +394,7 @@ class DataStore:
         labelled = batch.where(~np.isnan(batch.labels))
         if not labelled.rows or not self._limits.max_kept_rows:
             return
-        rest = Batch(
+        rest = RowBatch(
             batch.model,
             batch.version,
             batch.index,
@@ -405,6 +412,7 @@ class DataStore:
         self._follow(batch, number)
         for row, value in enumerate(labelled.labels):
             self._store_label(number, row, float(value), correct=_agrees(labelled, row, float(value)))
+        # Only after the insert: the new rows take part in the draw like all others.
         self._thin_kept()
 
     def _follow(self, batch: StoredBatch, number: int) -> None:
@@ -509,7 +517,7 @@ class DataStore:
 
 
 def open_data(
-    home: Path, *, limits: Limits | None = None, regime: str = "none", now: Callable[[], float] = wall_time
+    home: Path, *, limits: DataLimits | None = None, regime: str = "none", now: Callable[[], float] = wall_time
 ) -> DataStore:
     """The store of one spoke: `data.db` under the site key (setting `site_key`), which is made at first use.
 
@@ -524,7 +532,7 @@ def _key_source(home: Path) -> str:
     """The setting `site_key`. A home without settings costs a tuning process not even the memory of their definition."""
     if not SpokeHome(home).settings.exists() and "SPOKE_SITE_KEY" not in os.environ:
         return "file"
-    from spoke_agent.settings import load_settings
+    from spoke_agent.site.settings import load_settings
 
     return load_settings(SpokeHome(home)).site_key
 

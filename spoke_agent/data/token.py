@@ -1,6 +1,6 @@
 """The site key from a PKCS#11 token (smart card, HSM, TPM): an RFC 7512 address, and the HMAC that makes the secret.
 
-The token holds a generic secret that cannot be taken out; the site's secret is HMAC-SHA256 of a fixed text under it. Without the
+The token holds a secret that cannot be exported; the site's secret is HMAC-SHA256 of a fixed text under it. Without the
 token the stored rows are unreadable, and destroying its key destroys them all at once. While a process runs it holds the derived
 secret in memory, as it does with a key file.
 """
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from model_formats.core.files import atomic_write
 from spoke_agent.data.errors import DataKeyLost, SiteKeyInvalid, SiteKeyUnavailable
-from sync.files import atomic_write
 
 __all__ = ["TokenAddress", "credential", "parse_address", "token_secret"]
 

@@ -1,29 +1,29 @@
-"""What can ail a spoke: one file an ailment. `check(home)` looks, changes nothing, and returns a finding or None."""
+"""The checks of `spoke doctor`, one file each. `check(home)` only reads, and returns a finding or None."""
 
 from collections.abc import Callable
 
-from model_formats.errors import SpokeshaveError
-from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
-from spoke_agent.settings import SpokeSettingsInvalid
+from model_formats.core.check_result import CheckResult
+from model_formats.core.errors import SpokeshaveError
+from spoke_agent.site.home import SpokeHome
+from spoke_agent.site.settings import SpokeSettingsInvalid
 
-__all__ = ["Finding", "examine"]
+__all__ = ["CheckResult", "examine"]
 
-Check = Callable[[SpokeHome], Finding | None]
+Check = Callable[[SpokeHome], CheckResult | None]
 
 
-def examine(home: SpokeHome) -> list[Finding]:
+def examine(home: SpokeHome) -> list[CheckResult]:
     """Ask every check; one that cannot be asked is a finding itself. Without an identity the others make no sense."""
-    found: list[Finding] = []
+    found: list[CheckResult] = []
     for name, check in _checks():
         try:
             finding = check(home)
         except SpokeSettingsInvalid as e:
-            finding = Finding("settings", e.message, e.hint)
+            finding = CheckResult.failed("settings", e.message, e.hint)
         except SpokeshaveError as e:
-            finding = Finding(name, e.message, e.hint)
+            finding = CheckResult.failed(name, e.message, e.hint)
         except OSError as e:
-            finding = Finding(name, str(e), "Check the disk and the rights of the home folder.")
+            finding = CheckResult.failed(name, str(e), "Check the disk and the rights of the home folder.")
         if finding and finding not in found:
             found.append(finding)
             if name == "identity":

@@ -2,17 +2,17 @@
 
 import shutil
 
-from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
-from spoke_agent.settings import load_settings
+from model_formats.core.check_result import CheckResult
+from spoke_agent.site.home import SpokeHome
+from spoke_agent.site.settings import load_settings
 
 _MIB = 1 << 20
 
 
-def check(home: SpokeHome) -> Finding | None:
+def check(home: SpokeHome) -> CheckResult | None:
     """Free space against the reserve."""
     free, reserve = shutil.disk_usage(home.root).free // _MIB, load_settings(home).disk_reserve_mb
     if free > 2 * reserve:
         return None
     issue = f"{free} MiB free, {reserve} MiB are kept in reserve"
-    return Finding("disk", issue, "Free some space; what is served stays served, but new versions will be rejected.")
+    return CheckResult.failed("disk", issue, "Free some space; what is served stays served, but new versions will be rejected.")

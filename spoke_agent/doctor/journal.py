@@ -1,13 +1,13 @@
 """A journal that cannot be read, or reports that nobody takes."""
 
-from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
-from spoke_agent.journal import Journal, UnreadableRow
+from model_formats.core.check_result import CheckResult
+from spoke_agent.site.home import SpokeHome
+from spoke_agent.update.journal import Journal, UnreadableRow
 
 MANY = 500
 
 
-def check(home: SpokeHome) -> Finding | None:
+def check(home: SpokeHome) -> CheckResult | None:
     """Raises JournalDamaged."""
     journal = Journal(home.journal)
     try:
@@ -16,7 +16,9 @@ def check(home: SpokeHome) -> Finding | None:
     finally:
         journal.close()
     if bad:
-        return Finding("journal", bad[0], "Restart the agent: it goes to last-good and begins the update anew.")
+        return CheckResult.failed("journal", bad[0], "Restart the agent: it goes to last-good and begins the update anew.")
     if waiting > MANY:
-        return Finding("journal", f"{waiting} reports wait for the hub", "Connect the spoke, or carry `spoke sideload receipts`.")
+        return CheckResult.failed(
+            "journal", f"{waiting} reports wait for the hub", "Connect the spoke, or carry `spoke sideload receipts`."
+        )
     return None

@@ -2,21 +2,21 @@
 
 from datetime import UTC, datetime
 
-from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
-from spoke_agent.network_watch import strangers
+from model_formats.core.check_result import CheckResult
+from spoke_agent.site.home import SpokeHome
+from spoke_agent.site.network_watch import strangers
 
 _SHOWN = 3
 
 
-def check(home: SpokeHome) -> Finding | None:
+def check(home: SpokeHome) -> CheckResult | None:
     """Read what agent and server wrote down of each other's calls."""
     found = strangers(home)
     if not found:
         return None
     newest = [f"{s.process}: {s.where} ({s.times} times, last {_day(s.last)})" for s in found[: -_SHOWN - 1 : -1]]
     more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return Finding(
+    return CheckResult.failed(
         "network",
         f"calls to others than the hub: {'; '.join(newest)}{more}",
         "Find out which library does it (what was upgraded last? `pip list`), go back to the versions of constraints.txt; the "

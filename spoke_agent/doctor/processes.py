@@ -1,12 +1,12 @@
 """Agent or server that does not run."""
 
-from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
-from spoke_agent.serve.client import ControlClient
-from spoke_agent.state_of import agent_runs
+from model_formats.core.check_result import CheckResult
+from spoke_agent.daemon.status import agent_runs
+from spoke_agent.server_api.client import ControlClient
+from spoke_agent.site.home import SpokeHome
 
 
-def check(home: SpokeHome) -> Finding | None:
+def check(home: SpokeHome) -> CheckResult | None:
     """Ask the server at its control socket, and try the agent's lock."""
     client = ControlClient(home.control_socket, timeout_s=5)
     server, agent = client.alive(), agent_runs(home)
@@ -14,4 +14,6 @@ def check(home: SpokeHome) -> Finding | None:
     if server and agent:
         return None
     down = " and ".join(name for name, up in (("server", server), ("agent", agent)) if not up)
-    return Finding("processes", f"{down} not running", "Start both with `spoke run` (or `spoke agent` and `spoke serve`).")
+    return CheckResult.failed(
+        "processes", f"{down} not running", "Start both with `spoke run` (or `spoke agent` and `spoke serve`)."
+    )

@@ -4,17 +4,17 @@ import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
+from model_formats.core.check_result import CheckResult
+from spoke_agent.site.home import SpokeHome
 
 _FIRST_WITH_CLIENT = (1, 29)
 _QUEUE = Path("Microsoft/DeveloperTools/.onnxruntime")
 
 
-def check(home: SpokeHome) -> Finding | None:
+def check(home: SpokeHome) -> CheckResult | None:
     """Look for the queue of reports first: it can hold values of requests."""
     if left := [folder for folder in _caches() if folder.is_dir()]:
-        return Finding(
+        return CheckResult.failed(
             "telemetry",
             f"reports that an engine meant to send lie in {left[0]}; they can hold values of requests",
             f"Remove it: `rm -r {left[0]}`. onnxruntime 1.29 or newer made it (docs/residency.md).",
@@ -24,7 +24,7 @@ def check(home: SpokeHome) -> Finding | None:
     except PackageNotFoundError:
         return None
     if tuple(int(part) for part in installed.split(".")[:2] if part.isdigit()) >= _FIRST_WITH_CLIENT:
-        return Finding(
+        return CheckResult.failed(
             "telemetry",
             f"onnxruntime {installed} holds a telemetry client; it is switched off in our processes, not in others'",
             "Install onnxruntime 1.28.0 (constraints.txt), the newest without one.",

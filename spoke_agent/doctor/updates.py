@@ -1,10 +1,10 @@
 """An update that ended badly."""
 
-from spoke_agent.doctor.finding import Finding
-from spoke_agent.home import SpokeHome
-from spoke_agent.journal import Journal
-from spoke_agent.update import Update
-from sync.types import Reason, State
+from model_formats.core.check_result import CheckResult
+from spoke_agent.site.home import SpokeHome
+from spoke_agent.update.journal import Journal
+from spoke_agent.update.update import Update
+from sync.core.types import Reason, State
 
 _BAD = frozenset({State.FAILED, State.REJECTED, State.ROLLED_BACK})
 _REMEDY = {
@@ -19,7 +19,7 @@ _REMEDY = {
 _BENIGN = frozenset({Reason.REVERTED_BY_HUB, Reason.SUPERSEDED, Reason.CANCELLED})
 
 
-def check(home: SpokeHome) -> Finding | None:
+def check(home: SpokeHome) -> CheckResult | None:
     """The newest that did."""
     journal = Journal(home.journal)
     try:
@@ -29,7 +29,9 @@ def check(home: SpokeHome) -> Finding | None:
     for update in found:
         if update.reason not in _BENIGN:
             issue = f"{update.model}@{update.desired.version} {update.state}: {update.reason}{_passed(update)}"
-            return Finding("updates", issue, _REMEDY.get(update.reason, "The hub has the report; last-good is served."))
+            return CheckResult.failed(
+                "updates", issue, _REMEDY.get(update.reason, "The hub has the report; last-good is served.")
+            )
     return None
 
 

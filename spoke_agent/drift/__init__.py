@@ -1,1 +1,1 @@
-"""Does the model still see what it was built on? Counts, tests, a detector over time, and an estimate of accuracy."""
+"""Drift: whether rows still look like the reference. Counts, tests, a detector over time, and an estimate of accuracy."""

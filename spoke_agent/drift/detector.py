@@ -10,8 +10,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from model_formats.document import Value
-from sync.egress import Level
+from model_formats.core.document import Value
+from sync.protocol.egress import Level
 
 __all__ = ["Detector", "budget_windows"]
 
@@ -38,6 +38,7 @@ class Detector(Value):
     def after(self, p: float) -> "Detector":
         """The state after one more window."""
         e = _KAPPA * max(p, _LEAST_P) ** (_KAPPA - 1)
+        # Capped, so that the statistic can come down again within reasonable time once the drift is over.
         statistic = min((1 + self.statistic) * e, _OVER * self.budget)
         windows = self.windows + 1 if statistic >= 1 else 0
         return Detector(budget=self.budget, statistic=statistic, level=self._level(statistic), windows=windows)
@@ -47,5 +48,6 @@ class Detector(Value):
         if statistic >= self.budget:
             return "alarm"
         if statistic >= rest:
+            # Hysteresis: an alarm ends only well below the budget, or it would flicker at the edge.
             return "alarm" if self.level == "alarm" else "watch"
         return "quiet"

@@ -1,4 +1,4 @@
-"""How well the model does here: by labels where enough came, else by the package's regression. Always an interval."""
+"""Estimates the accuracy here: from labels if there are enough, else by the package's regression. Always an interval."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -6,17 +6,18 @@ from typing import Literal
 
 import numpy as np
 
-from model_formats.calibration import confidence
-from model_formats.estimate import Window, estimate_accuracy
+from model_formats.core.runtime import Array
 from model_formats.package import Package
-from model_formats.profile import ReferenceProfile
-from model_formats.runtimes.base import Array
+from model_formats.statistics.accuracy_estimate import EstimateWindow, estimate_accuracy
+from model_formats.statistics.calibration import confidence
+from model_formats.statistics.intervals import wilson_interval
+from model_formats.statistics.reference_profile import ReferenceProfile
+from spoke_agent.adapters.errors import NotAdaptable
 from spoke_agent.data.store import DataStore, StoredBatch
-from spoke_agent.drift.monitor import Watched
-from spoke_agent.tune.errors import NotAdaptable
-from spoke_agent.tune.features import Trunk, open_trunk
-from sync.clock import Clock
-from sync.egress import NEWEST_DAYS, PerfEstimate, rows_at_least
+from spoke_agent.drift.monitor import WatchedModel
+from spoke_agent.tuning.features import Trunk, open_trunk
+from sync.core.clock import Clock
+from sync.protocol.egress import NEWEST_DAYS, PerfEstimate, rows_at_least
 
 __all__ = ["AccuracyEstimator", "from_labels", "from_rows"]
 
@@ -24,18 +25,13 @@ _LEAST_LABELS = 200
 _MOST_ROWS = 500
 _LOOK_BACK_DAYS = (NEWEST_DAYS, 14, 28, 56, 90)
 """The last is as long as rows are kept."""
-_Z = 1.645
-"""Of a 90 % interval."""
 
 
 def from_labels(rows: int, correct: int, days: int = NEWEST_DAYS) -> PerfEstimate | None:
     """Share correct among the labelled rows of the last days, with Wilson's 90 % interval; None below 200 of them."""
     if rows < _LEAST_LABELS:
         return None
-    share, z2 = correct / rows, _Z * _Z
-    centre = (share + z2 / (2 * rows)) / (1 + z2 / rows)
-    half = _Z * np.sqrt(share * (1 - share) / rows + z2 / (4 * rows * rows)) / (1 + z2 / rows)
-    return _told("labels", share, centre - half, centre + half, rows, valid=True, days=days)
+    return _estimate("labels", correct / rows, wilson_interval(correct, rows), rows, valid=True, days=days)
 
 
 def from_rows(profile: ReferenceProfile, scores: Array, features: Array) -> PerfEstimate | None:
@@ -43,9 +39,9 @@ def from_rows(profile: ReferenceProfile, scores: Array, features: Array) -> Perf
     if profile.estimate is None or profile.scores == "values":
         return None
     flat = scores.reshape(len(scores), -1)
-    window = Window(confidence(flat, profile.scores), flat.argmax(axis=1), features)
+    window = EstimateWindow(confidence(flat, profile.scores), flat.argmax(axis=1), features)
     found = estimate_accuracy(profile.estimate, window)
-    return _told("regression", found.value, found.low, found.high, found.rows, valid=found.valid)
+    return _estimate("regression", found.value, (found.low, found.high), found.rows, valid=found.valid)
 
 
 class AccuracyEstimator:
@@ -54,11 +50,11 @@ class AccuracyEstimator:
     `package_of` gives the opened package of an index digest and its variant on this machine, None where it is not here.
     """
 
-    def __init__(self, data: DataStore, clock: Clock, package_of: Callable[[Watched], tuple[Package, str] | None]) -> None:
+    def __init__(self, data: DataStore, clock: Clock, package_of: Callable[[WatchedModel], tuple[Package, str] | None]) -> None:
         self._data, self._clock, self._package_of = data, clock, package_of
         self._trunk: tuple[str, Trunk | None] = ("", None)
 
-    def __call__(self, watched: Watched, profile: ReferenceProfile, batches: list[StoredBatch]) -> PerfEstimate | None:
+    def __call__(self, watched: WatchedModel, profile: ReferenceProfile, batches: list[StoredBatch]) -> PerfEstimate | None:
         """Labels of the last week's rows; else a valid estimate from the newest rows that the hub's own head answered; else
         labels that came late, of the shortest time that has enough of them.
         """
@@ -72,11 +68,11 @@ class AccuracyEstimator:
         late = (found for days in longer if (found := self._labelled(watched, days)) is not None)
         return next(late, estimated)
 
-    def _labelled(self, watched: Watched, days: int) -> PerfEstimate | None:
+    def _labelled(self, watched: WatchedModel, days: int) -> PerfEstimate | None:
         since = self._clock.now() - timedelta(days=days)
         return from_labels(*self._data.labelled_accuracy(watched.model, watched.index, since), days)
 
-    def _estimated(self, watched: Watched, profile: ReferenceProfile, batches: list[StoredBatch]) -> PerfEstimate | None:
+    def _estimated(self, watched: WatchedModel, profile: ReferenceProfile, batches: list[StoredBatch]) -> PerfEstimate | None:
         if profile.estimate is None:
             return None
         trunk, own = self._open(watched), [b for b in batches if not b.adapter][-_MOST_ROWS:]
@@ -86,7 +82,7 @@ class AccuracyEstimator:
         features = np.concatenate([trunk.features(b.inputs) for b in some])
         return from_rows(profile, np.concatenate([b.outputs[profile.output] for b in some]), features)
 
-    def _open(self, watched: Watched) -> Trunk | None:
+    def _open(self, watched: WatchedModel) -> Trunk | None:
         if self._trunk[0] != watched.index:
             found = self._package_of(watched)
             try:
@@ -108,17 +104,17 @@ def _newest(batches: list[StoredBatch]) -> list[StoredBatch]:
     return found
 
 
-def _told(
+def _estimate(
     method: Literal["labels", "regression"],
     value: float,
-    low: float,
-    high: float,
+    interval: tuple[float, float],
     rows: int,
     *,
     valid: bool,
     days: int = NEWEST_DAYS,
 ) -> PerfEstimate:
     """Whole percent, the interval rounded outwards."""
+    low, high = interval
     centre = round(100 * min(1.0, max(0.0, value)))
     return PerfEstimate(
         method=method,

@@ -1,4 +1,4 @@
-"""The watch over one spoke's models: reads new rows, tests them, keeps the detector's state, tells the outbox."""
+"""Watches the models of one spoke: reads new rows, tests them, keeps the detector's state, offers verdicts to the outbox."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -7,24 +7,24 @@ from pathlib import Path
 
 import numpy as np
 
-from model_formats.profile import ReferenceProfile, columns
-from model_formats.runtimes.base import Array
+from model_formats.core.runtime import Array
+from model_formats.statistics.reference_profile import ReferenceProfile, columns
 from spoke_agent.data.store import DataStore, StoredBatch
 from spoke_agent.drift.detector import Detector, budget_windows
 from spoke_agent.drift.state import DriftState, Sums, read_state, write_state
-from spoke_agent.drift.verdict import Window, judge, verdict_of
+from spoke_agent.drift.verdict import DriftWindow, judge, verdict_of
 from spoke_agent.outbox.outbox import About, Outbox
-from sync.clock import Clock
-from sync.egress import MIN_ROWS, DriftVerdict, PerfEstimate, RffMean, rows_at_least
+from sync.core.clock import Clock
+from sync.protocol.egress import MIN_ROWS, DriftVerdict, PerfEstimate, RffMean, rows_at_least
 
-__all__ = ["DriftMonitor", "Estimator", "Watched"]
+__all__ = ["DriftMonitor", "DriftTimes", "Estimator", "WatchedModel"]
 
 _MOST_ROWS = 20_000
 _TELL_EVERY = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class WatchedModel:
     """One model version to watch: the champion, as slots.json names it."""
 
     model: str
@@ -32,7 +32,7 @@ class Watched:
     index: str
 
 
-Estimator = Callable[[Watched, ReferenceProfile, list[StoredBatch]], PerfEstimate | None]
+Estimator = Callable[[WatchedModel, ReferenceProfile, list[StoredBatch]], PerfEstimate | None]
 """Accuracy on some rows, from labels or from the package's regression; see `estimate.py`."""
 
 
@@ -46,6 +46,18 @@ class _Taken:
     end: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class DriftTimes:
+    """How often models are tested and verdicts sent."""
+
+    window: timedelta = timedelta(minutes=15)
+    """Shortest time between two tests of a model."""
+    budget: timedelta = timedelta(days=91)
+    """Shortest mean time between two false alarms."""
+    tell_every: timedelta = _TELL_EVERY
+    """How often an unchanged level is sent again."""
+
+
 class DriftMonitor:
     """Call `tick()` from the agent's loop; it returns at once when there is nothing to do. Not thread-safe."""
 
@@ -55,23 +67,18 @@ class DriftMonitor:
         data: DataStore,
         outbox: Outbox,
         *,
-        watched: Callable[[], Iterable[Watched]],
+        watched: Callable[[], Iterable[WatchedModel]],
         profile: Callable[[str], ReferenceProfile | None],
         clock: Clock,
-        window: timedelta = timedelta(minutes=15),
-        budget: timedelta = timedelta(days=91),
-        tell_every: timedelta = _TELL_EVERY,
+        times: DriftTimes | None = None,
         estimator: Estimator | None = None,
     ) -> None:
-        """`folder` keeps the state (home/drift); `profile` gives the reference of an index digest, None where there is none.
-
-        `window` is the shortest time between two tests of a model, `budget` the shortest mean time between two false alarms,
-        `tell_every` how often an unchanged level is told again.
-        """
+        """`folder` keeps the state (home/drift); `profile` gives the reference of an index digest, None where there is none."""
         self._folder, self._data, self._outbox = folder, data, outbox
         self._watched, self._profile, self._clock = watched, profile, clock
-        self._window, self._tell_every, self._estimator = window, tell_every, estimator
-        self._budget = budget_windows(budget, window)
+        times = times or DriftTimes()
+        self._window, self._tell_every, self._estimator = times.window, times.tell_every, estimator
+        self._budget = budget_windows(times.budget, times.window)
         self._profiles: dict[str, ReferenceProfile | None] = {}
 
     def tick(self) -> list[tuple[str, DriftVerdict]]:
@@ -87,7 +94,7 @@ class DriftMonitor:
         """What is remembered of a model, for status and tests."""
         return read_state(self._folder / f"{model}.json")
 
-    def _look(self, watched: Watched) -> DriftVerdict | None:
+    def _look(self, watched: WatchedModel) -> DriftVerdict | None:
         profile = self._reference(watched.index)
         if profile is None:
             return None
@@ -98,7 +105,7 @@ class DriftMonitor:
         return None if taken is None else self._judge(watched, profile, state, taken, now)
 
     def _judge(
-        self, watched: Watched, profile: ReferenceProfile, state: DriftState, taken: _Taken, now: datetime
+        self, watched: WatchedModel, profile: ReferenceProfile, state: DriftState, taken: _Taken, now: datetime
     ) -> DriftVerdict:
         window = judge(profile, taken.table)
         early = state.early.after(_confidence(profile, taken.table))
@@ -129,7 +136,7 @@ class DriftMonitor:
     def _must_tell(self, state: DriftState, detector: Detector, now: datetime) -> bool:
         return detector.level != state.told_level or state.told is None or not timedelta(0) <= now - state.told < self._tell_every
 
-    def _offer_sums(self, watched: Watched, profile: ReferenceProfile, sums: Sums) -> None:
+    def _offer_sums(self, watched: WatchedModel, profile: ReferenceProfile, sums: Sums) -> None:
         if sums.start is None or sums.end is None:
             return
         about = _about(watched, sums.start, sums.end, sums.rows)
@@ -138,13 +145,13 @@ class DriftMonitor:
             mean = tuple(round(v / sums.rows * 32768) for v in sums.joint)
             self._outbox.offer(RffMean(edges=profile.edges_digest, rows=rows_at_least(sums.rows), mean=mean), about)
 
-    def _estimate(self, watched: Watched, profile: ReferenceProfile, taken: _Taken) -> None:
+    def _estimate(self, watched: WatchedModel, profile: ReferenceProfile, taken: _Taken) -> None:
         estimate = self._estimator(watched, profile, taken.batches) if self._estimator else None
         if estimate is not None:
             rows = sum(b.rows for b in taken.batches)
             self._outbox.offer(estimate, _about(watched, taken.start, taken.end, rows))
 
-    def _take(self, watched: Watched, profile: ReferenceProfile, state: DriftState) -> _Taken | None:
+    def _take(self, watched: WatchedModel, profile: ReferenceProfile, state: DriftState) -> _Taken | None:
         least = MIN_ROWS["drift_verdict"]
         if self._data.count(watched.model, index=watched.index, after=state.cursor) < least:
             return None
@@ -163,7 +170,7 @@ class DriftMonitor:
         start = max(start, state.sums.end.timestamp() if state.sums.end else start)
         return _Taken(np.concatenate(tables), batches, _time(start), _time(max(start, end)))
 
-    def _load(self, watched: Watched) -> DriftState:
+    def _load(self, watched: WatchedModel) -> DriftState:
         state = read_state(self._folder / f"{watched.model}.json")
         if state is not None and state.index == watched.index and state.detector.budget == self._budget:
             return state
@@ -182,7 +189,7 @@ class DriftMonitor:
         return self._profiles[index]
 
 
-def _added(sums: Sums, window: Window, taken: _Taken) -> Sums:
+def _added(sums: Sums, window: DriftWindow, taken: _Taken) -> Sums:
     before = sums.counts or tuple(tuple(0 for _ in c) for c in window.counts)
     joint = sums.joint or tuple(0.0 for _ in window.joint_sum)
     return Sums(
@@ -199,7 +206,7 @@ def _confidence(profile: ReferenceProfile, table: Array) -> Array:
     return np.empty(0) if at is None else table[:, at]
 
 
-def _about(watched: Watched, start: datetime, end: datetime, rows: int) -> About:
+def _about(watched: WatchedModel, start: datetime, end: datetime, rows: int) -> About:
     return About(watched.model, watched.version, watched.index, start, end, rows)
 
 

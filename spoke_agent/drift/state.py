@@ -1,16 +1,16 @@
-"""What the monitor remembers of one model between ticks and restarts: a cursor, the detector, and sums not yet spoken of."""
+"""The state of the monitor for one model, kept over restarts: a cursor, the detector, and sums that were not yet offered."""
 
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from model_formats.document import Document, DocumentRefused, Value
-from model_formats.types import AwareDatetime, Digest, Name
+from model_formats.core.document import Document, DocumentRefused, Value
+from model_formats.core.files import atomic_write
+from model_formats.core.types import AwareDatetime, Digest, Name
+from spoke_agent.drift.adwin import Adwin
 from spoke_agent.drift.detector import Detector
-from spoke_agent.drift.early import Adwin
-from sync.egress import Level
-from sync.files import atomic_write
+from sync.protocol.egress import Level
 
 __all__ = ["DriftState", "Sums", "read_state", "write_state"]
 

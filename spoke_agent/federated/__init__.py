@@ -1,1 +1,1 @@
-"""Taking part in a federated sum: what the hub asks, what this site's rules say, and one masked answer at most."""
+"""Takes part in federated sums: checks the question and this site's rules, and gives at most one masked answer."""

@@ -11,30 +11,29 @@ by one site would otherwise tell that site's numbers by subtraction.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from model_formats.errors import RefusedError
+from model_formats.core.errors import RefusedError
+from model_formats.core.log_event import LogEvent
+from model_formats.core.types import digest_of
 from model_formats.package import Package
-from model_formats.profile import columns
-from model_formats.sums import Layout, SumsInvalid, add_up, lay_out
-from model_formats.types import digest_of
-from spoke_agent.data.crypto import SiteKey
+from model_formats.statistics.federated_sums import SumLayout, SumsInvalid, add_up, lay_out
+from model_formats.statistics.reference_profile import columns
 from spoke_agent.data.store import DataStore
 from spoke_agent.federated.rounds import Round, Rounds
 from spoke_agent.outbox.floors import discrete_laplace
 from spoke_agent.outbox.outbox import About, Asking, Outbox
-from spoke_agent.outbox.policy import Why
-from sync.egress import MaskedKey, MaskedSum
+from spoke_agent.outbox.policy import EgressRule
+from sync.core.types import SpokeId
 from sync.federated.documents import Question
 from sync.federated.masks import masked, public_of
 from sync.federated.verify import CohortRefused, CohortTooSmall, Peers, QuestionRefused, verify_cohort, verify_question
+from sync.protocol.egress import MaskedKey, MaskedSum
 from sync.trust.errors import EnvelopeRefused
-from sync.trust.released import Released
-from sync.types import SpokeId
+from sync.trust.trusted_release import Released
 
-__all__ = ["Noise", "Respondent"]
+__all__ = ["Noise", "Respondent", "ZoneMember"]
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +47,18 @@ class _Rows:
     """The rows that a question is about, added up, and how many they are."""
 
     sums: list[int]
-    layout: Layout
+    layout: SumLayout
     rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneMember:
+    """Who this spoke is among the sites of its zone."""
+
+    me: SpokeId
+    zone: str
+    ca: Callable[[], bytes]
+    """The device CA of enrolment (PEM)."""
 
 
 class Respondent:
@@ -57,25 +66,19 @@ class Respondent:
 
     def __init__(
         self,
-        folder: Path,
-        me: SpokeId,
-        zone: str,
+        member: ZoneMember,
+        rounds: Rounds,
         *,
         outbox: Outbox,
         data: DataStore,
-        key: SiteKey,
-        ca: Callable[[], bytes],
         released: Callable[[], Released],
         package: Callable[[str], Package | None],
         noise: Noise = discrete_laplace,
     ) -> None:
-        """`ca` gives the device CA of enrolment (PEM), `package` what this spoke serves under an index digest.
-
-        `released` tells the director's keys and trusted time.
-        """
-        self._rounds, self._me, self._zone = Rounds(folder, key), me, zone
+        """`package` gives what this spoke serves under an index digest; `released` the director's keys and trusted time."""
+        self._rounds, self._me, self._zone, self._ca = rounds, member.me, member.zone, member.ca
         self._outbox, self._data, self._noise = outbox, data, noise
-        self._ca, self._released, self._package = ca, released, package
+        self._released, self._package = released, package
         self._questions: dict[str, bytes] = {}
         self._cohorts: dict[str, bytes] = {}
         self._settled: set[str] = set()
@@ -111,7 +114,7 @@ class Respondent:
         except RefusedError as e:
             settled = not isinstance(e, EnvelopeRefused)  # the director's new key may be on its way
             if settled or digest not in self._doubted:
-                log.warning("federated.refused", extra={"code": e.code, "error": e.message})
+                log.warning(LogEvent.FEDERATED_REFUSED, extra={"code": e.code, "error": e.message})
             self._doubted.add(digest)
         if settled:
             self._settled.add(digest)
@@ -153,7 +156,7 @@ class Respondent:
             return verify_cohort(data, self._released(), question, self._me, public_of(secret), self._ca())
         except CohortRefused as e:
             self._rounds.done(question)
-            why = Why.COHORT_TOO_SMALL if isinstance(e, CohortTooSmall) else Why.COHORT_NOT_CERTIFIED
+            why = EgressRule.COHORT_TOO_SMALL if isinstance(e, CohortTooSmall) else EgressRule.COHORT_NOT_CERTIFIED
             self._outbox.refuse("masked_sum", _about(question, 0), why)
             raise
         except RefusedError:
@@ -205,7 +208,7 @@ def _about(question: Question, rows: int) -> About:
     return About(question.model, question.version, question.index, question.start, question.end, rows)
 
 
-def _names(layout: Layout) -> frozenset[str]:
+def _names(layout: SumLayout) -> frozenset[str]:
     return frozenset(part.name for part in layout.parts if part.position is not None)
 
 

@@ -1,7 +1,7 @@
-"""What this site remembers of each question until it is over: its one-time secret, sealed under the site key, or that it is done.
+"""What this site stores about each question until it is over: its one-time secret, sealed under the site key, or that it is done.
 
-The rule that all rests on: a secret is used for one answer. So the file says `done`, and holds no secret any more, before the
-answer is offered; after a crash in between the answer is missing, which costs the sum, but no second one can be made.
+A secret must be used for one answer only. So the file says `done` and no longer holds the secret before the answer is offered.
+After a crash in between the answer is missing, which costs the sum, but no second one can be made.
 """
 
 import base64
@@ -12,13 +12,13 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from model_formats.document import Document, DocumentRefused
-from model_formats.types import hex_of
+from model_formats.core.document import Document, DocumentRefused
+from model_formats.core.files import atomic_write
+from model_formats.core.types import hex_of
 from spoke_agent.data.crypto import SiteKey
 from spoke_agent.data.errors import StoreDamaged
 from sync.federated.documents import Question
 from sync.federated.masks import fresh_secret, public_of
-from sync.files import atomic_write
 
 __all__ = ["Round", "Rounds"]
 

@@ -1,1 +1,1 @@
-"""The only way out for what is learned from a site's data: policy, floors, ledger and a log that people can read."""
+"""The only way out for anything learned from a site's data: policy, floors, privacy ledger, and a log that people can read."""

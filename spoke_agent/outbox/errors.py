@@ -1,6 +1,6 @@
-"""What can be wrong with the outbox."""
+"""Errors of the outbox."""
 
-from model_formats.errors import DeviceError, OperatorError
+from model_formats.core.errors import DeviceError, OperatorError
 
 __all__ = ["LogBroken", "LogUnwritable", "PolicyInvalid"]
 

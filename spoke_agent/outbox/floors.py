@@ -1,4 +1,4 @@
-"""Making counts safe to say: small cells join a neighbour, counts are rounded, noise where the site asks for it.
+"""Makes counts safe to send: merges small cells with a neighbour, rounds counts, adds noise where the site asks for it.
 
 A small cell is merged into its neighbour rather than blanked, so no total gives it back (complementary suppression is not needed:
 nothing was left out). Which cells were merged is in the record, so the hub can still sum: on the cells that all sites kept apart,
@@ -9,7 +9,7 @@ import math
 import secrets
 from collections.abc import Sequence
 
-from sync.egress import MERGED
+from sync.protocol.egress import MERGED
 
 __all__ = ["discrete_laplace", "merge_small", "noisy", "rounded"]
 
@@ -23,6 +23,7 @@ def merge_small(counts: Sequence[int], least: int) -> tuple[int, ...] | None:
             break
         if len(groups) == 1:
             return None
+        # The smallest first: it needs a neighbour most, and the merge may lift another small cell as well.
         i = min(small, key=lambda at: groups[at][0])
         j = _neighbour(groups, i)
         low = min(i, j)
@@ -59,6 +60,7 @@ def discrete_laplace(epsilon: float) -> int:
 
 
 def _geometric(epsilon: float) -> int:
+    # Never 0, whose logarithm is infinite. From the system's randomness, since noise that can be guessed hides nothing.
     uniform = (secrets.randbits(53) + 1) / 2.0**53
     return math.floor(math.log(uniform) / -epsilon)
 
@@ -66,4 +68,5 @@ def _geometric(epsilon: float) -> int:
 def _neighbour(groups: list[list[int]], i: int) -> int:
     """The smaller of the two neighbours that hold anything, else any."""
     around = [j for j in (i - 1, i + 1) if 0 <= j < len(groups)]
+    # Joined to what holds rows: an empty neighbour would leave the cell as small as it is.
     return min(around, key=lambda j: (groups[j][0] == 0, groups[j][0]))

@@ -1,4 +1,4 @@
-"""How the machine does, in the coarse numbers that `ops` has room for."""
+"""The state of the machine, in the coarse numbers of an `ops` record."""
 
 import http.client
 import re
@@ -9,8 +9,8 @@ from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sync.egress import Ops
-from sync.types import Reason
+from sync.core.types import Reason
+from sync.protocol.egress import Ops
 
 __all__ = ["latency_buckets", "operations", "read_metrics"]
 

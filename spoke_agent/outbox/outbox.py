@@ -1,4 +1,4 @@
-"""The one door: asks policy and floors, writes the log, then sends."""
+"""Offers records to the hub: applies policy and floors, writes the log, then sends."""
 
 import threading
 from collections.abc import Callable
@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from model_formats.profile import ReferenceProfile
+from model_formats.statistics.reference_profile import ReferenceProfile
+from spoke_agent.outbox.egress_log import EgressLog, LogEntry
 from spoke_agent.outbox.errors import PolicyInvalid
 from spoke_agent.outbox.floors import merge_small, noisy, rounded
-from spoke_agent.outbox.log import EgressLog, LogEntry
-from spoke_agent.outbox.policy import Asked, SitePolicy, Why, decide, load_policy, may_tell_counts
-from sync.bus import BusDown
-from sync.clock import Clock
-from sync.egress import (
+from spoke_agent.outbox.policy import EgressRequest, EgressRule, SitePolicy, decide, load_policy, may_tell_counts
+from sync.bus.bus import BusDown
+from sync.core.clock import Clock
+from sync.core.types import Regime, SpokeId
+from sync.protocol.egress import (
     MASKED,
     MERGED,
     Body,
@@ -26,8 +27,7 @@ from sync.egress import (
     coarse_end,
     coarse_start,
 )
-from sync.messages import EgressCeiling, UpdateEvidence
-from sync.types import Regime, SpokeId
+from sync.protocol.messages import EgressCeiling, UpdateEvidence
 
 __all__ = ["About", "Asking", "Outbox", "Send"]
 
@@ -39,7 +39,7 @@ _NEVER_TWICE: frozenset[Kind] = frozenset({"drift_hist", "rff_mean", *MASKED})
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a body speaks of: a version, and the rows between two moments (made coarse before they leave)."""
+    """The subject of a record: a version, and the rows between two times (made coarse before they leave)."""
 
     model: str
     version: int
@@ -51,7 +51,7 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What else the rules look at."""
+    """Further input of the rules."""
 
     epsilon: float = 0.0
     urgent: bool = False
@@ -92,14 +92,14 @@ class Outbox:
         """Ask to let a word in a federated sum out. A key is judged as if its answer left now, but spends nothing yet."""
         return self._let_out(body, about, asking)
 
-    def refuse(self, kind: Kind, about: About, why: Why) -> None:
+    def refuse(self, kind: Kind, about: About, why: EgressRule) -> None:
         """Write down that something stays, for a reason that was found elsewhere."""
         with self._lock:
             self._refuse(kind, about, why)
 
     def _let_out(self, body: Body, about: About | None, asking: "Asking") -> bool:
         with self._lock:
-            allowed = self._record(body, about, asking) is Why.ALLOWED
+            allowed = self._record(body, about, asking) is EgressRule.ALLOWED
         if allowed:
             self.flush()
         return allowed
@@ -110,10 +110,10 @@ class Outbox:
             try:
                 policy = self.policy()
             except PolicyInvalid:
-                return self._refuse("drift_hist", about, Why.POLICY_UNREADABLE)
+                return self._refuse("drift_hist", about, EgressRule.POLICY_UNREADABLE)
             rule = policy.rule("drift_hist")
             if rule is None:
-                return self._refuse("drift_hist", about, Why.NOT_IN_SITE_POLICY, policy)
+                return self._refuse("drift_hist", about, EgressRule.NOT_IN_SITE_POLICY, policy)
             epsilon = policy.epsilon_per_day if "dp" in rule.protect else 0.0
             chosen = [
                 i
@@ -126,7 +126,7 @@ class Outbox:
                 if (cells := _protected(counts[i], policy, epsilon / max(1, len(chosen)))) is not None
             ]
             if not features:
-                return self._refuse("drift_hist", about, Why.NOTHING_LEFT_TO_SAY, policy)
+                return self._refuse("drift_hist", about, EgressRule.NOTHING_LEFT_TO_SAY, policy)
         step = 1 if epsilon else policy.round_to
         body = DriftHist(
             edges=profile.edges_digest, rounded_to=step, noise_epsilon_milli=round(epsilon * 1000), features=tuple(features)
@@ -138,7 +138,7 @@ class Outbox:
         return load_policy(self._home, self._me.site, self._regime)
 
     def told(self, evidence: UpdateEvidence) -> UpdateEvidence:
-        """What a report may say of an update: all of it, or nothing that was counted over rows. A closed door tells nothing."""
+        """What a report may say of an update: all of it, or nothing that was counted over rows. A closed outbox tells nothing."""
         try:
             whole = may_tell_counts(self.policy(), self._regime)
         except PolicyInvalid:
@@ -166,6 +166,7 @@ class Outbox:
         """Sealed messages that have not left, oldest first: (kind, envelope), for sideload receipts. None while sealed off."""
         with self._lock:
             found = [] if self._sealed_off() else self.log.waiting()
+            # Remembered exactly: what is offered between writing the file and `mark_carried` must not count as carried.
             self._given = [sequence for sequence, _, _ in found]
             return [(kind, envelope) for _, kind, envelope in found]
 
@@ -187,28 +188,32 @@ class Outbox:
         except PolicyInvalid:
             return True
 
-    def _record(self, body: Body, about: About | None, asking: Asking) -> Why:
+    def _record(self, body: Body, about: About | None, asking: Asking) -> EgressRule:
         now = self._clock.now()
         try:
             policy = self.policy()
         except PolicyInvalid:
-            self._refuse(body.kind, about, Why.POLICY_UNREADABLE)
-            return Why.POLICY_UNREADABLE
+            self._refuse(body.kind, about, EgressRule.POLICY_UNREADABLE)
+            return EgressRule.POLICY_UNREADABLE
         record = self._compose(body, about, policy, now)
         rows, size = about.rows if about else 0, len(record.canonical())
-        asked = Asked(body.kind, rows, size, asking.epsilon, asking.urgent, asking.features, asking.peers)
+        asked = EgressRequest(body.kind, rows, size, asking.epsilon, asking.urgent, asking.features, asking.peers)
         model = about.model if about else None
         ceiling = (self._ceiling() if self._ceiling else None) or EgressCeiling()
+        # Site, hub and regime are asked together, with what has left today: none of them can be passed by alone.
         why = decide(policy, ceiling, self._regime, asked, self.log.day(body.kind, model, now))
-        if why is Why.ALLOWED and about and body.kind in _NEVER_TWICE and self._overlaps(body.kind, about):
-            why = Why.WINDOW_OVERLAPS
-        if why is Why.ALLOWED and self._seal is None:
-            why = Why.NOT_SIGNED
-        if why is not Why.ALLOWED or self._seal is None:
+        if why is EgressRule.ALLOWED and about and body.kind in _NEVER_TWICE and self._overlaps(body.kind, about):
+            why = EgressRule.WINDOW_OVERLAPS
+        if why is EgressRule.ALLOWED and self._seal is None:
+            why = EgressRule.NOT_SIGNED
+        if why is not EgressRule.ALLOWED or self._seal is None:
             self._refuse(body.kind, about, why, policy, size=asked.bytes)
             return why
+        # A key says nothing about rows; only the answer spends from the budget.
         spent = 0.0 if body.kind == "masked_key" else asking.epsilon
         entry = self._entry(body.kind, about, why, policy, asked.bytes, record, spent)
+        # Logged, with its sealed copy, before a byte is sent: a crash in between sends it later, and never sends what is not in
+        # the log.
         self.log.add(entry, record, self._seal(record), about.end.timestamp() if about else None)
         return why
 
@@ -234,7 +239,9 @@ class Outbox:
         )
         return EgressRecord.parse(record.canonical())  # what leaves is what the strict reader accepts, or nothing
 
-    def _refuse(self, kind: Kind, about: About | None, why: Why, policy: SitePolicy | None = None, *, size: int = 0) -> bool:
+    def _refuse(
+        self, kind: Kind, about: About | None, why: EgressRule, policy: SitePolicy | None = None, *, size: int = 0
+    ) -> bool:
         self.log.add(self._entry(kind, about, why, policy, size, None, 0.0), None, None)
         return False
 
@@ -242,7 +249,7 @@ class Outbox:
         self,
         kind: Kind,
         about: About | None,
-        why: Why,
+        why: EgressRule,
         policy: SitePolicy | None,
         size: int,
         record: EgressRecord | None,

@@ -1,4 +1,4 @@
-"""What may leave: the site's own policy, the hub's ceiling and the regime's floor, all three.
+"""Decides what may leave: the site's policy, the hub's ceiling and the regime's floor must all allow it.
 
 `egress.yaml` in the spoke's home belongs to the site. No file is the default policy: operations and verdicts. A file that cannot
 be read, or that contradicts itself, closes the outbox. The hub can tighten, never widen. Pure but for `load_policy`.
@@ -13,22 +13,22 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from msgspec import Meta
 
-from model_formats.document import Document, DocumentRefused, Value
-from model_formats.types import Digest, Name
+from model_formats.core.document import Document, DocumentRefused, Value
+from model_formats.core.files import atomic_write
+from model_formats.core.types import Digest, Name
 from spoke_agent.outbox.errors import PolicyInvalid
-from sync.egress import FLOORS, MAX_BYTES, MIN_CELL, MIN_ROWS, MIN_SITES, Kind
-from sync.files import atomic_write
-from sync.messages import EgressCeiling
-from sync.types import Regime
+from sync.core.types import Regime
+from sync.protocol.egress import FLOORS, MAX_BYTES, MIN_CELL, MIN_ROWS, MIN_SITES, Kind
+from sync.protocol.messages import EgressCeiling
 
 __all__ = [
     "POLICY_FILE",
     "Allow",
-    "Asked",
     "Day",
+    "EgressRequest",
+    "EgressRule",
     "SitePolicy",
     "Sovereignty",
-    "Why",
     "decide",
     "default_policy",
     "load_policy",
@@ -109,7 +109,7 @@ class SitePolicy(Document):
         return next((a for a in self.allow if a.kind == wanted), None)
 
 
-class Why(StrEnum):
+class EgressRule(StrEnum):
     """Which rule decided: on the log, and what `spoke egress explain` puts into words."""
 
     ALLOWED = "allowed"
@@ -134,7 +134,7 @@ class Why(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class EgressRequest:
     """What a body would need."""
 
     kind: Kind
@@ -160,25 +160,25 @@ class Day:
     """Of this kind and model."""
 
 
-def decide(policy: SitePolicy, ceiling: EgressCeiling, regime: Regime, asked: Asked, day: Day) -> Why:
+def decide(policy: SitePolicy, ceiling: EgressCeiling, regime: Regime, asked: EgressRequest, day: Day) -> EgressRule:
     """ALLOWED, or the first rule that says no. `regime` is the one of enrolment; its floor holds beside the policy's."""
     rule = policy.rule(asked.kind)
-    noes: Sequence[tuple[bool, Why]] = (
-        (policy.sovereignty == "sealed", Why.SEALED),
-        (policy.sovereignty == "verdict_only" and asked.kind not in _QUIET, Why.VERDICT_ONLY),
-        (asked.kind not in FLOORS[regime] or asked.kind not in FLOORS[policy.regime], Why.BELOW_REGIME_FLOOR),
-        (rule is None, Why.NOT_IN_SITE_POLICY),
-        (asked.kind not in ceiling.kinds, Why.NOT_IN_HUB_CEILING),
-        (_beyond(rule, asked), Why.FEATURE_NOT_ALLOWED),
-        (_strangers(rule, asked), Why.PEERS_UNKNOWN),
-        (asked.rows < max(MIN_ROWS[asked.kind], rule.min_rows if rule else 0), Why.TOO_FEW_ROWS),
-        (asked.bytes > MAX_BYTES[asked.kind], Why.TOO_LARGE),
-        (day.bytes + asked.bytes > min(policy.max_bytes_per_day, ceiling.max_bytes_per_day), Why.DAY_FULL),
-        (_too_soon(rule, asked, day), Why.TOO_SOON),
-        (asked.epsilon > 0 and day.epsilon + asked.epsilon > policy.epsilon_per_day, Why.LEDGER_EXHAUSTED),
-        (asked.epsilon > 0 and day.epsilon_30_days + asked.epsilon > policy.epsilon_per_30_days, Why.LEDGER_EXHAUSTED),
+    noes: Sequence[tuple[bool, EgressRule]] = (
+        (policy.sovereignty == "sealed", EgressRule.SEALED),
+        (policy.sovereignty == "verdict_only" and asked.kind not in _QUIET, EgressRule.VERDICT_ONLY),
+        (asked.kind not in FLOORS[regime] or asked.kind not in FLOORS[policy.regime], EgressRule.BELOW_REGIME_FLOOR),
+        (rule is None, EgressRule.NOT_IN_SITE_POLICY),
+        (asked.kind not in ceiling.kinds, EgressRule.NOT_IN_HUB_CEILING),
+        (_beyond(rule, asked), EgressRule.FEATURE_NOT_ALLOWED),
+        (_strangers(rule, asked), EgressRule.PEERS_UNKNOWN),
+        (asked.rows < max(MIN_ROWS[asked.kind], rule.min_rows if rule else 0), EgressRule.TOO_FEW_ROWS),
+        (asked.bytes > MAX_BYTES[asked.kind], EgressRule.TOO_LARGE),
+        (day.bytes + asked.bytes > min(policy.max_bytes_per_day, ceiling.max_bytes_per_day), EgressRule.DAY_FULL),
+        (_too_soon(rule, asked, day), EgressRule.TOO_SOON),
+        (asked.epsilon > 0 and day.epsilon + asked.epsilon > policy.epsilon_per_day, EgressRule.LEDGER_EXHAUSTED),
+        (asked.epsilon > 0 and day.epsilon_30_days + asked.epsilon > policy.epsilon_per_30_days, EgressRule.LEDGER_EXHAUSTED),
     )
-    return next((why for no, why in noes if no), Why.ALLOWED)
+    return next((why for no, why in noes if no), EgressRule.ALLOWED)
 
 
 def may_tell_counts(policy: SitePolicy, regime: Regime) -> bool:
@@ -216,7 +216,7 @@ def load_policy(home: Path, site: str, regime: Regime) -> SitePolicy:
         fields = yaml.load(path.read_text(), _Strict)  # noqa: S506 - a SafeLoader
         policy = SitePolicy.of_plain({"site": site, "regime": regime} | (fields or {}))
     except DocumentRefused as e:
-        raise PolicyInvalid(f"{POLICY_FILE}: {e.misfit}") from e
+        raise PolicyInvalid(f"{POLICY_FILE}: {e.problem}") from e
     except (OSError, TypeError, ValueError, yaml.YAMLError) as e:
         raise PolicyInvalid(f"{POLICY_FILE}: not a policy: {e}") from e
     if policy.site != site or policy.regime != regime:
@@ -224,18 +224,18 @@ def load_policy(home: Path, site: str, regime: Regime) -> SitePolicy:
     return policy
 
 
-def _beyond(rule: Allow | None, asked: Asked) -> bool:
+def _beyond(rule: Allow | None, asked: EgressRequest) -> bool:
     """The hub asks for more columns than the site lists: then it gets none of them."""
     return rule is not None and rule.features is not None and not asked.features <= set(rule.features)
 
 
-def _strangers(rule: Allow | None, asked: Asked) -> bool:
+def _strangers(rule: Allow | None, asked: EgressRequest) -> bool:
     if rule is None or rule.peers is None or asked.peers is None:
         return False
     return len(asked.peers & set(rule.peers)) < MIN_SITES
 
 
-def _too_soon(rule: Allow | None, asked: Asked, day: Day) -> bool:
+def _too_soon(rule: Allow | None, asked: EgressRequest, day: Day) -> bool:
     """An interval is for manners, not for privacy: a record of the future (the clock went back) does not silence this site."""
     if rule is None or asked.urgent or day.since_last_s is None:
         return False

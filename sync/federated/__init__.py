@@ -1,1 +1,1 @@
-"""One-shot sums over many sites of which the hub learns the total and nothing else (docs/residency.md tells against whom)."""
+"""One-shot sums over many sites: the hub learns the total and nothing else (docs/residency.md says against whom that holds)."""

@@ -1,6 +1,6 @@
-"""The hub's two words in a federated sum: the question, and the cohort that is to answer it. Both are signed by the director.
+"""The hub's two messages in a federated sum: the question, and the cohort that answers it. The director signs both.
 
-A site's two words are in `sync.egress` (`masked_key`, `masked_sum`), since they leave through the outbox like all else.
+A site's two messages are in `sync.protocol.egress` (`masked_key`, `masked_sum`), since they leave through the outbox.
 """
 
 from datetime import timedelta
@@ -8,10 +8,10 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from model_formats.document import Document, Value
-from model_formats.sums import Statistic
-from model_formats.types import AwareDatetime, Digest, Name
-from sync.egress import MAX_SITES, MIN_SITES, FeatureNumber, need_coarse
+from model_formats.core.document import Document, Value
+from model_formats.core.types import AwareDatetime, Digest, Name
+from model_formats.statistics.federated_sums import Statistic
+from sync.protocol.egress import MAX_SITES, MIN_SITES, FeatureNumber, need_coarse
 
 __all__ = ["LONGEST", "Cohort", "Member", "Question"]
 

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from model_formats.types import hex_of
-from sync.egress import MASK_BITS
-from sync.types import SpokeId
+from model_formats.core.types import hex_of
+from sync.core.types import SpokeId
+from sync.protocol.egress import MASK_BITS
 
 __all__ = ["fresh_secret", "masked", "public_of", "total"]
 
@@ -43,10 +43,12 @@ def masked(values: Sequence[int], me: SpokeId, secret: bytes, peers: Mapping[Spo
     Raises ValueError on a peer's key of low order.
     """
     own = X25519PrivateKey.from_private_bytes(secret)
+    # Unsigned arithmetic wraps at 2^64, of which 2^48 is a divisor: masks cancel exactly, and negative values come back.
     share = np.array(values, np.int64).view(np.uint64)
     for peer, public in peers.items():
         shared = own.exchange(X25519PublicKey.from_public_bytes(public))
         stream = _stream(shared, cohort, len(values))
+        # Both ends of a pair order the two names alike, so one adds what the other takes away.
         share = share + stream if me < peer else share - stream
     return tuple(int(v) for v in share & _MASK)
 
@@ -59,6 +61,7 @@ def total(shares: Iterable[Sequence[int]]) -> tuple[int, ...]:
 
 def _stream(shared: bytes, cohort: str, length: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     key = HKDF(SHA256(), 32, bytes.fromhex(hex_of(cohort)), _INFO).derive(shared)
+    # A zero nonce is right here: the key is bound to one cohort and used for one stream.
     drawn = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor().update(bytes(_BYTES * length))
     wide = np.zeros((length, 8), np.uint8)
     wide[:, :_BYTES] = np.frombuffer(drawn, np.uint8).reshape(length, _BYTES)

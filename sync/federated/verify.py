@@ -22,13 +22,13 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from model_formats.errors import RefusedError, SpokeshaveError
-from sync.egress import MIN_SITES, EgressRecord, MaskedKey
+from model_formats.core.errors import RefusedError, SpokeshaveError
+from sync.core.types import Reason, SpokeId
 from sync.federated.documents import Cohort, Member, Question
-from sync.trust.envelope import unseal
+from sync.protocol.egress import MIN_SITES, EgressRecord, MaskedKey
+from sync.trust.dsse import unseal
 from sync.trust.keys import fingerprint, key_of_certificate
-from sync.trust.released import Released
-from sync.types import Reason, SpokeId
+from sync.trust.trusted_release import Released
 
 __all__ = ["CohortRefused", "CohortTooSmall", "Peers", "QuestionRefused", "verify_cohort", "verify_question"]
 

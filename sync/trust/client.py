@@ -1,13 +1,13 @@
-"""The spoke's side of TUF: one trusted set on disk, moved forward by whatever metadata arrives, by whatever way.
+"""The spoke's side of TUF: one trusted set on disk, updated by any metadata that arrives over any transport.
 
-The rules are python-tuf's `TrustedMetadataSet` (signatures, thresholds, versions, hashes, caps); around them stands a shell of
-ours, since the reference updater fetches from a server by itself, keeps its files without fsync, uses the machine's clock and
-will not show an expired set. Here:
+The rules are python-tuf's `TrustedMetadataSet` (signatures, thresholds, versions, hashes, caps); around them is a shell of
+our own, since the reference updater fetches from a server by itself, writes its files without fsync, uses the machine's clock and
+does not return an expired set. Here:
 
  - `fetch` is a callable: the mirror of a topic, a folder, an HTTPS client, a bundle. None means that there is no such file.
  - The trusted set is one file, replaced at once: after a power cut it is the old one or the new one, and it verifies whole.
  - It is verified whole from the anchor at every start, so that a delegated role kept from an older delegator must please the
-   current one too, and nothing that lay on the disk is believed for lying there.
+   current one too, and no file is trusted only because it is on the disk.
  - Expiry is judged at the end, for all roles together, at trusted time (`freshness`). An expired set takes part in every
    comparison of versions, still tells what was released, and allows nothing new. Fetching newer metadata is always possible.
 """
@@ -19,17 +19,17 @@ from typing import ClassVar, Literal
 
 from msgspec import field
 
-from model_formats.document import Document
-from model_formats.types import AwareDatetime, Digest, digest_of
-from sync.clock import Clock
-from sync.files import atomic_write
+from model_formats.core.document import Document
+from model_formats.core.files import atomic_write
+from model_formats.core.types import AwareDatetime, Digest, digest_of
+from sync.core.clock import Clock
+from sync.core.types import SpokeId
 from sync.store import disk_errors
 from sync.trust.documents import Lane
 from sync.trust.errors import MetadataIncomplete
 from sync.trust.freshness import EPOCH, correction, trusted_now
-from sync.trust.released import Released
+from sync.trust.trusted_release import Released
 from sync.trust.workflow import Fetch, advance, after_roots, expired, nothing, walk_roots
-from sync.types import SpokeId
 
 __all__ = ["Fetch", "TrustStore"]
 
@@ -83,6 +83,7 @@ class TrustStore:
         roots = walk_roots(self._anchor, held, fetch)
         if len(roots) > sum(name.endswith(".root.json") for name in held):
             held = after_roots(held, roots)
+            # New roots are kept even if the rest is refused: a root can only take trust away from stolen keys.
             self._write(held, self._state.floor if "timestamp.json" in held else EPOCH)
         checked = advance(roots, held, fetch, lane or self._lane, self._site, self.now())
         if checked.released.expired:
@@ -95,6 +96,7 @@ class TrustStore:
     def released(self) -> Released:
         """What is trusted now, without asking anybody. It may be `expired`. Raises MetadataIncomplete before the first update."""
         now = self.now()
+        # Verifying the set costs milliseconds of signature checks, and this is asked at every turn.
         found = self._judged and self._judged.at(now)
         if not found:
             held = {name: text.encode() for name, text in self._state.files.items()}
@@ -122,6 +124,7 @@ class TrustStore:
 
         Never beyond the expiry of what the timestamp key vouches for, so that a stolen director key cannot end all time.
         """
+        # A floor in the far future would make every timestamp look expired, for good.
         signed = min(signed, self.released().expires)
         if signed > self._state.floor:
             self._keep(self._state.replace(floor=signed))
@@ -130,6 +133,7 @@ class TrustStore:
         fresh = TrustedState(anchor=digest_of(self._anchor))
         if not self._path.exists():
             return fresh
+        # Another anchor means that the spoke was enrolled anew; what the old hub signed is nothing here.
         state = TrustedState.parse(self._path.read_bytes())
         return state if state.anchor == fresh.anchor else fresh
 

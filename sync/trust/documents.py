@@ -1,6 +1,6 @@
 """The small documents that TUF targets consist of, and the terms that stand beside a released version.
 
-Author and client both use these, so that there is one reading of them.
+Author and client both use these, so that both read them alike.
 """
 
 from datetime import UTC, datetime
@@ -9,11 +9,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from msgspec import Meta
 from tuf.api.metadata import Timestamp
 
-from model_formats.document import Document, DocumentRefused, Value
-from model_formats.publisher import PublisherPolicy
-from model_formats.types import NAME_PATTERN, AwareDatetime, Digest, Name, matching
+from model_formats.core.document import Document, DocumentRefused, Value
+from model_formats.core.types import NAME_PATTERN, AwareDatetime, Digest, Name, matching
+from model_formats.signing.publisher_policy import PublisherPolicy
+from sync.core.types import Regime
 from sync.trust.keys import PublicKey
-from sync.types import Regime
 
 __all__ = [
     "DENY",
@@ -93,7 +93,7 @@ class ReleaseTerms(Value):
 
 
 class Freshness(Value):
-    """What our timestamps say beside the TUF fields: when they were issued, for which lane, and for which site on a stick."""
+    """What our timestamps say beside the TUF fields: when they were issued, for which lane, and (sideload) for which site."""
 
     issued: AwareDatetime
     lane: Lane = "online"

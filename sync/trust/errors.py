@@ -1,18 +1,18 @@
-"""What trust turns away. Every refusal carries a `Reason` of the closed list, so that a report or a journal can say why.
+"""The refusals of the verifier. Each carries a `Reason` of the closed list, for reports and the journal.
 
 RefusedError
 └── TrustRefused            reason
     ├── EnvelopeRefused     a signed message that is not signed as it must be
     ├── MetadataRefused     TUF metadata: signature, version, expiry, shape
-    ├── DirectiveRefused    the hub's word to this spoke
+    ├── DirectiveRefused    a directive of the hub
     ├── ReleaseRefused      a version that may not run here, or not now
     ├── ContentsRefused     the bytes of a package
-    ├── ReportRefused       a spoke's word to the hub
-    └── BundleRefused       a sideload file (sync.bundle)
+    ├── ReportRefused       a report of a spoke
+    └── BundleRefused       a sideload file (sync.sideload.bundle)
 """
 
-from model_formats.errors import HubError, OperatorError, RefusedError
-from sync.types import Reason
+from model_formats.core.errors import HubError, OperatorError, RefusedError
+from sync.core.types import Reason
 
 __all__ = [
     "ContentsRefused",

@@ -4,19 +4,19 @@ A spoke's clock may be wrong by years: a flat battery says 1970, a bad server 20
 correction)`. The floor rises only with what a trusted key has signed (never with the wall clock, so a clock that ran ahead
 poisons nothing) and never falls, except when root replaces the timestamp key: then what the old key said about time is
 forgotten together with the rest of what it signed. The correction comes from the hub's signed answer to a nonce of ours, so an
-old answer cannot be replayed; it is what brings back a spoke whose clock runs ahead.
+old answer cannot be replayed; it sets right a spoke whose clock is ahead.
 """
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, ClassVar, Literal
 
-from model_formats.document import Document
-from model_formats.types import AwareDatetime, matching
+from model_formats.core.document import Document
+from model_formats.core.types import AwareDatetime, matching
+from sync.core.types import Reason, SpokeId
 from sync.trust.documents import Lane
-from sync.trust.envelope import seal, unseal
+from sync.trust.dsse import seal, unseal
 from sync.trust.errors import MetadataRefused
 from sync.trust.keys import Key, Signer
-from sync.types import Reason, SpokeId
 
 __all__ = [
     "EPOCH",
@@ -62,6 +62,7 @@ def trusted_now(wall: datetime, floor: datetime, correction_s: float = 0.0) -> d
     """The time to judge expiry by."""
     try:
         return max(floor, wall + timedelta(seconds=correction_s))
+    # A wall clock near the end of representable time, plus the correction: the floor still holds.
     except OverflowError:
         return floor
 
@@ -86,6 +87,7 @@ def correction(data: bytes, keys: tuple[Key, ...], me: SpokeId, nonce: str, wall
     answer = unseal(data, keys, TimeAnswer, reason=Reason.METADATA_INVALID)
     if (answer.site, answer.spoke) != (me.site, me.spoke) or answer.nonce != nonce:
         raise MetadataRefused(Reason.WRONG_RECIPIENT, "the time answer is for another spoke or another question")
+    # Even the hub's signature does not take back what a trusted key has already proved.
     if answer.time < floor:
         raise MetadataRefused(Reason.METADATA_ROLLBACK, f"the hub says {answer.time:%Y-%m-%d}, which is before {floor:%Y-%m-%d}")
     return (answer.time - wall).total_seconds()

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from msgspec import Meta
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
-from model_formats.document import Value
-from model_formats.errors import OperatorError
-from model_formats.types import digest_of
-from sync.files import atomic_write
+from model_formats.core.document import Value
+from model_formats.core.errors import OperatorError
+from model_formats.core.files import atomic_write
+from model_formats.core.types import digest_of
 from sync.trust.errors import KeyMissing
 
 __all__ = [

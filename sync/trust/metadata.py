@@ -36,10 +36,11 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from model_formats.errors import OperatorError
-from model_formats.publisher import PublisherPolicy
-from model_formats.types import ModelRef, hex_of
-from sync.clock import Clock, SystemClock
+from model_formats.core.errors import OperatorError
+from model_formats.core.types import ModelRef, hex_of
+from model_formats.signing.publisher_policy import PublisherPolicy
+from sync.core.clock import Clock, SystemClock
+from sync.core.types import Reason, Regime
 from sync.trust.documents import (
     DENY,
     DIRECTOR,
@@ -54,9 +55,8 @@ from sync.trust.documents import (
 from sync.trust.errors import KeyMissing, MetadataRefused
 from sync.trust.freshness import LIFETIME
 from sync.trust.keys import Key, PublicKey, Signer, pem_of
-from sync.trust.shelf import ONLINE, Shelf, read_metadata
+from sync.trust.repository_files import ONLINE, RepositoryFiles, read_metadata
 from sync.trust.workflow import check_distinct
-from sync.types import Reason, Regime
 
 __all__ = ["Proposal", "ReleaseInvalid", "Repository", "add_signature", "role_of_model"]
 
@@ -106,7 +106,7 @@ class Repository:
     def __init__(self, folder: Path, *, keys: Path | None = None, clock: Clock | None = None) -> None:
         self.folder = folder
         self.keys = keys or folder / "keys"
-        self._shelf = Shelf(folder, self.keys)
+        self._files = RepositoryFiles(folder, self.keys)
         self._clock = clock or SystemClock()
 
     # ---- beginning ---------------------------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ class Repository:
     ) -> Self:
         """Make keys and first metadata. Raises ReleaseInvalid where a repository is already."""
         repo = cls(folder, keys=keys, clock=clock)
-        if repo._shelf.exists("timestamp"):
+        if repo._files.exists("timestamp"):
             raise ReleaseInvalid(f"{folder} already holds a repository", hint="Use it, or choose another folder.")
         signers = repo._first_keys(root_keys)
         root = Root(expires=repo._until("root"), consistent_snapshot=False)
@@ -126,32 +126,32 @@ class Repository:
             if role in _TOP:
                 root.add_key(signer.public_key, role)
         root.roles["root"].threshold = root_threshold
-        repo._shelf.publish("root", repo._signed(root, root.roles["root"].keyids))
+        repo._files.publish("root", repo._signed(root, root.roles["root"].keyids))
         targets = Targets(expires=repo._until("targets"), delegations=Delegations(keys={}, roles={}))
         director = next(signer for name, signer in signers if name == "director")
         repo._set_target(targets, DIRECTOR, DirectorKeys(keys=(PublicKey(pem=pem_of(director.public_key)),)).canonical())
         repo._set_target(targets, DENY, DenyList().canonical())
-        repo._shelf.publish("targets", repo._signed(targets, root.roles["targets"].keyids))
+        repo._files.publish("targets", repo._signed(targets, root.roles["targets"].keyids))
         repo.refresh_online()
         return repo
 
     @property
     def anchor(self) -> bytes:
         """The first root, which a spoke gets at enrolment."""
-        return self._shelf.roots()[0].read_bytes()
+        return self._files.roots()[0].read_bytes()
 
     @property
     def root(self) -> Root:
         """The current root."""
-        return self._shelf.load("root", Root).signed
+        return self._files.load("root", Root).signed
 
     @property
     def director(self) -> Signer:
         """The signer of directives. Raises KeyMissing."""
-        keyids = [public.key().keyid for public in DirectorKeys.parse(self._shelf.target(DIRECTOR)).keys]
-        found = next(self._shelf.signers(keyids), None)
+        keyids = [public.key().keyid for public in DirectorKeys.parse(self._files.target(DIRECTOR)).keys]
+        found = next(self._files.signers(keyids), None)
         if found is None:
-            raise KeyMissing(f"no private key of the director is in {self._shelf.online}")
+            raise KeyMissing(f"no private key of the director is in {self._files.online}")
         return found
 
     # ---- what is released --------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class Repository:
         role = role_of_model(name)
         if name in self.families():
             raise ReleaseInvalid(f"model family {name} exists")
-        approvers = list(keys) or [self._shelf.fresh_key(role).public_key]
+        approvers = list(keys) or [self._files.fresh_key(role).public_key]
         targets = self._next("targets", Targets)
         paths = [f"models/{name}/*/index.json"]
         _delegations(targets).roles = {
@@ -207,13 +207,6 @@ class Repository:
         family.targets[ref.target] = _target(ref.target, index_digest, index_size, terms)
         return self._propose(role, family)
 
-    def withdraw(self, ref: ModelRef) -> Proposal:
-        """Take a version out of the released ones. Spokes that have it keep it; use `deny` where it must stop."""
-        family = self._next(role_of_model(ref.name), Targets)
-        if family.targets.pop(ref.target, None) is None:
-            raise ReleaseInvalid(f"{ref} is not released")
-        return self._propose(role_of_model(ref.name), family)
-
     def deny(self, *digests: str) -> Proposal:
         """Add digests to the deny list, which wins over every release and grant."""
         targets = self._next("targets", Targets)
@@ -223,7 +216,7 @@ class Repository:
     @property
     def denied(self) -> frozenset[str]:
         """What the published deny list holds."""
-        return frozenset(self._denied(self._shelf.load("targets", Targets).signed))
+        return frozenset(self._denied(self._files.load("targets", Targets).signed))
 
     def renew(self, role: str) -> Proposal:
         """The same again, one version up, with a new expiry: `root`, `targets` or `model-<family>`, before it runs out."""
@@ -263,10 +256,10 @@ class Repository:
         """Every role: `role`, `version`, `expires`, `threshold`, `keys` (each `id`, and whether it is `here`)."""
         found = []
         for name in (*_TOP, *(self._delegations().roles or {})):
-            delegator = self.root if name in _TOP else self._shelf.load("targets", Targets).signed
+            delegator = self.root if name in _TOP else self._files.load("targets", Targets).signed
             role = delegator.get_delegated_role(name)
-            here = {s.public_key.keyid for s in self._shelf.signers(role.keyids)}
-            signed = read_metadata(self._shelf.data(name)).signed if self._shelf.exists(name) else None
+            here = {s.public_key.keyid for s in self._files.signers(role.keyids)}
+            signed = read_metadata(self._files.data(name)).signed if self._files.exists(name) else None
             found.append(
                 {
                     "role": name,
@@ -282,7 +275,7 @@ class Repository:
 
     def pending(self) -> list[Proposal]:
         """Proposals that wait for signatures."""
-        return [self._weigh(role, data) for role, data in self._shelf.proposals().items()]
+        return [self._weigh(role, data) for role, data in self._files.proposals().items()]
 
     def accept(self, role: str, data: bytes, contents: Mapping[str, bytes] | None = None) -> Proposal:
         """Take a proposal back, with more signatures, and publish it when there are enough.
@@ -291,8 +284,8 @@ class Repository:
         that is not the next version of the role, or is signed by nobody who may.
         """
         for content in (contents or {}).values():
-            self._shelf.keep(content)
-        data = _merged(self._shelf.proposal(role), data)
+            self._files.keep(content)
+        data = _merged(self._files.proposal(role), data)
         self._check_next(role, data)
         return self._settle(self._weigh(role, self._without_strangers(role, data)))
 
@@ -302,31 +295,31 @@ class Repository:
         With nothing new it signs a timestamp only when the last is older than `max_age`. Call it now and then, and after a crash.
         """
         changed = self._refresh_snapshot()
-        if not changed and self._shelf.exists("timestamp"):
-            held = self._shelf.load("timestamp", Timestamp)
+        if not changed and self._files.exists("timestamp"):
+            held = self._files.load("timestamp", Timestamp)
             young = self._now() - Freshness.of(held.signed).issued < max_age
             if young and self._weigh("timestamp", held.to_bytes()).complete:
                 return False
-        self._shelf.publish("timestamp", self._timestamp("online", None, grow=1))
+        self._files.publish("timestamp", self._timestamp("online", None, grow=1))
         return True
 
     def lift_online(self, by: int) -> None:
         """Sign snapshot and timestamp anew, `by` versions up: after a restore spokes may have seen later ones than are here."""
-        snapshot = self._shelf.load("snapshot", Snapshot).signed
+        snapshot = self._files.load("snapshot", Snapshot).signed
         lifted = Snapshot(version=snapshot.version + by, expires=self._until("snapshot"), meta=snapshot.meta)
-        self._shelf.publish("snapshot", self._sign_online("snapshot", lifted))
-        self._shelf.publish("timestamp", self._timestamp("online", None, grow=by))
+        self._files.publish("snapshot", self._sign_online("snapshot", lifted))
+        self._files.publish("timestamp", self._timestamp("online", None, grow=by))
 
     def files(self, lane: Lane = "online", site: str | None = None) -> dict[str, bytes]:
         """All current files by name, in the order to publish them. The timestamp of other lanes is signed now, for that lane
         and site."""
-        found = {p.name: p.read_bytes() for p in self._shelf.roots()}
+        found = {p.name: p.read_bytes() for p in self._files.roots()}
         for name in (DIRECTOR, DENY):
-            found[file_of_target(name)] = self._shelf.target(name)
+            found[file_of_target(name)] = self._files.target(name)
         for role in ("targets", *(self._delegations().roles or {}), "snapshot"):
-            if self._shelf.exists(role):
-                found[f"{role}.json"] = self._shelf.data(role)
-        online = self._shelf.data("timestamp")
+            if self._files.exists(role):
+                found[f"{role}.json"] = self._files.data(role)
+        online = self._files.data("timestamp")
         found["timestamp.json"] = online if lane == "online" else self._timestamp(lane, site, grow=0).to_bytes()
         return found
 
@@ -334,25 +327,25 @@ class Repository:
 
     def _first_keys(self, root_keys: int) -> list[tuple[str, CryptoSigner]]:
         names = [*(f"root-{n}" for n in range(1, root_keys + 1)), "targets", *ONLINE]
-        return [(name, self._shelf.fresh_key(name)) for name in names]
+        return [(name, self._files.fresh_key(name)) for name in names]
 
     def _signed(self, signed: Signed, keyids: Iterable[str]) -> Metadata[Any]:
         metadata: Metadata[Any] = Metadata(signed)
-        for signer in self._shelf.signers(keyids):
+        for signer in self._files.signers(keyids):
             metadata.sign(signer, append=True)
         return metadata
 
     def _propose(self, role: str, signed: Root | Targets) -> Proposal:
         check_distinct(signed)
         metadata = self._signed(signed, self._keyids(role, signed))
-        return self._settle(self._weigh(role, _merged(self._shelf.proposal(role), metadata.to_bytes())))
+        return self._settle(self._weigh(role, _merged(self._files.proposal(role), metadata.to_bytes())))
 
     def _settle(self, proposal: Proposal) -> Proposal:
         if not proposal.complete:
-            self._shelf.propose(proposal.role, proposal.data)
+            self._files.propose(proposal.role, proposal.data)
             return proposal
-        self._shelf.publish(proposal.role, read_metadata(proposal.data))
-        self._shelf.settle(proposal.role)
+        self._files.publish(proposal.role, read_metadata(proposal.data))
+        self._files.settle(proposal.role)
         self._follow_up(proposal.role)
         self.refresh_online()
         return proposal
@@ -361,9 +354,9 @@ class Repository:
         """Sign anew what stands under keys that have just been replaced, where the new keys are here; else it is a proposal."""
         below = ("targets",) if role == "root" else tuple(self._delegations().roles or {}) if role == "targets" else ()
         for name in below:
-            if not self._shelf.exists(name):
+            if not self._files.exists(name):
                 self._propose(name, Targets(expires=self._until("targets")))
-            elif not self._weigh(name, self._shelf.data(name)).complete:
+            elif not self._weigh(name, self._files.data(name)).complete:
                 self._propose(name, self._next(name, Targets))
 
     def _weigh(self, role: str, data: bytes) -> Proposal:
@@ -379,7 +372,7 @@ class Repository:
     def _delegators(self, role: str, signed: Signed) -> list[Root | Targets]:
         if isinstance(signed, Root):
             return [signed] if signed.version == 1 else [self.root, signed]
-        return [self.root if role in _TOP else self._shelf.load("targets", Targets).signed]
+        return [self.root if role in _TOP else self._files.load("targets", Targets).signed]
 
     def _keyids(self, role: str, signed: Root | Targets) -> set[str]:
         return {keyid for d in self._delegators(role, signed) for keyid in d.get_delegated_role(role).keyids}
@@ -391,8 +384,8 @@ class Repository:
             raise MetadataRefused(Reason.METADATA_INVALID, f"this is not metadata of role {role}")
         if role not in _TOP and role.removeprefix("model-") not in self.families():
             raise MetadataRefused(Reason.METADATA_INVALID, f"nobody delegated to role {role}")
-        exists = self._shelf.exists(role)
-        expected = read_metadata(self._shelf.data(role)).signed.version + 1 if exists else 1
+        exists = self._files.exists(role)
+        expected = read_metadata(self._files.data(role)).signed.version + 1 if exists else 1
         if metadata.signed.version != expected:
             raise MetadataRefused(
                 Reason.METADATA_ROLLBACK,
@@ -424,7 +417,7 @@ class Repository:
         self, delegator: str, signed: Root | Targets, roles: Sequence[str], keys: Sequence[Key], threshold: int
     ) -> Proposal:
         for role in roles:
-            new = list(keys) or [self._shelf.fresh_key(role).public_key]
+            new = list(keys) or [self._files.fresh_key(role).public_key]
             if role == "director" and isinstance(signed, Targets):
                 document = DirectorKeys(keys=tuple(PublicKey(pem=pem_of(k)) for k in new), threshold=threshold)
                 self._set_target(signed, DIRECTOR, document.canonical())
@@ -442,8 +435,8 @@ class Repository:
 
     def _next(self, role: str, kind: type[R]) -> R:
         """A role's metadata to change: what waits for signatures (they will be needed anew), or the published, one version up."""
-        published = self._shelf.load(role, kind).signed if self._shelf.exists(role) else None
-        held = self._shelf.proposal(role)
+        published = self._files.load(role, kind).signed if self._files.exists(role) else None
+        held = self._files.proposal(role)
         if held is not None:
             waiting: R = read_metadata(held).signed
             if published is None or waiting.version > published.version:
@@ -455,29 +448,29 @@ class Repository:
         return published
 
     def _denied(self, targets: Targets) -> tuple[str, ...]:
-        return DenyList.parse(self._shelf.kept(targets.targets[DENY].hashes["sha256"])).digests
+        return DenyList.parse(self._files.kept(targets.targets[DENY].hashes["sha256"])).digests
 
     def _set_target(self, targets: Targets, path: str, data: bytes) -> None:
-        self._shelf.keep(data)
+        self._files.keep(data)
         targets.targets[path] = TargetFile.from_data(path, data, ["sha256"])
 
     def _refresh_snapshot(self) -> bool:
         roles = ("targets", *(self._delegations().roles or {}))
-        meta = {f"{role}.json": self._meta(role) for role in roles if self._shelf.exists(role)}
+        meta = {f"{role}.json": self._meta(role) for role in roles if self._files.exists(role)}
         version = 1
-        if self._shelf.exists("snapshot"):
-            held = self._shelf.load("snapshot", Snapshot)
+        if self._files.exists("snapshot"):
+            held = self._files.load("snapshot", Snapshot)
             young = held.signed.expires - self._now() > _LIFE["snapshot"] / 2
             if held.signed.meta == meta and young and self._weigh("snapshot", held.to_bytes()).complete:
                 return False
             version = held.signed.version + 1
         snapshot = Snapshot(version=version, expires=self._until("snapshot"), meta=meta)
-        self._shelf.publish("snapshot", self._sign_online("snapshot", snapshot))
+        self._files.publish("snapshot", self._sign_online("snapshot", snapshot))
         return True
 
     def _timestamp(self, lane: Lane, site: str | None, *, grow: int) -> Metadata[Any]:
-        exists = self._shelf.exists("timestamp")
-        version = self._shelf.load("timestamp", Timestamp).signed.version if exists else 0
+        exists = self._files.exists("timestamp")
+        version = self._files.load("timestamp", Timestamp).signed.version if exists else 0
         now = self._now()
         timestamp = Timestamp(
             version=version + grow,
@@ -490,15 +483,15 @@ class Repository:
     def _sign_online(self, role: str, signed: Signed) -> Metadata[Any]:
         metadata = self._signed(signed, self.root.roles[role].keyids)
         if not self._weigh(role, metadata.to_bytes()).complete:
-            raise KeyMissing(f"the {role} key is not in {self._shelf.online}")
+            raise KeyMissing(f"the {role} key is not in {self._files.online}")
         return metadata
 
     def _meta(self, role: str) -> MetaFile:
-        data = self._shelf.data(role)
+        data = self._files.data(role)
         return MetaFile.from_data(read_metadata(data).signed.version, data, ["sha256"])
 
     def _delegations(self) -> Delegations:
-        return _delegations(self._shelf.load("targets", Targets).signed)
+        return _delegations(self._files.load("targets", Targets).signed)
 
     def _now(self) -> datetime:
         return self._clock.now().replace(microsecond=0)

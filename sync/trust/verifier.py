@@ -1,6 +1,6 @@
 """What may run here: every decision of trust between hub and spoke, as one numbered list. Pure functions over plain values.
 
-Whatever way the bytes came (MQTT, HTTPS, a stick), the same numbers decide; each is repeated at its block.
+Whatever way the bytes came (MQTT, HTTPS, a sideloaded bundle), the same numbers decide; each is repeated at its block.
 
 The directive (hub -> spoke), `verify_directive`:
  1. It is signed by `threshold` of the director keys that the TUF targets name.
@@ -19,7 +19,7 @@ The release (one model of a directive), `verify_release`:
 The contents, `verify_contents`:
 10. It is the released index, says that it is this model and version, and its residency label allows this zone and regime.
 11. The publisher's signature has the released digest and length, is by one of the released publishers at trusted time, and covers
-    exactly the files of the package (`model_formats.signature`, with a list of its own).
+    exactly the files of the package (`model_formats.signing.signature`, with a list of its own).
 12. No file of the package, nor its publisher's key, is denied.
 13. The bytes of the chosen variant and of all common files hash to their digests.
 
@@ -35,22 +35,22 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from model_formats.layout import PackageIncomplete, PackageTampered
-from model_formats.oci import PackageInvalid
-from model_formats.opening import Package
-from model_formats.publisher import Publisher, PublisherPolicy
-from model_formats.signature import verify_package
-from model_formats.statement import PublisherUntrusted
-from model_formats.types import ModelRef, digest_of
-from sync.messages import DesiredModel, Directive, Report
+from model_formats.core.types import ModelRef, digest_of
+from model_formats.package.image_layout import PackageIncomplete, PackageTampered
+from model_formats.package.oci import PackageInvalid
+from model_formats.package.read import Package
+from model_formats.signing.publisher_policy import Publisher, PublisherPolicy
+from model_formats.signing.signature import verify_package
+from model_formats.signing.statement import PublisherUntrusted
+from sync.core.types import Reason, Regime, SpokeId, State
+from sync.protocol.messages import DesiredModel, Directive, Report
 from sync.trust.documents import ReleaseTerms
-from sync.trust.envelope import unseal
+from sync.trust.dsse import unseal
 from sync.trust.errors import ContentsRefused, DirectiveRefused, MetadataRefused, ReleaseRefused, ReportRefused
 from sync.trust.keys import Key
-from sync.trust.released import Released, Target
-from sync.types import Reason, Regime, SpokeId, State
+from sync.trust.trusted_release import Released, Target
 
-__all__ = ["ReleaseTarget", "verify_contents", "verify_directive", "verify_index", "verify_release", "verify_report"]
+__all__ = ["ReleaseTarget", "verify_contents", "verify_directive", "verify_release", "verify_report"]
 
 MAX_AHEAD = timedelta(days=1)
 
@@ -86,6 +86,7 @@ def verify_directive(
 
     Raises EnvelopeRefused or DirectiveRefused with the reason; DocumentRefused for a rightly signed document of another schema.
     """
+    # The signature first: nothing of a document is read, not even for an error message, before it is known who wrote it.
     directive = unseal(data, released.director_keys, Directive, released.director_threshold)  # 1
     if (directive.site, directive.spoke, directive.zone) != (me.site, me.spoke, zone):  # 2
         raise DirectiveRefused(
@@ -96,6 +97,8 @@ def verify_directive(
         raise DirectiveRefused(
             Reason.DIRECTIVE_REPLAYED, f"generation {directive.generation} is older than {last_generation}, which was accepted"
         )
+    # The same directive again is normal (it is retained at the broker); another one under its number is an attack or a cloned
+    # hub.
     if directive.generation == last_generation and last_digest not in (None, directive.digest):
         raise DirectiveRefused(Reason.DIRECTIVE_REPLAYED, f"two different directives of generation {last_generation}")
     if not directive.issued < directive.expires:  # 4
@@ -106,6 +109,7 @@ def verify_directive(
             f"the directive expired on {directive.expires:%Y-%m-%d %H:%M}; trusted time is {now:%Y-%m-%d %H:%M}",
             hint="The hub issues a new one by itself while it runs.",
         )
+    # The accepted directive stays in force: a spoke without news serves on.
     if directive.generation > last_generation and released.expired:
         raise DirectiveRefused(
             Reason.METADATA_EXPIRED,
@@ -119,6 +123,7 @@ def verify_release(
 ) -> ReleaseTarget:
     """Steps 5 to 9. Raises ReleaseRefused or MetadataRefused, with the reason."""
     ref = ModelRef(desired.model, desired.version)
+    # Expired metadata still says what was released; what was denied since it cannot say.
     if released.expired:  # 5
         raise MetadataRefused(Reason.METADATA_EXPIRED, f"{', '.join(released.expired)} metadata expired; nothing new is taken")
     if desired.index in released.denied:  # 6
@@ -139,12 +144,6 @@ def verify_release(
     if back and current_version is not None:
         _check_step_back(ModelRef(ref.name, current_version), ref, released)
     return _release(ref, target, terms, going_back=back)
-
-
-def verify_index(target: ReleaseTarget, index: bytes) -> None:
-    """The fetched index is the released one. (A store that checks digests has done this already.)"""
-    if len(index) != target.index_size or digest_of(index) != target.index:
-        raise ContentsRefused(Reason.PACKAGE_TAMPERED, f"{target.ref}: the index is not the released one")
 
 
 def verify_contents(
@@ -170,6 +169,7 @@ def verify_contents(
     if regime not in spec.residency.regimes:
         raise ContentsRefused(Reason.REGIME_FORBIDDEN, f"{release.ref}: its residency label does not allow regime {regime}")
     publisher = _verify_publisher(package, bundle, release, released)  # 11
+    # Single files too: a bad weight file can be denied in whatever version it comes again.
     denied = {blob.digest for blob in package.files.values()} | {f"sha256:{publisher.name}"}  # 12
     if found := sorted(denied & released.denied):
         raise ContentsRefused(Reason.DENIED, f"{release.ref}: {found[0][:19]} is on the deny list")
@@ -209,6 +209,7 @@ def verify_report(
 
 
 def _check_step_back(current: ModelRef, wanted: ModelRef, released: Released) -> None:
+    # Judged by the terms of the version that runs: its author knows what may come after it.
     held = released.version(current)
     if held is not None and (held.digest in released.denied or wanted.version in ReleaseTerms.of(held.custom).fallback):
         return

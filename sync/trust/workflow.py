@@ -14,14 +14,14 @@ from tuf.api.metadata import DelegatedRole, Metadata, Role, Root, Targets, Times
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
-from model_formats.document import DocumentRefused
-from model_formats.types import digest_of
+from model_formats.core.document import DocumentRefused
+from model_formats.core.types import digest_of
+from sync.core.types import Reason
 from sync.trust.documents import DENY, DIRECTOR, DenyList, DirectorKeys, Freshness, Lane, file_of_target
 from sync.trust.errors import MetadataIncomplete, MetadataRefused
 from sync.trust.freshness import EPOCH, lanes_allowed
 from sync.trust.keys import Key, KeyFileInvalid
-from sync.trust.released import Released, Target
-from sync.types import Reason
+from sync.trust.trusted_release import Released, Target
 
 __all__ = ["CAPS", "Checked", "Fetch", "advance", "after_roots", "check_distinct", "expired", "nothing", "walk_roots"]
 
@@ -70,6 +70,7 @@ def after_roots(held: Mapping[str, bytes], roots: Mapping[str, bytes]) -> dict[s
     """Forget timestamp and snapshot when root has replaced one of their keys: that is how a fast-forward is undone."""
     known = [data for name, data in roots.items() if name in held]
     kept = {name: data for name, data in held.items() if not name.endswith(".root.json")}
+    # Only a root that is new to us can have replaced keys.
     if known:
         old, new = _root_of(known[-1]), _root_of(list(roots.values())[-1])
         if any(_who(old.roles[r]) != _who(new.roles[r]) for r in ("timestamp", "snapshot")):
@@ -111,6 +112,7 @@ def advance(
         except MetadataRefused as e:
             refused[role.name] = e
         except MetadataIncomplete as e:
+            # While files are still arriving, wait for them; from the disk alone, one bad family must not close the others.
             if fetch is not nothing:
                 raise
             refused[role.name] = MetadataRefused(Reason.METADATA_INVALID, e.message)
@@ -135,6 +137,7 @@ def _timestamp(
     try:
         with _refusals("timestamp"):
             trusted.update_timestamp(offered)
+    # Not an error: the same version, perhaps signed again for another lane.
     except EqualVersionNumberError:
         return _merged(held, offered, lane)
     except MetadataRefused as e:
@@ -173,6 +176,7 @@ def _snapshot(trusted: TrustedMetadataSet, held: Mapping[str, bytes], fetch: Fet
     own = held.get("snapshot.json")
     if own is not None:
         try:
+            # The held snapshot is loaded first, so that python-tuf compares the new one with it and refuses a rollback.
             trusted.update_snapshot(own, trusted=True)
             return own
         except RepositoryError:
@@ -204,6 +208,7 @@ def _small(targets: Targets, held: Mapping[str, bytes], fetch: Fetch, path: str)
     listed = targets.targets.get(path)
     if listed is None:
         raise MetadataRefused(Reason.METADATA_INVALID, f"targets.json: {path} is missing")
+    # Held first: over a sideload or without a network there may be nothing else.
     for find in (held.get, fetch):
         data = find(file_of_target(path))
         if data is not None and len(data) <= CAPS["small"] and _matches(listed.length, listed.hashes, data):
@@ -237,6 +242,7 @@ def _released(
                 Reason.METADATA_EXPIRED, f"{role.name}.json expired on {family.expires:%Y-%m-%d}"
             )
         if isinstance(family, Targets):
+            # The top role wins over a family that claims the same path.
             targets = {**dict(_targets_of(family, role)), **targets}
     expires = max([trusted.timestamp.expires, *_extension(trusted.root, files)])
     limits = {
@@ -271,6 +277,7 @@ def _versions(trusted: TrustedMetadataSet) -> dict[str, int]:
 
 def _targets_of(targets: Targets, role: DelegatedRole | None) -> Iterator[tuple[str, Target]]:
     for path, file in targets.targets.items():
+        # A family may release only paths that were delegated to it.
         if "sha256" in file.hashes and (role is None or role.is_delegated_path(path)):
             custom = file.custom if isinstance(file.custom, dict) else {}
             yield path, Target(f"sha256:{file.hashes['sha256']}", file.length, custom)
@@ -297,6 +304,7 @@ def _trust(anchor: bytes) -> TrustedMetadataSet:
     """An empty trusted set. Expiry is judged by us at the end, so inside it is always the beginning of time."""
     with _refusals("root"):
         trusted = TrustedMetadataSet(anchor, EnvelopeType.METADATA)
+    # python-tuf would raise at the first expired role; an expired set must still take part in version comparisons.
     trusted.reference_time = EPOCH
     return trusted
 

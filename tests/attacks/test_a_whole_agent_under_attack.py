@@ -13,23 +13,23 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Root, Timestamp
 
+from model_formats.core.types import digest_of
 from model_formats.package import open_package
-from model_formats.types import digest_of
-from spoke_agent import agent
-from spoke_agent.slots import read_slots
-from sync import topics
-from sync.blocks import BlobSender
-from sync.bus import Message
-from sync.clock import SystemClock
-from sync.messages import DeltaOffer, DesiredModel, Directive, ProbationTerms, Status
+from spoke_agent.daemon import agent
+from spoke_agent.site.slots import read_slots
+from sync.bus.bus import Message
+from sync.core.clock import SystemClock
+from sync.core.types import Reason, SpokeId
+from sync.protocol import topics
+from sync.protocol.messages import DeltaOffer, DesiredModel, Directive, ProbationTerms, Status
+from sync.protocol.topics import spoke_rights
 from sync.store import BLOCK_SIZE
-from sync.topics import spoke_rights
-from sync.trust.envelope import seal
+from sync.transfer import BlobSender
+from sync.trust.dsse import seal
 from sync.trust.keys import role_signer
-from sync.types import Reason, SpokeId
 from tests.attacks.forging import evil, forged, hang_together, stolen, up
 from tests.samples.model_folder import WEIGHTS
-from tests.spoke_agent.agent.conftest import ME, Field
+from tests.spoke_agent.daemon.conftest import ME, Field
 
 DUBAI = SpokeId("dubai")
 
@@ -53,7 +53,7 @@ class Site(Field):
     def second(self) -> str:
         """Version 2 is released, and the spoke hears of it; returns its index."""
         index = self.package(2)
-        trust = self.parts.belief.store
+        trust = self.components.verifier.store
         self.until(lambda: any(t.digest == index for t in trust.released().targets.values()))
         self.files = self.repo.files()
         return index
@@ -140,7 +140,7 @@ def fast_forward(site: Site) -> None:
 
     site.files["timestamp.json"] = forged(site.files["timestamp.json"], far, stolen(site, "timestamp"))
     site.deliver()
-    trust = site.parts.belief.store
+    trust = site.components.verifier.store
     site.until(lambda: trust.released().versions["timestamp"] == 2**31)
     site.package(2)
     site.files = site.repo.files()
@@ -269,8 +269,8 @@ def test_blocks_poisoned_by_another_subscriber(site: Site, owns_the_broker: bool
     site.until(lambda: (site.last().version, str(site.last().state)) == (2, "committed"))
     heard.cancel()
     other.close()
-    assert digest_of(site.parts.store.path(file.digest).read_bytes()) == file.digest
-    open_package(site.parts.store, index).check("onnx-int8")
+    assert digest_of(site.components.store.path(file.digest).read_bytes()) == file.digest
+    open_package(site.components.store, index).check("onnx-int8")
 
 
 def test_a_delta_whose_base_was_swapped(site: Site) -> None:
@@ -286,7 +286,7 @@ def test_a_delta_whose_base_was_swapped(site: Site) -> None:
     site.hub.want(ME, index, 2, deltas=(offer,))
     site.until(lambda: (site.last().version, str(site.last().state)) == (2, "committed"))
     assert not site.last().evidence.used_delta
-    open_package(site.parts.store, index).check("onnx-int8")
+    open_package(site.components.store, index).check("onnx-int8")
 
 
 def tmp_delta(site: Site, old: Path, new: Path) -> str:
@@ -327,7 +327,7 @@ def assert_served(site: Site, report=None) -> None:
     champion = read_slots(site.home.slots).models["digits"].champion
     assert champion is not None
     assert champion.index == site.first
-    open_package(site.parts.store, site.first).check(champion.variant)
+    open_package(site.components.store, site.first).check(champion.variant)
 
 
 def _payload(envelope: bytes) -> bytes:

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from model_formats.opening import open_package
-from model_formats.signature import KeySigner, sign_package
-from model_formats.types import digest_of
+from model_formats.core.types import digest_of
+from model_formats.package.read import open_package
+from model_formats.signing.signature import KeySigner, sign_package
+from sync.core.types import Reason
 from sync.trust.errors import TrustRefused
 from sync.trust.verifier import verify_contents, verify_release
-from sync.types import Reason
 from tests.samples.trust_world import World, desired
 
 

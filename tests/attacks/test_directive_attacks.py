@@ -7,13 +7,13 @@ import pytest
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner
 
-from model_formats.errors import RefusedError
-from model_formats.types import ModelRef, digest_of
-from sync.messages import Directive, Status
-from sync.trust.envelope import seal, unseal
+from model_formats.core.errors import RefusedError
+from model_formats.core.types import ModelRef, digest_of
+from sync.core.types import Reason, SpokeId
+from sync.protocol.messages import Directive, Status
+from sync.trust.dsse import seal, unseal
 from sync.trust.errors import EnvelopeRefused, MetadataRefused, TrustRefused
 from sync.trust.verifier import verify_directive, verify_release
-from sync.types import Reason, SpokeId
 from tests.samples.trust_world import CLINIC, DAY, World, desired
 
 
@@ -44,7 +44,7 @@ def test_a_directive_by_another_key(world: World) -> None:
 
 def test_a_directive_signed_with_an_online_key_that_is_not_the_directors(world: World) -> None:
     directive = unseal(world.directive(), [world.repo.director.public_key], Directive)
-    forged = seal(directive, next(world.repo._shelf.signers(world.repo.root.roles["snapshot"].keyids)))
+    forged = seal(directive, next(world.repo._files.signers(world.repo.root.roles["snapshot"].keyids)))
     assert refusal(accept, world, forged) is Reason.DIRECTIVE_UNTRUSTED
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from hub.cli import group
-from model_formats.console import run
-from model_formats.types import ModelRef, digest_of
-from sync.clock import SystemClock
+from model_formats.core.console import run
+from model_formats.core.types import ModelRef, digest_of
+from sync.core.clock import SystemClock
 from sync.trust.client import TrustStore
 from sync.trust.errors import MetadataRefused, TrustRefused
 from sync.trust.keys import load_signer
 from sync.trust.metadata import Repository, add_signature
-from sync.trust.shelf import read_metadata
+from sync.trust.repository_files import read_metadata
 from sync.trust.verifier import verify_directive
 from tests.samples.trust_world import CLINIC, World
 
@@ -105,7 +105,7 @@ def test_the_whole_hub_is_stolen(drill: Drill, hub, tmp_path: Path) -> None:
     bad = drill.directive(generation=9)
     far = read_metadata(thief.files()["timestamp.json"])
     far.signed.version = 2**31
-    drill.files["timestamp.json"] = add_signature(far.to_bytes(), *thief._shelf.signers(thief.root.roles["timestamp"].keyids))
+    drill.files["timestamp.json"] = add_signature(far.to_bytes(), *thief._files.signers(thief.root.roles["timestamp"].keyids))
     drill.spokes[0].update(drill.fetch)
 
     hub("root", "rotate", "snapshot", "timestamp", "director", "--keys", drill.safe)
@@ -117,7 +117,7 @@ def test_the_whole_hub_is_stolen(drill: Drill, hub, tmp_path: Path) -> None:
     assert verify_directive(drill.directive(), released, CLINIC, "me", 0, released.now).generation == 1
     again = read_metadata(drill.files["timestamp.json"])
     again.signed.version += 1
-    drill.files["timestamp.json"] = add_signature(again.to_bytes(), *thief._shelf.signers(thief.root.roles["timestamp"].keyids))
+    drill.files["timestamp.json"] = add_signature(again.to_bytes(), *thief._files.signers(thief.root.roles["timestamp"].keyids))
     with pytest.raises(MetadataRefused):
         TrustStore(tmp_path / "fresh", drill.clock, drill.repo.anchor).update(
             lambda name: thief.files().get(name) if name == "timestamp.json" else drill.files.get(name)

@@ -13,9 +13,9 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Root, Snapshot, Timestamp
 
-from model_formats.types import ModelRef, digest_of
+from model_formats.core.types import ModelRef, digest_of
+from sync.core.types import Reason
 from sync.trust.errors import MetadataRefused, ReleaseRefused
-from sync.types import Reason
 from tests.attacks.forging import evil, forged, hang_together, stolen, up
 from tests.samples.trust_world import DAY, World
 

@@ -5,14 +5,22 @@ from datetime import timedelta
 import pytest
 from securesystemslib.signer import CryptoSigner
 
-from model_formats.types import digest_of
-from sync.clock import ManualClock
-from sync.messages import Report, Serving
-from sync.receipts import Receipt, Receipts, ReceiptsKnown, check_egress_chain, claimed_spoke, read_receipts, write_receipts
-from sync.trust.envelope import seal
+from model_formats.core.types import digest_of
+from sync.core.clock import ManualClock
+from sync.core.types import Reason, SpokeId, State
+from sync.protocol.messages import Report, Serving
+from sync.sideload.receipts import (
+    Receipt,
+    Receipts,
+    ReceiptsKnown,
+    check_egress_chain,
+    claimed_spoke,
+    read_receipts,
+    write_receipts,
+)
+from sync.trust.dsse import seal
 from sync.trust.errors import TrustRefused
 from sync.trust.verifier import verify_report
-from sync.types import Reason, SpokeId, State
 
 DUBAI, NOW = SpokeId("dubai"), ManualClock().now()
 INDEX, FILE = digest_of(b"index"), digest_of(b"file")

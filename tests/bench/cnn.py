@@ -15,11 +15,11 @@ import torch
 
 from hub.train.datasets import digits
 from hub.train.recipe import Schedule, accuracy, fit
-from hub.train.track import Track
+from hub.train.tracking import Track
 from model_formats.export.graph import load_graph, save_graph
 from model_formats.export.head import expose_head
 from model_formats.export.torch_module import TorchModule
-from model_formats.quantize.recipe import prepare
+from model_formats.quantize.layers import prepare
 from model_formats.quantize.static import StaticQdq
 
 __all__ = ["make"]

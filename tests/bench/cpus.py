@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from model_formats.data import read_rows
-from model_formats.golden import read_golden
-from model_formats.runtimes.base import Session, candidates
-from model_formats.runtimes.choose import choose_engine, open_session
-from model_formats.runtimes.cpu_class import this_class
-from model_formats.spec import GOLDEN, SPEC, PackageSpec
+from model_formats.build.dataset import read_rows
+from model_formats.core.cpu_class import this_class
+from model_formats.core.runtime import Session, candidates
+from model_formats.documents.package_spec import GOLDEN, SPEC, PackageSpec
+from model_formats.package.golden import read_golden
+from model_formats.runtimes.select import choose_engine, open_session
 from tests.bench.quantize import times
 from tests.cpus.machines import HOST, MACHINES
 from tests.cpus.measure import Packages, builds, cross_build_equal, figures, measure, table

@@ -19,10 +19,10 @@ import numpy as np
 from backports import zstd
 
 from hub.train.digits import DigitsRecipe
+from model_formats.core.types import digest_of, digest_of_file
 from model_formats.delta import apply
 from model_formats.delta.encode import encode
 from model_formats.delta.tensors import tensors_of
-from model_formats.types import digest_of, digest_of_file
 from tests.bench import cnn
 from tests.bench.quantize import LargerCnn
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from model_formats.profile import ReferenceProfile, build_profile, columns, count
+from model_formats.statistics.reference_profile import ReferenceProfile, build_profile, columns, count
 from spoke_agent.drift.verdict import judge
 from spoke_agent.outbox.floors import merge_small
-from sync.egress import DriftHist, FeatureCounts
+from sync.protocol.egress import DriftHist, FeatureCounts
 from tests.samples.tabular import CONTRACT, scores, table
 
 BENCH = Path("build/bench")
@@ -159,7 +159,7 @@ def plain(rows: int, number: int, drift: str) -> float:
 
 def fleet() -> dict[str, Any]:
     """A hundred sites, whole and with small cells merged: is the sum the pooled histogram?"""
-    from hub.fleet.drift import pool
+    from hub.rules.fleet_drift import pool
 
     rng = np.random.default_rng(7)
     profile = reference(rng)
@@ -199,12 +199,12 @@ def capture() -> dict[str, Any]:
 
 def estimate_error() -> dict[str, Any] | None:
     """Of the digits package, if the learning bench has built it: error on families of damage that the fit did not see."""
-    from model_formats.package import Layout, open_package
+    from model_formats.package import ImageLayout, open_package
 
     index = BENCH / "digits-package" / "index"
     if not index.exists():
         return None
-    found = open_package(Layout(BENCH / "digits-package" / "layout"), index.read_text()).profile.estimate
+    found = open_package(ImageLayout(BENCH / "digits-package" / "layout"), index.read_text()).profile.estimate
     return (
         {"case": "accuracy estimate, unseen families", "mae": round(found.error, 4), "families": len(found.families)}
         if found

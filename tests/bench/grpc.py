@@ -23,10 +23,10 @@ from statistics import median
 import grpc
 import numpy as np
 
-from model_formats.console import table
-from spoke_agent.serve.grpc.wire import MESSAGES, SERVICE
+from model_formats.core.console import table
+from spoke_agent.server.grpc.messages import MESSAGES, SERVICE
 from tests.bench.house import Pace, at_pace
-from tests.spoke_agent.serve.sites import Site, cnn, image
+from tests.spoke_agent.server.sites import Site, cnn, image
 
 ROOT = Path(__file__).parents[2]
 SERVER_CORE, LOAD_CORE = "0", str(min(1, (os.cpu_count() or 1) - 1))

@@ -22,15 +22,15 @@ ROWS, REPEATS = 200, 10
 
 
 def main() -> None:
-    from hub.train.run import build
-    from model_formats.package import Layout, open_package, pack
+    from hub.train.runner import build
+    from model_formats.package import ImageLayout, open_package, pack
 
     BENCH.mkdir(parents=True, exist_ok=True)
     if not (PACKAGE / "index").exists():
         build("digits", PACKAGE / "folder", runs=PACKAGE / "runs")
         (PACKAGE / "index").write_text(pack(PACKAGE / "folder", PACKAGE / "layout"))
     index = (PACKAGE / "index").read_text()
-    package = open_package(Layout(PACKAGE / "layout"), index)
+    package = open_package(ImageLayout(PACKAGE / "layout"), index)
     rows = [*accuracies(package), *gate(package), *whole_models(package), whole_process(index), *second_dataset()]
     page = {"name": "learning", "rows": rows, "ratios": ratios(rows)}
     (BENCH / "learning.json").write_text(json.dumps(page, indent=2))
@@ -55,7 +55,7 @@ def shifts() -> dict[str, Any]:
 def sites(package: Any) -> Iterator[tuple[str, Any, Any, Any]]:
     """(shift, trunk, features of all site rows, labels)."""
     from hub.train.datasets import digits
-    from spoke_agent.tune.features import open_trunk
+    from spoke_agent.tuning.features import open_trunk
 
     trunk, shares = open_trunk(package, "onnx-int8"), digits().sites.values()
     images = np.concatenate([s.inputs["image"] for s in shares])
@@ -66,9 +66,9 @@ def sites(package: Any) -> Iterator[tuple[str, Any, Any, Any]]:
 
 def accuracies(package: Any) -> Iterator[dict[str, Any]]:
     """Before and after at the site, and on the hub's clean rows that are no anchors."""
-    from spoke_agent.tune.fit import Rows
-    from spoke_agent.tune.gate import score
-    from spoke_agent.tune.recipe import tune_head
+    from spoke_agent.adapters.gate import score
+    from spoke_agent.adapters.head_fit import FitRows
+    from spoke_agent.tuning.recipe import tune_head
 
     clean = None
     for name, trunk, features, labels in sites(package):
@@ -78,9 +78,9 @@ def accuracies(package: Any) -> Iterator[dict[str, Any]]:
             order = np.random.default_rng(repeat).permutation(len(labels))
             own, test = order[:ROWS], order[ROWS:]
             began = time.process_time()
-            tuned = tune_head(Rows(features[own], labels[own]), trunk.anchors)
+            tuned = tune_head(FitRows(features[own], labels[own]), trunk.anchors)
             seconds += time.process_time() - began
-            here, there = Rows(features[test], labels[test]), Rows(clean[test], labels[test])
+            here, there = FitRows(features[test], labels[test]), FitRows(clean[test], labels[test])
             hub = trunk.anchors.head
             found.append([score(hub, here), score(tuned.head, here), score(tuned.head, there), tuned.verdict.passed])
         before, after, kept, passed = np.mean(found, axis=0)
@@ -96,9 +96,9 @@ def accuracies(package: Any) -> Iterator[dict[str, Any]]:
 
 def gate(package: Any) -> Iterator[dict[str, Any]]:
     """150 harmful and the useful of 60 heads through the gate."""
-    from spoke_agent.tune.fit import Rows
-    from spoke_agent.tune.gate import score
-    from spoke_agent.tune.recipe import tune_head
+    from spoke_agent.adapters.gate import score
+    from spoke_agent.adapters.head_fit import FitRows
+    from spoke_agent.tuning.recipe import tune_head
 
     harmful = harmful_in = useful = useful_in = 0
     for name, trunk, features, labels in sites(package):
@@ -106,12 +106,12 @@ def gate(package: Any) -> Iterator[dict[str, Any]]:
             order = np.random.default_rng(100 + repeat).permutation(len(labels))
             own, test = order[:ROWS], order[ROWS:]
             shuffled = labels[own] if name == "none" else np.random.default_rng(repeat).permutation(labels[own])
-            tuned = tune_head(Rows(features[own], shuffled), trunk.anchors)
-            here, hub = Rows(features[test], labels[test]), trunk.anchors.head
+            tuned = tune_head(FitRows(features[own], shuffled), trunk.anchors)
+            here, hub = FitRows(features[test], labels[test]), trunk.anchors.head
             harmful += 1
             harmful_in += tuned.verdict.passed and score(tuned.head, here) <= score(hub, here)
             if name != "none" and repeat < 12:
-                tuned = tune_head(Rows(features[own], labels[own]), trunk.anchors)
+                tuned = tune_head(FitRows(features[own], labels[own]), trunk.anchors)
                 if score(tuned.head, here) >= score(hub, here) + 0.02:
                     useful, useful_in = useful + 1, useful_in + tuned.verdict.passed
     yield {"case": "gate, harmful heads", "heads": harmful, "accepted": int(harmful_in)}
@@ -121,10 +121,10 @@ def gate(package: Any) -> Iterator[dict[str, Any]]:
 def whole_models(package: Any) -> Iterator[dict[str, Any]]:
     """LoRA and full fine-tuning of the INT8 file through the gate, on turned digits and on shuffled labels."""
     from hub.train.datasets import digits
+    from spoke_agent.adapters.gate import AdapterGateTerms
     from spoke_agent.data.store import StoredBatch
-    from spoke_agent.tune.features import open_trunk
-    from spoke_agent.tune.gate import GateTerms
-    from spoke_agent.tune.whole import tune_model
+    from spoke_agent.tuning.features import open_trunk
+    from spoke_agent.tuning.full_model import tune_model
 
     trunk, shares = open_trunk(package, "onnx-int8"), digits().sites.values()
     source = package.path(package.variant("onnx-int8").main)
@@ -138,7 +138,7 @@ def whole_models(package: Any) -> Iterator[dict[str, Any]]:
         began = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out.onnx"
-            tuned = tune_model(trunk, source, out, [batch], method, current=None, limit_s=300, gate=GateTerms())
+            tuned = tune_model(trunk, source, out, [batch], method, current=None, limit_s=300, gate=AdapterGateTerms())
             row = {"case": f"{method}, turned 35" + ("" if given is right else ", shuffled labels")}
             row |= {"accepted": tuned.verdict.passed, "cpu_s": round(time.process_time() - began, 1)}
             if tuned.verdict.passed:
@@ -168,35 +168,40 @@ def whole_process(index: str) -> dict[str, Any]:
 def prepare(folder: Path, index: str) -> None:
     from hub.train.corruptions import turn
     from hub.train.datasets import digits
-    from spoke_agent.data.store import Batch, open_data
-    from spoke_agent.slots import ModelSlots, Slot, Slots, write_slots
+    from spoke_agent.data.store import RowBatch, open_data
+    from spoke_agent.site.slots import ModelSlots, Slot, Slots, write_slots
 
     share = digits().sites["frankfurt"].take(np.arange(ROWS))
     store, ids = open_data(folder), [str(i) for i in range(ROWS)]
     images = turn(share.inputs["image"], 35)
     outputs = {"logits": np.zeros((ROWS, 10), np.float32)}
-    store.append(Batch("digits", 1, index, ids, np.full(ROWS, time.time()), {"image": images}, outputs))
+    store.append(RowBatch("digits", 1, index, ids, np.full(ROWS, time.time()), {"image": images}, outputs))
     store.label_rows({i: float(v) for i, v in zip(ids, share.labels, strict=True)})
     champion = Slot(version=1, index=index, variant="onnx-int8")
     write_slots(folder / "slots.first", Slots(models={"digits": ModelSlots(champion=champion)}))
 
 
 def tune(folder: Path) -> None:
-    from model_formats.package import Layout
+    from model_formats.package import ImageLayout
+    from spoke_agent.adapters.store import AdapterStore
     from spoke_agent.data.store import open_data
-    from spoke_agent.serve.slim import slim
-    from spoke_agent.tune.shelf import Shelf
-    from spoke_agent.tune.site import Tuner
-    from sync.clock import SystemClock
+    from spoke_agent.site.memory import release_unused
+    from spoke_agent.tuning.tuner import Tuner
+    from sync.core.clock import SystemClock
     from sync.trust.keys import device_signer
 
     signer = device_signer()
     with tempfile.TemporaryDirectory() as shelf_folder:
-        shelf = Shelf(Path(shelf_folder), signer=signer, key=signer.public_key)
+        adapter_store = AdapterStore(Path(shelf_folder), signer=signer, key=signer.public_key)
         tuner = Tuner(
-            folder, blobs=Layout(PACKAGE / "layout"), data=open_data(folder), shelf=shelf, clock=SystemClock(), server=None
+            folder,
+            blobs=ImageLayout(PACKAGE / "layout"),
+            data=open_data(folder),
+            adapter_store=adapter_store,
+            clock=SystemClock(),
+            server=None,
         )
-        slim()  # as the tuner does before it opens a model
+        release_unused()  # as the tuner does before it opens a model
         import onnxruntime  # noqa: F401 (its import is told apart from the tuning)
 
         imported = time.process_time()
@@ -220,9 +225,9 @@ def tune(folder: Path) -> None:
 
 def second_dataset() -> Iterator[dict[str, Any]]:
     """Breast cancer, split by a covariate: the hub sees small nuclei, the site large ones from another microscope (scaled)."""
-    from spoke_agent.tune.fit import Rows
-    from spoke_agent.tune.gate import score
-    from spoke_agent.tune.recipe import tune_head
+    from spoke_agent.adapters.gate import score
+    from spoke_agent.adapters.head_fit import FitRows
+    from spoke_agent.tuning.recipe import tune_head
 
     x, labels, small, anchors = microscopes()
     hub, before_shift = anchors.head, x.copy()
@@ -232,18 +237,20 @@ def second_dataset() -> Iterator[dict[str, Any]]:
         order = np.random.default_rng(repeat).permutation(np.flatnonzero(~small))
         own, test = order[: len(order) // 2], order[len(order) // 2 :]
         if repeat < 40:
-            tuned = tune_head(Rows(x[own], labels[own]), anchors)
-            scores = [score(h, Rows(x[rows], labels[rows])) for h, rows in ((hub, test), (tuned.head, test), (tuned.head, small))]
+            tuned = tune_head(FitRows(x[own], labels[own]), anchors)
+            scores = [
+                score(h, FitRows(x[rows], labels[rows])) for h, rows in ((hub, test), (tuned.head, test), (tuned.head, small))
+            ]
             found.append([*scores, tuned.verdict.passed])
         shuffled = np.random.default_rng(repeat).permutation(labels[own])
-        tuned = tune_head(Rows(x[own], shuffled), anchors)
-        harmful_in += tuned.verdict.passed and score(tuned.head, Rows(x[test], labels[test])) <= found_before(
+        tuned = tune_head(FitRows(x[own], shuffled), anchors)
+        harmful_in += tuned.verdict.passed and score(tuned.head, FitRows(x[test], labels[test])) <= found_before(
             hub, x, labels, test
         )
         home = np.random.default_rng(repeat).permutation(np.flatnonzero(small))
         own, test = home[: len(order) // 2], home[len(order) // 2 :]
-        tuned = tune_head(Rows(before_shift[own], labels[own]), anchors)
-        harmful_in += tuned.verdict.passed and score(tuned.head, Rows(x[test], labels[test])) <= found_before(
+        tuned = tune_head(FitRows(before_shift[own], labels[own]), anchors)
+        harmful_in += tuned.verdict.passed and score(tuned.head, FitRows(x[test], labels[test])) <= found_before(
             hub, x, labels, test
         )
     table = np.array(found, float)
@@ -261,10 +268,10 @@ def second_dataset() -> Iterator[dict[str, Any]]:
 
 
 def found_before(hub: Any, x: np.ndarray, labels: np.ndarray, test: np.ndarray) -> float:
-    from spoke_agent.tune.fit import Rows
-    from spoke_agent.tune.gate import score
+    from spoke_agent.adapters.gate import score
+    from spoke_agent.adapters.head_fit import FitRows
 
-    return score(hub, Rows(x[test], labels[test]))
+    return score(hub, FitRows(x[test], labels[test]))
 
 
 def microscopes() -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
@@ -272,7 +279,7 @@ def microscopes() -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
     from sklearn.datasets import load_breast_cancer
     from sklearn.linear_model import LogisticRegression
 
-    from model_formats.adapter import Anchors, Head
+    from model_formats.package.adapter import Anchors, Head
 
     data = load_breast_cancer()
     small = data.data[:, 0] < np.quantile(data.data[:, 0], 0.6)

@@ -17,17 +17,17 @@ import numpy as np
 from hub.train.breast_cancer import BreastCancerRecipe
 from hub.train.digits import DigitsRecipe
 from hub.train.recipe import Schedule
-from hub.train.run import train
+from hub.train.runner import train
 from hub.train.vit import VitRecipe
+from model_formats.build.scoring import predict
+from model_formats.core.runtime import Array, Session
 from model_formats.export.graph import load_graph, save_graph
 from model_formats.export.head import expose_head
 from model_formats.quantize.dynamic import DynamicInt8
+from model_formats.quantize.layers import prepare
 from model_formats.quantize.openvino_ir import quantize_ir
-from model_formats.quantize.recipe import prepare
 from model_formats.quantize.static import StaticQdq
-from model_formats.runtimes.base import Array, Session
-from model_formats.runtimes.choose import open_session
-from model_formats.scoring import predict
+from model_formats.runtimes.select import open_session
 
 OUT = Path("build/bench/quantize.json")
 

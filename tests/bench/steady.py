@@ -5,17 +5,17 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from hub.settings import HubSettings
-from model_formats.layout import Layout
+from hub.config.settings import HubSettings
+from model_formats.core.types import ModelRef, digest_of
 from model_formats.package import open_package, pack
-from model_formats.signature import sign_package
-from model_formats.types import ModelRef, digest_of
-from spoke_agent.settings import SpokeSettings
-from sync import topics
-from sync.clock import ManualClock
-from sync.messages import Serving, Status
+from model_formats.package.image_layout import ImageLayout
+from model_formats.signing.signature import sign_package
+from spoke_agent.site.settings import SpokeSettings
+from sync.core.clock import ManualClock
+from sync.core.types import SpokeId
+from sync.protocol import topics
+from sync.protocol.messages import Serving, Status
 from sync.trust.verifier import verify_contents, verify_release
-from sync.types import SpokeId
 from tests.samples.model_folder import write_model_folder
 from tests.samples.trust_world import World, desired
 
@@ -74,7 +74,7 @@ def verify_cpu_s(folder: Path, size: int) -> float:
     world = World(folder)
     source = write_model_folder(folder / "source", weights=bytes(size))
     index = pack(source, folder / "layout")
-    layout = Layout(folder / "layout")
+    layout = ImageLayout(folder / "layout")
     bundle = sign_package(layout, index, world.publisher)
     content = layout.path(index).read_bytes()
     world.release(str(ModelRef("digits", 1)), content, ("eu",), (), bundle, world.publisher.policy)

@@ -26,18 +26,18 @@ import httpx
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from hub.settings import HubSettings
-from model_formats.types import digest_of_file
-from provisioning.broker import Broker
-from provisioning.ca import DeviceCA
-from provisioning.identity import device_csr
-from sync.blocks import BlobSender, BlockReceiver
-from sync.fetch import fetch_blob
-from sync.mqtt import MqttBus
+from hub.config.settings import HubSettings
+from model_formats.core.types import digest_of_file
+from provisioning.brokers.mosquitto import Broker
+from provisioning.identity.ca import DeviceCA
+from provisioning.identity.identity import device_csr
+from sync.bus.mqtt import MqttBus
+from sync.core.tls import TlsFiles, client_context, https_context
+from sync.core.types import SpokeId
 from sync.store import BLOCK_SIZE, BlobStore, MemoryStore
-from sync.tls import TlsFiles, client_context, https_context
+from sync.transfer import BlobSender, BlockReceiver
+from sync.transfer.fetch import fetch_blob
 from sync.trust.keys import device_signer, save_signer
-from sync.types import SpokeId
 from tests.bench import steady
 
 MIB = 1 << 20

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 import pytest
 
-from sync import topics
-from sync.bus import Bus, BusDown, Message
-from sync.memory import MemoryBroker, MemoryBus
-from sync.mqtt import MAX_PACKET, MqttBus
-from sync.types import SpokeId
+from sync.bus.bus import Bus, BusDown, Message
+from sync.bus.memory import MemoryBroker, MemoryBus
+from sync.bus.mqtt import MAX_PACKET_BYTES, MqttBus
+from sync.core.types import SpokeId
+from sync.protocol import topics
 
 DUBAI, FRANKFURT = SpokeId("dubai"), SpokeId("frankfurt")
 DIGEST = "sha256:" + "0" * 64
@@ -343,7 +343,7 @@ def test_a_large_message_passes_up_to_the_limit(buses: tuple[Bus, Bus]) -> None:
     hub, spoke = buses
     inbox = Inbox()
     spoke.subscribe(topics.blocks_of("eu", DIGEST), inbox, qos=0)
-    payload = bytes(range(256)) * ((MAX_PACKET - 1024) // 256)
+    payload = bytes(range(256)) * ((MAX_PACKET_BYTES - 1024) // 256)
     hub.publish(Message(topics.block("eu", DIGEST, 0), payload, qos=0))
     assert inbox.take().payload == payload
 

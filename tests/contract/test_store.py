@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from model_formats.layout import PackageTampered
-from model_formats.types import digest_of
+from model_formats.core.types import digest_of
+from model_formats.package.image_layout import PackageTampered
 from sync.store import BLOCK_SIZE, BlobStore, MemoryStore, Store
 
 DATA = os.urandom(3 * BLOCK_SIZE + 17)

@@ -5,20 +5,21 @@ and prints a line of JSON for each way that is asked for.
 """
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from model_formats.contract import FeatureContract
-from model_formats.data import Rows, read_rows
-from model_formats.errors import SpokeshaveError
-from model_formats.golden import Golden, check_golden, read_golden
-from model_formats.runtimes.base import Candidate, candidates
-from model_formats.runtimes.choose import open_session
-from model_formats.runtimes.cpu_class import this_class
-from model_formats.scoring import predict, score
-from model_formats.spec import CONTRACT, GOLDEN, SPEC, PackageSpec, VariantSpec
+from model_formats.build.dataset import Rows, read_rows
+from model_formats.build.scoring import predict, score
+from model_formats.core.cpu_class import this_class
+from model_formats.core.errors import SpokeshaveError
+from model_formats.core.runtime import Candidate, candidates
+from model_formats.documents.feature_contract import FeatureContract
+from model_formats.documents.package_spec import CONTRACT, GOLDEN, SPEC, PackageSpec, VariantSpec
+from model_formats.package.golden import Golden, check_golden, read_golden
+from model_formats.runtimes.select import open_session
 from tests.cpus.machines import Machine
 from tests.cpus.rig import Rig, RunEnded
 
@@ -47,12 +48,12 @@ class Seen(Struct, frozen=True):
         return self.worst is not None and self.worst <= 1
 
 
-def probe(rig: Rig, machine: Machine, folder: Path, rows: Path, *, limit: int = 0, skip: str = "") -> list[Seen]:
-    """All ways on a class of CPU but those of the precision `skip`, scored on the first `limit` rows (0: all).
+def probe(rig: Rig, machine: Machine, folder: Path, rows: Path, *, limit: int = 0, skip: Collection[str] = ()) -> list[Seen]:
+    """All ways on a class of CPU but those of a precision or engine in `skip`, scored on the first `limit` rows (0: all).
 
     One that ends its process costs only itself.
     """
-    numbers = [n for n, (variant, _) in enumerate(ways(folder)) if variant.precision != skip]
+    numbers = [n for n, (variant, way) in enumerate(ways(folder)) if not {variant.precision, way.engine} & set(skip)]
     try:
         return _asked(rig, machine, folder, rows, limit, *numbers)
     except RunEnded:

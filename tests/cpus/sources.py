@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from hub.train.minilm import WeightsMissing, weights_folder
-from hub.train.recipe import Recipe
-from hub.train.run import recipe, train
-from model_formats.build import build_model_folder
-from model_formats.data import BuildData, read_rows, write_rows
+from hub.train.recipe import TrainingRecipe
+from hub.train.runner import recipe, train
+from model_formats.build.build import build_model_folder
+from model_formats.build.dataset import BuildData, read_rows, write_rows
 from model_formats.export.onnx_file import OnnxFile
 from tests.cpus.machines import Machine
 from tests.cpus.rig import ROOT, Rig
@@ -89,7 +89,7 @@ def fetch_minilm(say: Callable[[str], None] = print) -> bool:
     return True
 
 
-def _recipe(name: str) -> Recipe:
+def _recipe(name: str) -> TrainingRecipe:
     if name != LARGER:
         return recipe(name)
     from tests.bench.quantize import LargerCnn

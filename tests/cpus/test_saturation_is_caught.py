@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from model_formats.contract import FeatureContract, TensorContract
-from model_formats.data import Rows, write_rows
-from model_formats.golden import Golden, write_golden
-from model_formats.spec import CONTRACT, GOLDEN, SPEC, PackageSpec, Requirements, Residency, VariantSpec
+from model_formats.build.dataset import Rows, write_rows
+from model_formats.documents.feature_contract import FeatureContract, TensorContract
+from model_formats.documents.package_spec import CONTRACT, GOLDEN, SPEC, PackageSpec, Requirements, Residency, VariantSpec
+from model_formats.package.golden import Golden, write_golden
 from tests.cpus.machines import HOST, X86, Machine
 from tests.cpus.probe import probe
 from tests.cpus.rig import Rig

@@ -10,9 +10,9 @@ from tests.cpus.rig import Rig, RunEnded
 
 TWO = """
 import subprocess, sys
-from model_formats.runtimes.cpu_class import this_class
+from model_formats.core.cpu_class import this_class
 print(this_class())
-child = "from model_formats.runtimes.cpu_class import this_class; print(this_class())"
+child = "from model_formats.core.cpu_class import this_class; print(this_class())"
 print(subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True).stdout.strip())
 """
 

@@ -43,8 +43,8 @@ def test_golden_files_of_two_classes_are_the_same_bytes(packages: dict[str, Path
 def test_int8_is_served_and_as_good_as_where_it_was_built(
     machine: Machine, built_on: str, rig: Rig, trained: Path, packages: dict[str, Path]
 ) -> None:
-    here = probe(rig, HOST, packages[built_on], trained / "held.npz", skip="int8")
-    there = probe(rig, machine, packages[built_on], trained / "held.npz", skip="fp32")
+    here = probe(rig, HOST, packages[built_on], trained / "held.npz", skip=["int8"])
+    there = probe(rig, machine, packages[built_on], trained / "held.npz", skip=["fp32"])
     full = max(way.score or 0 for way in here)
     agreeing = [way for way in there if way.agrees]
     assert machine == HOST or {way.cpu_class for way in there if not way.error} == {machine.name}
@@ -53,7 +53,7 @@ def test_int8_is_served_and_as_good_as_where_it_was_built(
 
 
 def test_fp32_agrees_on_avx2(rig: Rig, trained: Path, packages: dict[str, Path]) -> None:
-    there = probe(rig, AVX2, packages["host"], trained / "held.npz", limit=1, skip="int8")
+    there = probe(rig, AVX2, packages["host"], trained / "held.npz", limit=1, skip=["int8"])
     assert there
     assert all(way.agrees for way in there), [_line(way) for way in there]
 

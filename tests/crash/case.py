@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from model_formats.core.types import digest_of
 from model_formats.package import open_package
-from model_formats.types import digest_of
-from spoke_agent.assemble import Parts
-from spoke_agent.home import SpokeHome
-from spoke_agent.slots import ModelSlots, read_slots
-from spoke_agent.update import Update
+from spoke_agent.daemon.wiring import AgentComponents
+from spoke_agent.site.home import SpokeHome
+from spoke_agent.site.slots import ModelSlots, read_slots
+from spoke_agent.update.update import Update
+from sync.core.types import Reason, State
 from sync.store import BlobStore
-from sync.types import Reason, State
-from tests.crash.ground import HEAD, ME, DoesNotEnd, Ground, another_boot
 from tests.crash.points import Points
+from tests.crash.sweep_run import HEAD, ME, DoesNotEnd, SweepRun, another_boot
 
 Flow = Literal["blocks", "delta", "sideload", "variant"]
 FLOWS: tuple[Flow, ...] = ("blocks", "delta", "sideload", "variant")
@@ -58,10 +58,10 @@ class Cases:
 
     def __init__(self, folder: Path, flow: Flow) -> None:
         folder.mkdir()
-        self.folder, self.flow, self.ground = folder, flow, Ground(folder)
-        self.ground.settle()
+        self.folder, self.flow, self.sweep_run = folder, flow, SweepRun(folder)
+        self.sweep_run.settle()
         gc.freeze()
-        self._before = _names(self.ground.home)
+        self._before = _names(self.sweep_run.home)
         self._say()
         self._after: set[str] = set()
 
@@ -102,16 +102,16 @@ class Cases:
     def _update(self, home: SpokeHome, points: Points) -> None:
         """The first one: version 2 comes."""
 
-        def watch(parts: Parts) -> None:
-            points.state = _state_of(parts)
+        def watch(components: AgentComponents) -> None:
+            points.state = _state_of(components)
 
         if self.flow == "sideload":
-            self.ground.sideload(home, watch)
+            self.sweep_run.sideload(home, watch)
             return
-        with self.ground.online(home, off=OFF if self.flow == "variant" else {}) as parts:
-            watch(parts)
-            self.ground.hub.send(ME, self.directive)
-            self.ground.follow(parts)
+        with self.sweep_run.online(home, off=OFF if self.flow == "variant" else {}) as components:
+            watch(components)
+            self.sweep_run.hub.send(ME, self.directive)
+            self.sweep_run.follow(components)
 
     def _start(self, home: SpokeHome, power: bool) -> None:
         """Each one after it: the hub says the same, or somebody applies the stick once more."""
@@ -140,7 +140,7 @@ class Cases:
 
     def _found(self, home: SpokeHome) -> tuple[int | None, State, Reason]:
         """What is served, and how the update ended: by the signed report that the hub verified, or on the spoke's own disk."""
-        from spoke_agent.journal import Journal
+        from spoke_agent.update.journal import Journal
 
         journal = Journal(home.journal)
         update = journal.update("digits")
@@ -148,21 +148,21 @@ class Cases:
         assert isinstance(update, Update)
         assert update.saves <= 28
         champion = _places(home).champion
-        reported = self.ground.hub.reports[ME][-1:]
+        reported = self.sweep_run.hub.reports[ME][-1:]
         assert self.flow == "sideload" or (reported[0].state, reported[0].reason) == (update.state, update.reason)
         return champion.version if champion else None, update.state, update.reason
 
     def _say(self, *, again: bool = False) -> None:
-        desired = self.ground.desired(2, delta=self.flow == "delta", again=again)
+        desired = self.sweep_run.desired(2, delta=self.flow == "delta", again=again)
         if self.flow == "sideload":
-            self.ground.write_stick(desired)
+            self.sweep_run.write_stick(desired)
         else:
-            self.directive = self.ground.hub.directive(ME, desired)
+            self.directive = self.sweep_run.hub.directive(ME, desired)
 
     # ---- processes and folders
 
     def _home(self, name: str) -> SpokeHome:
-        shutil.copytree(self.ground.template, self.folder / name)
+        shutil.copytree(self.sweep_run.template, self.folder / name)
         return SpokeHome(self.folder / name)
 
     def _must(self, what: str, act: Callable[[], None]) -> None:
@@ -198,7 +198,7 @@ def _with_points(points: Points, act: Callable[[Points], None]) -> None:
     act(points)
 
 
-def _state_of(parts: Parts) -> Callable[[], str]:
+def _state_of(components: AgentComponents) -> Callable[[], str]:
     at = ["idle"]
 
     def noting(real: Callable[..., object]) -> Callable[..., object]:
@@ -208,8 +208,8 @@ def _state_of(parts: Parts) -> Callable[[], str]:
 
         return call
 
-    parts.steps.enter = noting(parts.steps.enter)  # type: ignore[assignment]
-    parts.steps.work = noting(parts.steps.work)  # type: ignore[assignment]
+    components.runner.enter = noting(components.runner.enter)  # type: ignore[assignment]
+    components.runner.work = noting(components.runner.work)  # type: ignore[assignment]
     return lambda: at[0]
 
 

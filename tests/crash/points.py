@@ -2,7 +2,7 @@
 
 All of `os` and `open` that changes files is wrapped, and SQLite's own writes (`sqlite_files`). At a point the process ends by
 SIGKILL, `kill`ed before the call, with the write `torn` in the middle, or by a power failure after it: all that was not synced is
-`lost`, or a `mixed` part of it (`platter`). `eio` fails the call once (a failed sync also loses the bytes, as it does on Linux);
+`lost`, or a `mixed` part of it (`disk`). `eio` fails the call once (a failed sync also loses the bytes, as it does on Linux);
 `enospc` fails it and all that needs room for a while.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.crash.platter import Platter
+from tests.crash.simulated_disk import SimulatedDisk
 from tests.crash.sqlite_files import SqliteFiles
 
 FAULTS = ("kill", "torn", "lost", "mixed", "eio", "enospc")
@@ -46,12 +46,12 @@ class Points:
         self.seen: list[str] = []
         self.state: Callable[[], str] = lambda: "starting"
         self._home, self._lock = str(home), threading.RLock()
-        self.platter = Platter(self._attic(0), _read, _write)
+        self.disk = SimulatedDisk(self._attic(0), _read, _write)
         self._sqlite = SqliteFiles(self)
 
     def install(self) -> None:
         """From now on, in this process."""
-        self.platter.attic = self._attic(os.getpid())
+        self.disk.attic = self._attic(os.getpid())
         for name in (*WRITES, *SYNCS, "ftruncate", "posix_fallocate"):
             setattr(os, name, self._on_fd(name, getattr(os, name)))
         for name in ("unlink", "remove", "rmdir", "mkdir", "truncate"):
@@ -80,21 +80,21 @@ class Points:
     def _fail(self, op: str, path: str, act: Callable[[], Any], half: Callable[[], Any]) -> Any:
         if self.fault in ("eio", "enospc"):
             if op in SYNCS and self.fault == "eio":
-                self.platter.drop(path)
+                self.disk.drop(path)
             code = errno.EIO if self.fault == "eio" else errno.ENOSPC
             raise OSError(code, os.strerror(code))
         if self.fault == "torn":
             half()
         if self.fault in ("lost", "mixed"):
             act()
-            self.platter.fail(Random(self.at) if self.fault == "mixed" else None)
+            self.disk.fail(Random(self.at) if self.fault == "mixed" else None)
         _kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("unreachable")
 
     # ---- what SQLite asks (see `sqlite_files.Watcher`)
 
     def creates(self, path: str) -> None:
-        self.point("open", path, lambda: self.platter.creates(path))
+        self.point("open", path, lambda: self.disk.creates(path))
 
     def write(self, path: str, act: Callable[[], int], half: Callable[[], int]) -> int:
         return self._change("write", path, act, half)
@@ -105,14 +105,14 @@ class Points:
     def remove(self, path: str, act: Callable[[], int]) -> int:
         if not Path(path).exists():
             return act()
-        return int(self.point("unlink", path, lambda: self._after(lambda: self.platter.removes(path), act)))
+        return int(self.point("unlink", path, lambda: self._after(lambda: self.disk.removes(path), act)))
 
     def sync(self, path: str, act: Callable[[], int]) -> int:
         def synced() -> int:
             status = act()
-            self.platter.synced(path)
-            if path.endswith(("-wal", "-journal")) and self.platter.is_new(path):
-                self.platter.synced(str(Path(path).parent))  # SQLite does so at the first sync of such a file
+            self.disk.synced(path)
+            if path.endswith(("-wal", "-journal")) and self.disk.is_new(path):
+                self.disk.synced(str(Path(path).parent))  # SQLite does so at the first sync of such a file
             return status
 
         return int(self.point("fsync", path, synced))
@@ -131,13 +131,13 @@ class Points:
         return call
 
     def _on_path(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        before = {"mkdir": self.platter.makes_folder, "rmdir": _nothing, "truncate": self.platter.touches}
+        before = {"mkdir": self.disk.makes_folder, "rmdir": _nothing, "truncate": self.disk.touches}
 
         def call(path: Any, *args: Any, **kwargs: Any) -> Any:
             found, exists = os.path.abspath(path), os.path.lexists(path)  # noqa: PTH100
             if not self._inside(found) or exists is (name == "mkdir"):
                 return real(path, *args, **kwargs)
-            first = before.get(name, self.platter.removes)
+            first = before.get(name, self.disk.removes)
             return self.point(name, found, lambda: self._after(lambda: first(found), lambda: real(path, *args, **kwargs)))
 
         return call
@@ -147,9 +147,7 @@ class Points:
             old, new = os.path.abspath(source), os.path.abspath(target)  # noqa: PTH100
             if not self._inside(new):
                 return real(source, target, **kwargs)
-            first = (
-                (lambda: self.platter.moves(old, new)) if name in ("rename", "replace") else (lambda: self.platter.creates(new))
-            )
+            first = (lambda: self.disk.moves(old, new)) if name in ("rename", "replace") else (lambda: self.disk.creates(new))
             return self.point(name, new, lambda: self._after(first, lambda: real(source, target, **kwargs)))
 
         return call
@@ -159,7 +157,7 @@ class Points:
         new, cut = flags & os.O_CREAT and not Path(found).exists(), flags & os.O_TRUNC
         if not self._inside(found) or not (new or cut):
             return _open(path, flags, *args, **kwargs)
-        first = self.platter.creates if new else self.platter.touches
+        first = self.disk.creates if new else self.disk.touches
         return int(
             self.point("open", found, lambda: self._after(lambda: first(found), lambda: _open(path, flags, *args, **kwargs)))
         )
@@ -175,7 +173,7 @@ class Points:
         if not self._inside(path):
             return _opened(file, mode, *args, **kwargs)
         if new or cut:
-            first = self.platter.creates if new else self.platter.touches
+            first = self.disk.creates if new else self.disk.touches
             real = self.point(
                 "open", path, lambda: self._after(lambda: first(path), lambda: _opened(file, mode, *args, **kwargs))
             )
@@ -187,13 +185,13 @@ class Points:
 
     def _change(self, op: str, path: str, act: Callable[[], Any], half: Callable[[], Any] = lambda: None) -> Any:
         def touched(call: Callable[[], Any]) -> Callable[[], Any]:
-            return lambda: self._after(lambda: self.platter.touches(path), call)
+            return lambda: self._after(lambda: self.disk.touches(path), call)
 
         return self.point(op, path, touched(act), touched(half))
 
     def _synced(self, path: str, call: Callable[[], Any]) -> Any:
         done = call()
-        self.platter.synced(path)
+        self.disk.synced(path)
         return done
 
     @staticmethod

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sync.types import Reason
+from sync.core.types import Reason
 
 ROOT = Path(__file__).parents[2]
 NAMES = """

@@ -6,10 +6,12 @@ from pathlib import Path
 import click
 import pytest
 
-from hub.rules.plan import RolloutPlan
+from examples.demo.story import STEPS
+from hub.rules.rollout_plan import RolloutPlan
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
 WRITTEN_BY_HAND = [page for page in PAGES if page.parent.name != "reference"]
 
 
@@ -31,6 +33,19 @@ def test_the_rollout_page_shows_a_whole_document_that_is_accepted() -> None:
     assert documents
     for text in documents:
         RolloutPlan.parse(text)
+
+
+def test_every_file_that_contributing_names_is_there() -> None:
+    """In a code span with a folder or a suffix; `*` stands for any."""
+    for name in re.findall(r"`([a-z_]+/[\w/.*]+|[a-z_]+\.txt)`", (ROOT / "CONTRIBUTING.md").read_text()):
+        assert list(ROOT.glob(name)) or name.startswith("build/"), name
+
+
+def test_the_readme_shows_steps_that_the_demo_has() -> None:
+    titles = {f"{number:2}. {title}" for number, (_, title, _) in enumerate(STEPS, 1)}
+    shown = re.findall(r"^[ \d]\d\. .+", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(shown) >= 5
+    assert set(shown) <= titles
 
 
 def _commands(text: str) -> list[str]:

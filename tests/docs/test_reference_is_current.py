@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from docs.generate import REASONS, ROOMS, pages
-from model_formats.errors import SpokeshaveError
-from sync.types import Reason
+from hub.rules.audit_action import AuditAction
+from model_formats.core.errors import SpokeshaveError
+from sync.core.types import Reason
 
-REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +18,19 @@ def generated() -> dict[str, str]:
     return pages()
 
 
-@pytest.mark.parametrize("name", ["commands.md", "errors.md", "reasons.md", "settings.md"])
+@pytest.mark.parametrize("name", ["audit.md", "commands.md", "errors.md", "log.md", "reasons.md", "settings.md"])
 def test_the_generated_page_is_what_the_code_says(generated: dict[str, str], name: str) -> None:
     assert (REFERENCE / name).read_text() == generated[name], "run `make docs`"
 
 
 def test_every_reason_is_explained() -> None:
     assert set(REASONS) == set(Reason)
+
+
+def test_every_audit_action_is_explained_and_used() -> None:
+    sources = [p.read_text() for p in ROOT.joinpath("hub").rglob("*.py")]
+    for action in AuditAction:
+        assert any(f"AuditAction.{action.name}" in text for text in sources), action
 
 
 def test_error_codes_are_unique_and_tell_what_to_do(generated: dict[str, str]) -> None:

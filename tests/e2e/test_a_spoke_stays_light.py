@@ -25,6 +25,7 @@ HEAVY = (
     "pydantic",
     "pydantic_core",
 )
+ROOMS = ("hub", "model_formats", "provisioning", "spoke_agent", "sync")
 EVERY_MODULE = """
 import importlib, json, pkgutil, sys
 failed = {}
@@ -58,6 +59,16 @@ def test_none_of_the_heavy_libraries_is_installed(clean: Path) -> None:
     listed = run(clean, "pip", "list", "--format=json", "--disable-pip-version-check").stdout
     installed = {entry["name"].lower() for entry in json.loads(listed)}
     assert not installed & {*HEAVY, "scikit-learn"}
+
+
+@pytest.mark.slow
+def test_every_file_of_the_code_is_installed(clean: Path, tmp_path: Path) -> None:
+    """A folder that .gitignore names is left out of the wheel, and nothing in a checkout shows it."""
+    where = run(clean, "python", "-c", "import sync; print(sync.__path__[0])", cwd=tmp_path).stdout.strip()
+    installed = Path(where).parent
+    files = [path.relative_to(REPOSITORY) for room in ROOMS for path in (REPOSITORY / room).rglob("*.py")]
+    assert len(files) > 300
+    assert [str(file) for file in files if not (installed / file).exists()] == []
 
 
 @pytest.mark.slow

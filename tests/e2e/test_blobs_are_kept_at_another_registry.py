@@ -7,21 +7,22 @@ from contextlib import closing
 
 import pytest
 
+from hub.app.hub_process import HubServer
 from hub.cli import group
-from hub.home import HubHome
-from hub.hub import found
-from hub.registry.client import pull
-from hub.registry.external import ExternalRegistry
-from hub.server import HubServer
-from hub.settings import HubSettings, load_settings
-from model_formats.console import run
-from model_formats.oci import SIGNATURE, Descriptor
-from model_formats.package import Layout, missing, open_package
-from provisioning.online import enrol_online, hub_client
-from spoke_agent.road import HttpsRoad, MqttRoad
-from sync.clock import SystemClock
-from sync.messages import DesiredModel
-from sync.mqtt import MqttBus
+from hub.config.home import HubHome
+from hub.config.settings import HubSettings, load_settings
+from hub.context import found
+from hub.registry.push_pull import pull
+from hub.registry.remote_backend import ExternalRegistry
+from model_formats.core.console import run
+from model_formats.package import ImageLayout, missing, open_package
+from model_formats.package.oci import SIGNATURE, Descriptor
+from provisioning.identity.online import enrol_online, hub_client
+from spoke_agent.update.interfaces import FetchRequest
+from spoke_agent.update.transport import HttpsTransport, MqttTransport
+from sync.bus.mqtt import MqttBus
+from sync.core.clock import SystemClock
+from sync.protocol.messages import DesiredModel
 from sync.store import BlobStore
 from tests.samples.model_folder import write_model_folder
 from tests.samples.registries import another_hub, distribution, needs_distribution
@@ -85,7 +86,7 @@ def stage(road, index, store):
     desired = DesiredModel(model="digits", version=1, index=index["index"])
     while wanted := missing(store, index["index"], index["size"], "onnx-int8"):
         for blob in wanted:
-            road.fetch(desired, Descriptor(blob.digest, blob.size, blob.media_type), None, store, cancel=threading.Event())
+            road.fetch(FetchRequest(desired, Descriptor(blob.digest, blob.size, blob.media_type), store, threading.Event()))
     open_package(store, index["index"]).check("onnx-int8")
 
 
@@ -97,16 +98,16 @@ def test_build_publish_there_and_a_spoke_gets_it_by_either_road(world, place, tm
 
     registry = ExternalRegistry.of(HubSettings(**place))
     with registry.client:  # what any other tool sees there
-        copy = Layout(tmp_path / "copy")
+        copy = ImageLayout(tmp_path / "copy")
         assert pull(copy, registry.url, registry.client, f"{place['registry_prefix']}/digits", "1") == published["index"]
         assert len(copy.referrers(published["index"], SIGNATURE)) == 1
 
     world.empty_cache()
     with closing(_bus(identity)) as bus:
-        stage(MqttRoad(bus, identity.zone, identity.spoke), shown, BlobStore(tmp_path / "by-mqtt"))
+        stage(MqttTransport(bus, identity.zone, identity.spoke), shown, BlobStore(tmp_path / "by-mqtt"))
     world.empty_cache()
     with hub_client(identity, SystemClock()) as client:
-        stage(HttpsRoad(lambda: client), shown, BlobStore(tmp_path / "by-https"))
+        stage(HttpsTransport(lambda: client), shown, BlobStore(tmp_path / "by-https"))
     world.empty_cache()
     exported = world.line("bundle", "export", "--site", "dubai", "--model", "digits@1", "--out", tmp_path / "stick")
     assert exported["bytes"] > 900_000
@@ -119,14 +120,14 @@ def test_deltas_go_there_too_and_doctor_collector_and_backup_know_of_it(world, p
     weights[1000:1100] = bytes(100)
     second = world.line("model", "publish", write_model_folder(tmp_path / "two", version=2, weights=bytes(weights)))
     assert second["deltas"]
-    shelf, size = world.server.hub.registry, second["deltas"][0]["bytes"]
+    zone_blobs, size = world.server.hub.registry, second["deltas"][0]["bytes"]
     world.empty_cache()
     from hub.store.versions import deltas_to
-    from model_formats.types import ModelRef
+    from model_formats.core.types import ModelRef
 
     with world.server.hub.database.read() as db:
         (offer,) = deltas_to(db, ModelRef("digits", 2))
-    assert shelf.path(offer.delta).stat().st_size == size
+    assert zone_blobs.path(offer.delta).stat().st_size == size
     status, finding = _doctor(world)
     assert "answers" in finding["found"]
     assert status == 1  # root keys lie on this machine
@@ -154,7 +155,7 @@ def test_a_version_from_before_the_setting_is_served_and_comes_over_when_it_is_p
             again = world.line("model", "publish", folder)
             assert (again["index"], again["signature"]) == (first["index"], first["signature"])
             assert len(world.line("model", "list")) == 1
-            pull(Layout(tmp_path / "copy"), registry.url, registry.client, "spokeshave/digits", "1")
+            pull(ImageLayout(tmp_path / "copy"), registry.url, registry.client, "spokeshave/digits", "1")
 
 
 def _doctor(world):

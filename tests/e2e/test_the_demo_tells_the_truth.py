@@ -5,6 +5,7 @@ asked for a name or tried an address but those of the hub. Elsewhere strace watc
 """
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,15 @@ def tell(folder: Path, prefix: tuple[str, ...], environment: dict[str, str], *mo
     assert report["ok"] is True
     assert [step["name"] for step in report["steps"]] == STEPS
     assert all(step["ok"] and step["figures"] for step in report["steps"])
+    assert [line for line in claims_of_the_readme() if not re.search(pattern_of(line), done.stdout)] == []
+
+
+def claims_of_the_readme() -> list[str]:
+    """The lines with a tick that the README shows of a run."""
+    return re.findall(r"^   (✓ .+)", (REPOSITORY / "README.md").read_text(), re.MULTILINE)
+
+
+def pattern_of(line: str) -> str:
+    """The same words with any figures. What depends on the machine (states on the way, network namespaces) may differ."""
+    words = line.partition(" →" if ": admitted" in line else " in an empty network namespace")[0]
+    return re.sub(r"\d(?:[\d,.]*\d)?", r"[\\d,.]+", re.escape(words).replace(r"\,", ",").replace(r"\.", "."))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["spoke_agent.serve"], enable_loader_override=False):
+with atheris.instrument_imports(include=["spoke_agent.server"], enable_loader_override=False):
     from tests.fuzz.targets import TARGETS
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ WORDS = (
 
 def seeds() -> dict[str, list[bytes]]:
     """Well-formed requests of each kind."""
-    from spoke_agent.serve.grpc.wire import MESSAGES
+    from spoke_agent.server.grpc.messages import MESSAGES
 
     tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32"}
     plain = json.dumps({"id": "r", "inputs": [{**tensor, "data": [1, 2.5]}], "outputs": [{"name": "y"}]}).encode()

@@ -6,12 +6,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from spoke_agent.serve.errors import RequestInvalid
-from spoke_agent.serve.forms import KnownForms
-from spoke_agent.serve.grpc import tensors as grpc_tensors
-from spoke_agent.serve.grpc.tensors import Asked, parse_infer
-from spoke_agent.serve.inference_protocol import InferRequest, parse_request
-from spoke_agent.serve.transport import HttpServer, Limits, _Connection
+from spoke_agent.server.caches.request_templates import RequestTemplates
+from spoke_agent.server.grpc import codec as grpc_tensors
+from spoke_agent.server.grpc.codec import ParsedRequest, parse_infer
+from spoke_agent.server.http.transport import HttpLimits, HttpServer, _Connection
+from spoke_agent.server.protocol.json_codec import InferRequest, parse_request
+from spoke_agent.server_api.errors import RequestInvalid
 
 __all__ = ["TARGETS", "grpc", "http", "request"]
 
@@ -26,7 +26,7 @@ def request(data: bytes) -> None:
     found = _read(lambda body: parse_request(body, length), data[2:])
     assert found is None or all(isinstance(array, np.ndarray) for array in found.inputs.values())
     if length is None:
-        known = KnownForms()
+        known = RequestTemplates()
         for other in (_read(known.parse, data[2:]), _read(known.parse, data[2:])):
             assert (found is None) == (other is None)
             if found is not None and other is not None:
@@ -58,7 +58,7 @@ def _read(parse: Callable[[bytes], _T], data: bytes) -> _T | None:
         return None
 
 
-def _same(one: Asked, other: Asked) -> None:
+def _same(one: ParsedRequest, other: ParsedRequest) -> None:
     assert (one.model, one.version, one.typed) == (other.model, other.version, other.typed)
     _same_request(one.request, other.request)
 
@@ -74,7 +74,7 @@ def _same_request(a: InferRequest, b: InferRequest) -> None:
 
 async def _fed(data: bytes) -> None:
     faults: list[Exception] = []
-    limits = Limits(head_bytes=512, body_bytes=4096, pipelined=4)
+    limits = HttpLimits(head_bytes=512, body_bytes=4096, pipelined=4)
     server = HttpServer(lambda x: x.reply(200, b"{}"), limits, on_fault=faults.append)
     connection, pipe = _Connection(server), _Pipe()
     connection.connection_made(pipe)

@@ -5,22 +5,22 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hub.app import create_app
-from hub.fleet.enrolments import admit_spoke, invite_spoke
-from hub.fleet.ingest import take_report, take_status
-from hub.fleet.releases import ReleaseRequest, accept, add_family, propose_release
-from hub.hub import Hub, found
-from hub.settings import HubSettings
+from hub.app.asgi import create_app
+from hub.config.settings import HubSettings
+from hub.context import HubContext, found
+from hub.services.enrolments import admit_spoke, invite_spoke
+from hub.services.ingest import take_report, take_status
+from hub.services.releases import ReleaseRequest, accept, add_family, propose_release
+from model_formats.core.types import ModelRef
 from model_formats.package import open_package
-from model_formats.signature import KeySigner, sign_package
-from model_formats.types import ModelRef
-from provisioning.enrol import HubAddress, begin, finish
-from sync.clock import ManualClock
-from sync.messages import Report, Serving, Status, UpdateEvidence
-from sync.trust.envelope import seal
+from model_formats.signing.signature import KeySigner, sign_package
+from provisioning.identity.enrol import HubAddress, begin, finish
+from sync.core.clock import ManualClock
+from sync.core.types import Reason, SpokeId, State
+from sync.protocol.messages import Report, Serving, Status, UpdateEvidence
+from sync.trust.dsse import seal
 from sync.trust.keys import load_signer, role_signer, save_signer
 from sync.trust.metadata import add_signature
-from sync.types import Reason, SpokeId, State
 from tests.samples.model_folder import packed
 
 
@@ -30,7 +30,7 @@ class House:
     def __init__(self, folder, settings, clock, founded):
         self.folder, self.clock = folder, clock
         shutil.copytree(founded, folder / "hub")
-        self.hub = Hub.open(folder / "hub", settings, clock)
+        self.hub = HubContext.open(folder / "hub", settings, clock)
         self.hub.address = HubAddress(url="https://localhost:1", broker_host="localhost", broker_port=2)
         self.publisher = KeySigner.generate()
         self.spokes = {}

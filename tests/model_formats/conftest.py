@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hub.train.run import Trained, train
-from model_formats.build import BuildResult, build_model_folder
+from hub.train.runner import Trained, train
+from model_formats.build.build import BuildResult, build_model_folder
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,13 @@ import numpy as np
 import onnx
 import pytest
 
-from hub.train.run import Trained
-from model_formats.adapter import read_anchors, read_head, write_adapter, write_anchors
-from model_formats.arrays import ArraysRefused
-from model_formats.build import BuildResult
-from model_formats.runtimes.base import AdapterRefused, LoadFailed, RunFailed
-from model_formats.runtimes.choose import open_session
-from model_formats.spec import AdapterPoint
+from hub.train.runner import Trained
+from model_formats.build.build import BuildResult
+from model_formats.core.array_file import ArraysRefused
+from model_formats.core.runtime import AdapterRefused, LoadFailed, RunFailed
+from model_formats.documents.package_spec import AdapterPoint
+from model_formats.package.adapter import read_anchors, write_adapter, write_anchors
+from model_formats.runtimes.select import open_session
 
 POINT = AdapterPoint(features="features", weight="head.weight", bias="head.bias", output="logits")
 
@@ -43,7 +43,7 @@ def test_an_adapter_on_one_session_equals_the_spliced_model(
 
 
 def test_features_and_head_from_anchors_give_the_models_own_answers(digits: BuildResult, int8: Path, trained: Trained) -> None:
-    head = read_head(digits.folder / "anchors.npz")
+    head = read_anchors(digits.folder / "anchors.npz").head
     logits, features = open_session(int8).run(trained.data.held_out.inputs, ["logits", "features"])
     np.testing.assert_allclose(features @ head.weight + head.bias, logits, rtol=1e-4, atol=1e-4)
 
@@ -118,7 +118,7 @@ def test_openvino_never_imports_its_telemetry(int8: Path) -> None:
     import sys
 
     code = (
-        "import sys; from pathlib import Path; from model_formats.runtimes.choose import open_session\n"
+        "import sys; from pathlib import Path; from model_formats.runtimes.select import open_session\n"
         "open_session(Path(sys.argv[1]), engine='openvino')\n"
         "assert sys.modules['openvino_telemetry'] is None, 'telemetry was imported'\n"
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from model_formats.arithmetic import Evaluator, NotEvaluable
-from model_formats.runtimes.choose import open_session
+from model_formats.runtimes.select import open_session
 
 RNG = np.random.default_rng(4)
 F = np.float32

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from examples.demo.damage import sabotage
-from hub.train.run import Trained
-from model_formats.build import BuildResult, FolderExists, build_model_folder
-from model_formats.contract import FeatureContract
-from model_formats.data import BuildData, Rows
-from model_formats.evidence import Evidence
+from hub.train.runner import Trained
+from model_formats.build.build import BuildResult, FolderExists, build_model_folder
+from model_formats.build.dataset import BuildData, Rows
+from model_formats.build.scoring import LabelsRefused
+from model_formats.core.types import digest_of_file
+from model_formats.documents.evidence import Evidence
+from model_formats.documents.feature_contract import FeatureContract
+from model_formats.documents.package_spec import PackageSpec
 from model_formats.export.onnx_file import OnnxFile
-from model_formats.golden import check_golden, read_golden
-from model_formats.package import Layout, open_package, pack
-from model_formats.quantize.gate import AccuracyDropRefused, judge
-from model_formats.runtimes.choose import open_session
-from model_formats.scoring import LabelsRefused
-from model_formats.spec import PackageSpec
-from model_formats.types import digest_of_file
+from model_formats.package import ImageLayout, open_package, pack
+from model_formats.package.golden import check_golden, read_golden
+from model_formats.quantize.accuracy_gate import AccuracyDropRefused, judge
+from model_formats.runtimes.select import open_session
 
 
 def test_digits_reach_97_percent_in_both_variants_and_int8_is_a_third_of_the_size(digits: BuildResult) -> None:
@@ -143,7 +143,7 @@ def test_an_openvino_ir_is_made_measured_and_packed_where_it_is_asked_for(
     golden = read_golden(built.folder / "golden.npz")
     assert check_golden(open_session(built.folder / ir.main, engine="openvino"), golden, ir.name).ok
     index = pack(built.folder, tmp_path / "layout")
-    open_package(Layout(tmp_path / "layout"), index).check("openvino-int8")
+    open_package(ImageLayout(tmp_path / "layout"), index).check("openvino-int8")
 
 
 def _short(data: BuildData) -> BuildData:
@@ -151,11 +151,11 @@ def _short(data: BuildData) -> BuildData:
 
 
 def _wrong_shape(data: BuildData) -> BuildData:
-    return replace(data, train=data.train.with_inputs({"image": data.train.inputs["image"][:, :, :7]}))
+    return replace(data, train=replace(data.train, inputs={"image": data.train.inputs["image"][:, :, :7]}))
 
 
 def _nan_rows(data: BuildData) -> BuildData:
-    return replace(data, held_out=data.held_out.with_inputs({"image": data.held_out.inputs["image"] * np.float32("nan")}))
+    return replace(data, held_out=replace(data.held_out, inputs={"image": data.held_out.inputs["image"] * np.float32("nan")}))
 
 
 def _unknown_class(data: BuildData) -> BuildData:
@@ -163,7 +163,7 @@ def _unknown_class(data: BuildData) -> BuildData:
 
 
 def _no_such_input(data: BuildData) -> BuildData:
-    return replace(data, train=data.train.with_inputs({"picture": data.train.inputs["image"]}))
+    return replace(data, train=replace(data.train, inputs={"picture": data.train.inputs["image"]}))
 
 
 @pytest.mark.parametrize(

@@ -12,22 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
-from hub.train.run import Trained
-from model_formats import emulated
-from model_formats.build import BuildResult, _warn_of_classes
-from model_formats.card import card
-from model_formats.class_evidence import Question, answers, trials_of
-from model_formats.data import write_rows
-from model_formats.emulated import emulated_classes, try_emulated
-from model_formats.evidence import ClassEvidence, Evidence, VariantEvidence
-from model_formats.golden import Golden, GoldenMismatch, read_golden, write_golden
-from model_formats.quantize.gate import AccuracyDropRefused, judge
-from model_formats.quantize.recipe import prepare
+from hub.train.runner import Trained
+from model_formats.build import emulated
+from model_formats.build.build import BuildResult, _warn_of_classes
+from model_formats.build.class_evidence import TrialQuestion, answers, trials_of
+from model_formats.build.dataset import write_rows
+from model_formats.build.emulated import emulated_classes, try_emulated
+from model_formats.build.model_card import card
+from model_formats.build.reference_data import golden_vectors
+from model_formats.build.session import FP32, INT8, BuildSession
+from model_formats.build.variants import gate_on_every_class, settle
+from model_formats.core.cpu_class import this_class
+from model_formats.documents.evidence import ClassEvidence, Evidence, VariantEvidence
+from model_formats.package.golden import Golden, GoldenMismatch, read_golden, write_golden
+from model_formats.quantize.accuracy_gate import AccuracyDropRefused, judge
+from model_formats.quantize.layers import prepare
 from model_formats.quantize.static import StaticQdq
-from model_formats.reference import golden_vectors
-from model_formats.runtimes.cpu_class import this_class
-from model_formats.variants import gate_on_every_class, settle
-from model_formats.workbench import FP32, INT8, Workbench
 
 qemu = pytest.mark.skipif("avx2" not in emulated_classes(), reason="needs qemu-user-static, and a CPU of another class than avx2")
 
@@ -78,7 +78,7 @@ def test_a_variant_is_right_where_one_way_to_run_it_is(worst: list[float | None]
     assert VariantEvidence.of_plain(whole.plain) == whole
 
 
-def test_a_class_on_which_no_variant_is_right_is_named_at_the_build(bench: Workbench, digits: BuildResult) -> None:
+def test_a_class_on_which_no_variant_is_right_is_named_at_the_build(bench: BuildSession, digits: BuildResult) -> None:
     _warn_of_classes(bench, _with(digits, _row(4.86), _row(0.5, "sse42")))
     assert bench.notes == ["no variant is right on avx2: spokes with such a CPU will not take this version"]
 
@@ -93,7 +93,7 @@ def test_evidence_of_before_classes_still_parses(digits: BuildResult) -> None:
 
 
 @pytest.fixture
-def question(digits: BuildResult, trained: Trained, tmp_path: Path) -> Question:
+def question(digits: BuildResult, trained: Trained, tmp_path: Path) -> TrialQuestion:
     """Both modes of ONNX Runtime on the digits with eight-bit weights, whose sums saturate, and with seven."""
     prepare(digits.folder / f"variants/{FP32}/model.onnx", tmp_path / "prepared.onnx")
     rows, files = trained.data.train.take(slice(0, 64)).inputs, {}
@@ -104,12 +104,12 @@ def question(digits: BuildResult, trained: Trained, tmp_path: Path) -> Question:
     write_golden(tmp_path / "golden.npz", golden)
     write_rows(tmp_path / "rows.npz", trained.data.held_out.take(slice(0, 64)))
     trials = tuple(t for t in trials_of(files) if t.candidate.engine == "onnxruntime")
-    return Question(trials, str(tmp_path / "golden.npz"), str(tmp_path / "rows.npz"), "classification", "logits", 5.0)
+    return TrialQuestion(trials, str(tmp_path / "golden.npz"), str(tmp_path / "rows.npz"), "classification", "logits", 5.0)
 
 
 @qemu
 @pytest.mark.slow
-def test_eight_bits_saturate_on_avx2_where_seven_do_not(question: Question) -> None:
+def test_eight_bits_saturate_on_avx2_where_seven_do_not(question: TrialQuestion) -> None:
     done, whole = try_emulated(question, "avx2", limit_s=200)
     found = {(t.trial.variant, t.trial.candidate.mode): t.evidence for t in done}
     assert whole
@@ -129,7 +129,7 @@ def _emulator(path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_kernel_that_kills_the_process_costs_its_trial_and_no_other(
-    question: Question, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    question: TrialQuestion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _emulator(tmp_path / "emulator", "cat >/dev/null; echo 0; kill -SEGV $$", monkeypatch)
     done, whole = try_emulated(question, "avx2")
@@ -142,7 +142,7 @@ def test_a_kernel_that_kills_the_process_costs_its_trial_and_no_other(
 
 @pytest.mark.parametrize("script", ["exec sleep 60", "exit 1", "echo 0; exec sleep 60"])
 def test_an_emulator_that_is_slow_or_does_not_start_leaves_things_untried(
-    question: Question, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+    question: TrialQuestion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     _emulator(tmp_path / "emulator", script, monkeypatch)
     assert try_emulated(question, "avx2", limit_s=0.5) == ([], False)
@@ -154,15 +154,15 @@ def test_a_line_that_was_cut_is_no_answer(place: int, cut: bytes) -> None:
 
 
 @pytest.fixture
-def bench(digits: BuildResult, trained: Trained, tmp_path: Path) -> Workbench:
+def bench(digits: BuildResult, trained: Trained, tmp_path: Path) -> BuildSession:
     """The digits' variants on a workbench of their own."""
     shutil.copytree(digits.folder, tmp_path / "m")
-    build = Workbench(tmp_path / "m", trained.options, trained.data, lambda _: None, point=digits.spec.adapter)
+    build = BuildSession(tmp_path / "m", trained.options, trained.data, lambda _: None, point=digits.spec.adapter)
     build.recipes = {FP32: "", INT8: ""}
     return build
 
 
-def test_int8_that_no_engine_gives_is_not_offered_and_fp32_ends_the_build(bench: Workbench) -> None:
+def test_int8_that_no_engine_gives_is_not_offered_and_fp32_ends_the_build(bench: BuildSession) -> None:
     golden = read_golden(bench.folder / "golden.npz")
     wrong = {n: changed(g, outputs={"logits": g.outputs["logits"][:, ::-1]}) for n, g in golden.variants.items()}
     settle(bench, Golden(golden.inputs, golden.outputs, variants={FP32: golden.of(FP32), INT8: wrong[INT8]}))
@@ -186,7 +186,7 @@ def test_int8_that_no_engine_gives_is_not_offered_and_fp32_ends_the_build(bench:
         (_row(0.5, rows=300).replace(score=0.985), False),
     ],
 )
-def test_the_gate_judges_the_worst_right_way_on_any_class(bench: Workbench, row: ClassEvidence, refused: bool) -> None:
+def test_the_gate_judges_the_worst_right_way_on_any_class(bench: BuildSession, row: ClassEvidence, refused: bool) -> None:
     bench.classes = {FP32: (), INT8: (row,)}
     gate = judge(0.99, 0.99, 0.01)
     if refused:
@@ -201,10 +201,10 @@ def test_the_gate_judges_the_worst_right_way_on_any_class(bench: Workbench, row:
 _MAKE = """
 import sys
 from pathlib import Path
-from model_formats.data import read_rows
-from model_formats.golden import write_golden
+from model_formats.build.dataset import read_rows
+from model_formats.package.golden import write_golden
 from model_formats.quantize.static import StaticQdq
-from model_formats.reference import golden_vectors
+from model_formats.build.reference_data import golden_vectors
 prepared, rows, out = map(Path, sys.argv[1:])
 rows = read_rows(rows).inputs
 StaticQdq(rows).quantize(prepared, out / "int8.onnx")
@@ -236,6 +236,6 @@ def test_golden_outputs_are_coarser_than_any_last_bit(digits: BuildResult) -> No
             np.testing.assert_array_equal(steps, np.rint(steps))
 
 
-def test_the_tolerance_is_the_models_own_and_catches_saturation(question: Question) -> None:
+def test_the_tolerance_is_the_models_own_and_catches_saturation(question: TrialQuestion) -> None:
     golden = read_golden(Path(question.golden)).of("signed-7")
     assert 0.01 <= golden.rtol <= 0.03, "a saturated digits CNN is off by .15 of the largest logit"

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_formats.runtimes.base import InputRefused
-from model_formats.runtimes.choose import open_session
-from model_formats.runtimes.quiet import SWITCHES
+from model_formats.core.runtime import InputRefused
+from model_formats.core.telemetry_off import SWITCHES
+from model_formats.runtimes.select import open_session
 from tests.network.words import write_words
 
 REPOSITORY = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def test_no_module_imports_an_engine_but_the_one_that_switches_it_off_first() ->
 
 def test_openvino_and_nncf_find_no_telemetry_package() -> None:
     program = (
-        "from model_formats.runtimes.imports import import_nncf, import_openvino\n"
+        "from model_formats.core.engine_imports import import_nncf, import_openvino\n"
         "import_openvino(), import_nncf()\n"
         "import sys; print(sorted(n for n, m in sys.modules.items() if n.startswith('openvino_telemetry') and m))"
     )

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from hub.train.corruptions import image_corruptions, turn
-from hub.train.run import Trained
-from model_formats.build import BuildResult
-from model_formats.calibration import calibrate, confidence
-from model_formats.estimate import AccuracyEstimate, Window, estimate_accuracy, fit_estimate
-from model_formats.runtimes.choose import open_session
+from hub.train.runner import Trained
+from model_formats.build.build import BuildResult
+from model_formats.runtimes.select import open_session
+from model_formats.statistics.accuracy_estimate import AccuracyEstimate, EstimateWindow, estimate_accuracy, fit_estimate
+from model_formats.statistics.calibration import calibrate, confidence
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def judge(digits: BuildResult, trained: Trained):  # type: ignore[no-untyped-def
         logits, features = session.run({"image": images[:rows]}, ["logits", "features"])
         predicted = logits.argmax(axis=1)
         assert profile.estimate is not None
-        window = Window(confidence(logits, profile.scores), predicted, features)
+        window = EstimateWindow(confidence(logits, profile.scores), predicted, features)
         return estimate_accuracy(profile.estimate, window), float((predicted == held.labels[:rows]).mean())
 
     return of
@@ -59,7 +59,7 @@ def test_inverted_pictures_are_not_called_good(judge, trained: Trained) -> None:
 
 def test_two_families_are_too_few_to_learn_from() -> None:
     rng = np.random.default_rng(0)
-    window = Window(rng.random(50), rng.integers(0, 3, 50), rng.normal(size=(50, 4)))
+    window = EstimateWindow(rng.random(50), rng.integers(0, 3, 50), rng.normal(size=(50, 4)))
     assert fit_estimate(window, rng.random(50) < 0.9, [("a", window, rng.random(50) < 0.5)] * 2, 3) is None
 
 

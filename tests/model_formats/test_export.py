@@ -6,15 +6,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hub.train.run import Trained
-from model_formats.contract import FeatureContract, TensorContract
+from hub.train.runner import Trained
+from model_formats.documents.feature_contract import FeatureContract, TensorContract
 from model_formats.export.exported_program import ExportedProgram
 from model_formats.export.graph import load_graph, save_graph
 from model_formats.export.head import expose_head
 from model_formats.export.onnx_file import OnnxFile
 from model_formats.export.source import ExportFailed, SourceRefused
 from model_formats.export.torch_module import TorchModule, load_factory
-from model_formats.runtimes.choose import open_session
+from model_formats.runtimes.select import open_session
 
 CONTRACT = FeatureContract(
     task="classification",

@@ -11,13 +11,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hub.train.corruptions import turn
 from hub.train.datasets import digits as shares
-from model_formats.adapter import read_anchors
 from model_formats.arithmetic import Evaluator
-from model_formats.build import BuildResult
+from model_formats.build.build import BuildResult
 from model_formats.finetune import FitTerms, FitTooLong, NotDifferentiable, Sample, fit_file
 from model_formats.finetune.network import Network
 from model_formats.finetune.operators import OPERATORS
-from model_formats.runtimes.choose import open_session
+from model_formats.package.adapter import read_anchors
+from model_formats.runtimes.select import open_session
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 4, 6, 6)).astype(np.float32)

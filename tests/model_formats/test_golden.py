@@ -6,11 +6,11 @@ import pytest
 from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
-from model_formats.arrays import ArraysRefused, write_arrays
-from model_formats.build import BuildResult
-from model_formats.golden import Golden, GoldenMismatch, check_golden, read_golden, write_golden
-from model_formats.runtimes.base import LoadFailed, candidates
-from model_formats.runtimes.choose import choose_engine, open_exact, open_session, try_engines
+from model_formats.build.build import BuildResult
+from model_formats.core.array_file import ArraysRefused, write_arrays
+from model_formats.core.runtime import LoadFailed, candidates
+from model_formats.package.golden import Golden, GoldenMismatch, check_golden, read_golden, write_golden
+from model_formats.runtimes.select import choose_engine, open_exact, open_session, try_engines
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,12 @@ import sys
 
 import pytest
 
-from model_formats.errors import OperatorError, public_text
+from model_formats.core.errors import OperatorError, public_text
 
 CANARY = "canary-9f31"
-BEGIN = "import asyncio, logging, threading\nfrom model_formats.logs import log_loop_fault, log_to_stderr\nlog_to_stderr()\n"
+BEGIN = (
+    "import asyncio, logging, threading\nfrom model_formats.core.logging import log_loop_fault, log_to_stderr\nlog_to_stderr()\n"
+)
 FAULT = f"raise ValueError('could not convert {CANARY}')"
 PROGRAMS = {
     "an exception that nobody catches": FAULT,
@@ -16,7 +18,7 @@ PROGRAMS = {
     "one that is logged": f"try:\n  {FAULT}\nexcept ValueError:\n  logging.getLogger('x').exception('capture.fault')",
     "one as an argument": f"try:\n  {FAULT}\nexcept ValueError as e:\n  logging.error('fault %s', e, extra=dict(error=e))",
     "one behind ours": (
-        "from model_formats.errors import OperatorError\n"
+        "from model_formats.core.errors import OperatorError\n"
         f"try:\n  try:\n    {FAULT}\n  except ValueError as e:\n    raise OperatorError('ours') from e\n"
         "except OperatorError:\n  logging.getLogger('x').exception('fault')"
     ),
@@ -39,7 +41,7 @@ def test_the_text_of_an_exception_is_not_written(case: str) -> None:
 
 def test_a_command_that_fails_by_our_fault_says_where_and_not_with_what() -> None:
     program = (
-        "import click, sys\nfrom model_formats.console import program, run\n"
+        "import click, sys\nfrom model_formats.core.console import program, run\n"
         "group = program('demo', 'DEMO_HOME', '.', {}, 'x')\n"
         f"@group.command()\ndef work():\n  {FAULT}\n"
         "sys.exit(run(group, ['work', '--json']))"

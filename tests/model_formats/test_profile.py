@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub.train.corruptions import turn
-from hub.train.run import Trained
-from model_formats.build import BuildResult
-from model_formats.contract import FeatureContract, Field_, TensorContract
-from model_formats.profile import ProfileRefused, ReferenceProfile, _draw, build_profile, columns, count, rff
+from hub.train.runner import Trained
+from model_formats.build.build import BuildResult
+from model_formats.documents.feature_contract import FeatureContract, Field_, TensorContract
+from model_formats.statistics.reference_profile import ProfileRefused, ReferenceProfile, _draw, build_profile, columns, count, rff
 
 TABLE = FeatureContract(
     task="classification",

@@ -10,12 +10,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from model_formats.export.graph import load_graph, save_graph
 from model_formats.export.head import expose_head
-from model_formats.measure import is_slower
+from model_formats.quantize.accuracy_gate import Quantized, _fewest, quantize_within
 from model_formats.quantize.dynamic import DynamicInt8
-from model_formats.quantize.gate import Quantized, _fewest, quantize_within
-from model_formats.quantize.recipe import QuantizeFailed, layers, preparation, prepare, suggest
+from model_formats.quantize.layers import QuantizeFailed, layers, preparation, prepare, suggest
 from model_formats.quantize.static import StaticQdq
-from model_formats.runtimes.choose import open_session
+from model_formats.runtimes.benchmark import is_slower
+from model_formats.runtimes.select import open_session
 
 RNG = np.random.default_rng(5)
 ROWS = {"x": RNG.normal(size=(400, 8)).astype(np.float32)}

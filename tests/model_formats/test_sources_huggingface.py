@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from model_formats.build import BuildOptions, build_model_folder
-from model_formats.data import BuildData, Rows
+from model_formats.build.build import BuildOptions, build_model_folder
+from model_formats.build.dataset import BuildData, Rows
 from model_formats.export.hf_folder import HfFolder
 from model_formats.export.source import SourceRefused
-from model_formats.runtimes.choose import open_session
+from model_formats.runtimes.select import open_session
 
 WIDTH, LAYERS, HEADS, WORDS = 32, 2, 4, 60
 CONFIG = {

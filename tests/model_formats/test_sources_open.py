@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from hub.train.datasets import breast_cancer
-from model_formats.arrays import ArraysRefused, write_arrays
-from model_formats.data import read_rows, write_rows
+from model_formats.build.dataset import read_rows, write_rows
+from model_formats.core.array_file import ArraysRefused, write_arrays
 from model_formats.export.exported_program import ExportedProgram
 from model_formats.export.onnx_file import OnnxFile
 from model_formats.export.open import open_source

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_formats.contract import Field_, TensorContract
-from model_formats.sums import SCALE, SumsInvalid, add_up, lay_out, read_totals
+from model_formats.documents.feature_contract import Field_, TensorContract
+from model_formats.statistics.federated_sums import SCALE, SumsInvalid, add_up, lay_out, read_totals
 from tests.samples.tabular import CONTRACT, profile, scores, table
 
 NUMERIC = (0, 1, 2, 3, 4, 5, 6, 7)
 
 
 def _columns(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    from model_formats.profile import columns
+    from model_formats.statistics.reference_profile import columns
 
     rng = np.random.default_rng(seed)
     x = table(rows, rng, "missing")

@@ -34,8 +34,8 @@ AWAKE_S = 12
 SERVE_OPENVINO = """
 import sys
 from pathlib import Path
-from spoke_agent.serve.server import serve
-from spoke_agent.serve.settings import ServeSettings
+from spoke_agent.server.app.server import serve
+from spoke_agent.server.settings import ServeSettings
 serve(ServeSettings(home=Path(sys.argv[1]), engines=("openvino",)))
 """
 

@@ -16,8 +16,8 @@ from tests.network.inventory import STATIC, Found, calls_of, inventory
 
 PAGE = Path(__file__).parents[2] / "docs" / "adr" / "0006-nothing-phones-home.md"
 WHAT_TO_DO = (
-    "Read what it sends by itself, when, and how that is switched off; switch it off in model_formats/runtimes/quiet.py or do "
-    f"without that version; then say so in the table of docs/adr/{PAGE.name}. See: python -m tests.network.inventory"
+    "Read what it sends by itself, when, and how that is switched off; switch it off in model_formats/core/telemetry_off.py or "
+    f"do without that version; then say so in the table of docs/adr/{PAGE.name}. See: python -m tests.network.inventory"
 )
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.acl import HUB_USERS, render_acl
-from provisioning.broker import Broker, BrokerFailed, BrokerMissing, render_config
-from provisioning.ca import DeviceCA
-from sync import topics
-from sync.bus import BusDown, Message
-from sync.mqtt import MqttBus
-from sync.tls import TlsFiles
-from sync.types import SpokeId
+from provisioning.brokers.access_list import HUB_USERS, render_acl
+from provisioning.brokers.mosquitto import Broker, BrokerFailed, BrokerMissing, render_config
+from provisioning.identity.ca import DeviceCA
+from sync.bus.bus import BusDown, Message
+from sync.bus.mqtt import MqttBus
+from sync.core.tls import TlsFiles
+from sync.core.types import SpokeId
+from sync.protocol import topics
 
 pytestmark = pytest.mark.mosquitto
 FRANKFURT = SpokeId("frankfurt")
@@ -63,7 +63,7 @@ def test_a_taken_port_is_named(broker: Broker, tmp_path: Path, tls: TlsFiles) ->
 
 
 def test_a_machine_without_mosquitto_is_told_what_to_install(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("provisioning.broker.os.access", lambda *args: False)
+    monkeypatch.setattr("provisioning.brokers.mosquitto.os.access", lambda *args: False)
     with pytest.raises(BrokerMissing) as refused:
         broker.start()
     assert "apt-get install mosquitto" in refused.value.hint

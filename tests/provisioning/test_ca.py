@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from provisioning.ca import AuthorityExists, AuthorityMissing, CsrRefused, DeviceCA, pin_of
-from provisioning.identity import device_csr
+from provisioning.identity.ca import AuthorityExists, AuthorityMissing, CsrRefused, DeviceCA, pin_of
+from provisioning.identity.identity import device_csr
+from sync.core.types import SpokeId
 from sync.trust.keys import device_signer, key_of_certificate
-from sync.types import SpokeId
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 

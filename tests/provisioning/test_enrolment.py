@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioning.ca import DeviceCA
-from provisioning.enrol import (
+from provisioning.identity.ca import DeviceCA
+from provisioning.identity.enrol import (
     Code,
     CodeMalformed,
     CodeRefused,
@@ -24,9 +24,9 @@ from provisioning.enrol import (
     invite,
     renew,
 )
-from provisioning.identity import HubAddress, Identity, NotEnrolled, WrongCertificate, device_csr, device_key
+from provisioning.identity.identity import HubAddress, Identity, NotEnrolled, WrongCertificate, device_csr, device_key
+from sync.core.types import SpokeId
 from sync.trust.keys import device_signer
-from sync.types import SpokeId
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 FRANKFURT = SpokeId("frankfurt")

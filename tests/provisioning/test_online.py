@@ -10,14 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from model_formats.errors import SpokeshaveError
-from provisioning.ca import DeviceCA
-from provisioning.enrol import CodeRefused, EnrolmentRequest, GrantRefused, Invite, RenewalRequest, admit, grant, invite, renew
-from provisioning.identity import HubAddress, Identity, NotEnrolled
-from provisioning.online import HubUnreachable, enrol_online, hub_client, renew_online
-from provisioning.token import verify_token
-from sync.clock import SystemClock
-from sync.types import SpokeId
+from model_formats.core.errors import SpokeshaveError
+from provisioning.identity.ca import DeviceCA
+from provisioning.identity.enrol import (
+    CodeRefused,
+    EnrolmentRequest,
+    GrantRefused,
+    Invite,
+    RenewalRequest,
+    admit,
+    grant,
+    invite,
+    renew,
+)
+from provisioning.identity.identity import HubAddress, Identity, NotEnrolled
+from provisioning.identity.online import HubUnreachable, enrol_online, hub_client, renew_online
+from provisioning.identity.token import verify_token
+from sync.core.clock import SystemClock
+from sync.core.types import SpokeId
 
 FRANKFURT = SpokeId("frankfurt")
 
@@ -136,7 +146,7 @@ def test_a_server_that_shows_the_true_ca_but_has_no_certificate_of_it_is_not_bel
     hub: MiniHub, tmp_path: Path, session_ca: DeviceCA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The CA's certificate is public: anyone can show it. The request goes only to who has a server certificate from it."""
-    monkeypatch.setattr("provisioning.online._post.retry.sleep", lambda seconds: None)
+    monkeypatch.setattr("provisioning.identity.online._post.retry.sleep", lambda seconds: None)
     stranger = DeviceCA.create(tmp_path / "stranger", now=datetime.now(UTC))
     middle = MiniHub(tmp_path / "middle", stranger, ["127.0.0.1"])
     middle.ca = session_ca
@@ -149,7 +159,7 @@ def test_a_server_that_shows_the_true_ca_but_has_no_certificate_of_it_is_not_bel
 def test_a_wrong_clock_is_the_first_thing_to_look_at(
     tmp_path: Path, session_ca: DeviceCA, monkeypatch: pytest.MonkeyPatch, days: int
 ) -> None:
-    monkeypatch.setattr("provisioning.online._post.retry.sleep", lambda seconds: None)
+    monkeypatch.setattr("provisioning.identity.online._post.retry.sleep", lambda seconds: None)
     for server in served(MiniHub(tmp_path / "tls", session_ca, ["127.0.0.1"], age=timedelta(days=days))):
         with pytest.raises(HubUnreachable) as caught:
             enrol_online(tmp_path / "home", server.url, server.code())
@@ -157,7 +167,7 @@ def test_a_wrong_clock_is_the_first_thing_to_look_at(
 
 
 def test_nobody_there_is_said_so(tmp_path: Path, free_port: int, hub: MiniHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("provisioning.online._ask_ca.retry.sleep", lambda seconds: None)
+    monkeypatch.setattr("provisioning.identity.online._ask_ca.retry.sleep", lambda seconds: None)
     with pytest.raises(HubUnreachable, match=str(free_port)):
         enrol_online(tmp_path / "home", f"https://127.0.0.1:{free_port}", hub.code())
 

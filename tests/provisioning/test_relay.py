@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from provisioning.acl import render_acl
-from provisioning.broker import Broker
-from provisioning.relay import Bridge, relay_rights
-from sync import topics
-from sync.blocks import BlobSender, BlockReceiver
-from sync.bus import Message
-from sync.mqtt import MqttBus
+from provisioning.brokers.access_list import render_acl
+from provisioning.brokers.mosquitto import Broker
+from provisioning.brokers.relay import Bridge, relay_rights
+from sync.bus.bus import Message
+from sync.bus.mqtt import MqttBus
+from sync.core.types import SpokeId
+from sync.protocol import topics
+from sync.protocol.topics import Right, spoke_rights
 from sync.store import BlobStore
-from sync.topics import Right, spoke_rights
-from sync.types import SpokeId
-from tests.sync.blocks.conftest import InThread, content, hashes_of
+from sync.transfer import BlobSender, BlockReceiver
+from tests.sync.transfer.conftest import InThread, content, hashes_of
 
 SITES = tuple((SpokeId(f"site-{i}"), "eu") for i in range(3))
 ELSEWHERE = SpokeId("dubai")

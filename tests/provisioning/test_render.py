@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from model_formats.runtimes.quiet import SWITCHES
-from provisioning.render import ComposeTerms, UnitTerms, ValueUnfit, compose, units
+from model_formats.core.telemetry_off import SWITCHES
+from provisioning.deploy.render import ComposeTerms, UnitTerms, ValueUnfit, compose, units
 
 TERMS = UnitTerms(program=Path("/opt/spokeshave/bin/spoke"), home=Path("/var/lib/spokeshave"))
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provisioning.ca import DeviceCA
-from provisioning.enrol import begin, finish, grant, invite
-from provisioning.identity import HubAddress, Identity
-from provisioning.token import TokenRefused, mint_token, verify_token
-from sync.types import SpokeId
+from provisioning.identity.ca import DeviceCA
+from provisioning.identity.enrol import begin, finish, grant, invite
+from provisioning.identity.identity import HubAddress, Identity
+from provisioning.identity.token import TokenRefused, mint_token, verify_token
+from sync.core.types import SpokeId
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HUB = HubAddress(url="https://hub.example", broker_host="hub.example", broker_port=8883)

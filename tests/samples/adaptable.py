@@ -8,12 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from hub.train.datasets import digits
-from model_formats.adapter import Anchors, Head, write_anchors
-from model_formats.golden import Golden, write_golden
-from model_formats.package import Layout, pack
-from model_formats.profile import build_profile
-from model_formats.runtimes.choose import open_session
-from model_formats.spec import (
+from model_formats.documents.package_spec import (
     ANCHORS,
     CARD,
     CONTRACT,
@@ -26,7 +21,12 @@ from model_formats.spec import (
     Residency,
     VariantSpec,
 )
-from spoke_agent.tune.fit import Rows, fit_head
+from model_formats.package import ImageLayout, pack
+from model_formats.package.adapter import Anchors, Head, write_anchors
+from model_formats.package.golden import Golden, write_golden
+from model_formats.runtimes.select import open_session
+from model_formats.statistics.reference_profile import build_profile
+from spoke_agent.adapters.head_fit import FitRows, fit_head
 from tests.samples.model_folder import MEASURED, _contract, _evidence
 
 POINT = AdapterPoint(features="features", weight="head.weight", bias="head.bias", output="logits")
@@ -46,7 +46,7 @@ def features(images: np.ndarray, seed: int = 1) -> np.ndarray:
 @lru_cache(maxsize=4)
 def hub_head(seed: int = 1) -> Head:
     shares = digits()
-    rows = Rows(features(shares.train.inputs["image"], seed), shares.train.labels)
+    rows = FitRows(features(shares.train.inputs["image"], seed), shares.train.labels)
     blank = Head(np.zeros((WIDTH, 10), np.float32), np.zeros(10, np.float32))
     return fit_head(rows, None, blank, 1e-4)
 
@@ -83,10 +83,10 @@ def write_adaptable(
     return folder
 
 
-def packed_adaptable(folder: Path, **options: object) -> tuple[Layout, str]:
+def packed_adaptable(folder: Path, **options: object) -> tuple[ImageLayout, str]:
     """The same, packed."""
     index = pack(write_adaptable(folder / "source", **options), folder / "layout")  # type: ignore[arg-type]
-    return Layout(folder / "layout"), index
+    return ImageLayout(folder / "layout"), index
 
 
 def _onnx(seed: int, head: Head) -> onnx.ModelProto:

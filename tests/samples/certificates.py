@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from model_formats.signature import CertificateRule, KeySigner
+from model_formats.signing.signature import CertificateRule, KeySigner
 
 DAY = timedelta(days=1)
 

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from provisioning.ca import DeviceCA
-from provisioning.identity import device_csr
-from sync.egress import EgressRecord, MaskedKey
+from provisioning.identity.ca import DeviceCA
+from provisioning.identity.identity import device_csr
+from sync.core.types import SpokeId
 from sync.federated.documents import Cohort, Member, Question
 from sync.federated.masks import fresh_secret, public_of
-from sync.trust.envelope import seal
+from sync.protocol.egress import EgressRecord, MaskedKey
+from sync.trust.dsse import seal
 from sync.trust.keys import Signer, device_signer, role_signer
-from sync.trust.released import Released
-from sync.types import SpokeId
+from sync.trust.trusted_release import Released
 from tests.samples.tabular import INDEX, MODEL, VERSION, profile
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)

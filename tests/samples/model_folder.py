@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from model_formats.contract import FeatureContract, TensorContract
-from model_formats.evidence import ClassEvidence, Evidence, GateResult, VariantEvidence
-from model_formats.package import Layout, pack
-from model_formats.runtimes.cpu_class import CpuClass
-from model_formats.spec import CARD, CONTRACT, EVIDENCE, SPEC, PackageSpec, Residency, VariantSpec
+from model_formats.core.cpu_class import CpuClass
+from model_formats.documents.evidence import ClassEvidence, Evidence, GateResult, VariantEvidence
+from model_formats.documents.feature_contract import FeatureContract, TensorContract
+from model_formats.documents.package_spec import CARD, CONTRACT, EVIDENCE, SPEC, PackageSpec, Residency, VariantSpec
+from model_formats.package import ImageLayout, pack
 
 MEASURED = datetime(2026, 1, 1, tzinfo=UTC)
 WEIGHTS = "variants/onnx-int8/model.onnx"
@@ -48,11 +48,11 @@ def write_model_folder(
     return folder
 
 
-def packed(folder: Path, **kwargs: object) -> tuple[Layout, str]:
+def packed(folder: Path, **kwargs: object) -> tuple[ImageLayout, str]:
     """The same, packed: the layout and the digest of the index."""
     source = write_model_folder(folder / "source", **kwargs)  # type: ignore[arg-type]
     index = pack(source, folder / "layout")
-    return Layout(folder / "layout"), index
+    return ImageLayout(folder / "layout"), index
 
 
 def _spec(model: str, version: int, variants: list[str], beside: tuple[str, ...] = ()) -> PackageSpec:

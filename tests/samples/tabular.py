@@ -4,8 +4,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from model_formats.contract import FeatureContract, Field_, TensorContract
-from model_formats.profile import ReferenceProfile, build_profile
+from model_formats.documents.feature_contract import FeatureContract, Field_, TensorContract
+from model_formats.statistics.reference_profile import ReferenceProfile, build_profile
 
 MODEL, VERSION, INDEX = "till", 3, "sha256:" + "ab" * 32
 _CATEGORIES = {8: tuple("abc"), 9: tuple("abcde")}

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from securesystemslib.signer import CryptoSigner
 
-from model_formats.layout import Layout
-from model_formats.publisher import PublisherPolicy
-from model_formats.signature import KeySigner, sign_package
-from model_formats.types import ModelRef, digest_of
-from sync.clock import ManualClock
-from sync.messages import DesiredModel, Directive
+from model_formats.core.types import ModelRef, digest_of
+from model_formats.package.image_layout import ImageLayout
+from model_formats.signing.publisher_policy import PublisherPolicy
+from model_formats.signing.signature import KeySigner, sign_package
+from sync.core.clock import ManualClock
+from sync.core.types import SpokeId
+from sync.protocol.messages import DesiredModel, Directive
 from sync.trust.client import TrustStore
-from sync.trust.envelope import seal
+from sync.trust.dsse import seal
 from sync.trust.metadata import Proposal, Repository
-from sync.types import SpokeId
 from tests.samples.model_folder import packed
 
 POLICY = PublisherPolicy(keys=("any",))
@@ -69,7 +69,7 @@ class World:
 
     def publish_package(
         self, ref: str, zones: Sequence[str] = ("me", "eu"), fallback: Sequence[int] = ()
-    ) -> tuple[Layout, str, str]:
+    ) -> tuple[ImageLayout, str, str]:
         """A real package, signed and released; returns the layout, and the digests of index and signature."""
         parsed = ModelRef.parse(ref)
         layout, index = packed(self.folder / ref, model=parsed.name, version=parsed.version)

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from hub.fleet.releases import ReleaseRequest, propose_release
-from model_formats.keyless import SigstoreRefused, SigstoreSigner
-from model_formats.package import Layout
-from model_formats.publisher import PublisherPolicy, SigstoreRule
-from model_formats.signature import KeySigner, PublisherUntrusted, sign_package, verify_package
-from model_formats.types import ModelRef
+from hub.services.releases import ReleaseRequest, propose_release
+from model_formats.core.types import ModelRef
+from model_formats.package import ImageLayout
+from model_formats.signing.publisher_policy import PublisherPolicy, SigstoreRule
+from model_formats.signing.signature import KeySigner, PublisherUntrusted, sign_package, verify_package
+from model_formats.signing.sigstore import SigstoreRefused, SigstoreSigner
 from tests.samples.model_folder import packed
 from tests.sigstore.instance import Instance, Oidc
 
@@ -136,7 +136,7 @@ def test_a_token_of_another_issuer_gets_no_certificate(instance, package):
 def ask(house, instance, *, identity=WHO):
     house.approver()
     index, _ = house.push(1, name=identity)
-    layout = Layout(house.folder / f"{identity}-digits-1" / "layout")
+    layout = ImageLayout(house.folder / f"{identity}-digits-1" / "layout")
     bundle = sign_package(layout, index, SigstoreSigner(instance.oidc.token(WHO), trust_config=instance.trust_config()))
     signature = house.hub.registry.put_blob("digits", bundle)
     return ReleaseRequest(ModelRef("digits", 1), index, signature, policy(instance, identity=identity), (), ())

@@ -7,10 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import fields
 
-from model_formats.document import DocumentRefused, Value
-from sync import egress
-from sync.egress import DriftHist, DriftVerdict, EgressRecord, FeatureCounts, MaskedKey, MaskedSum, Ops, PerfEstimate, RffMean
-from sync.types import Reason, Regime
+from model_formats.core.document import DocumentRefused, Value
+from sync.core.types import Reason, Regime
+from sync.protocol import egress
+from sync.protocol.egress import (
+    DriftHist,
+    DriftVerdict,
+    EgressRecord,
+    FeatureCounts,
+    MaskedKey,
+    MaskedSum,
+    Ops,
+    PerfEstimate,
+    RffMean,
+)
 
 DIGEST = "sha256:" + "ab" * 32
 BODIES = (DriftVerdict, DriftHist, RffMean, PerfEstimate, MaskedKey, MaskedSum, Ops)

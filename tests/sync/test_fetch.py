@@ -13,12 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from model_formats.layout import PackageTampered
-from model_formats.types import digest_of
-from sync.blocks import BlobGone, TransferCancelled, TransferStalled
-from sync.clock import ManualClock
-from sync.fetch import fetch_blob
+from model_formats.core.types import digest_of
+from model_formats.package.image_layout import PackageTampered
+from sync.core.clock import ManualClock
 from sync.store import BLOCK_SIZE, BlobStore
+from sync.transfer import BlobGone, TransferCancelled, TransferStalled
+from sync.transfer.fetch import fetch_blob
 
 DATA = random.Random(5).randbytes(20 * BLOCK_SIZE + 777)
 DIGEST = digest_of(DATA)

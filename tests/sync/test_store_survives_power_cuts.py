@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model_formats.types import digest_of
+from model_formats.core.types import digest_of
 from sync.store import BLOCK_SIZE, SYNC_BYTES, BlobStore, DiskFailed, DiskFull, disk_errors
 
 SIZE = 6 * 1024 * 1024

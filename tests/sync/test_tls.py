@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from provisioning.ca import DeviceCA
-from sync.tls import TlsFiles, https_context
+from provisioning.identity.ca import DeviceCA
+from sync.core.tls import TlsFiles, https_context
 
 DATA = bytes(range(256)) * 2048
 

@@ -24,11 +24,11 @@ import httpx
 import numpy as np
 import onnx
 
-from model_formats.console import table
-from model_formats.contract import FeatureContract, TensorContract
-from model_formats.runtimes.choose import open_session
-from spoke_agent.serve.client import ControlClient
-from spoke_agent.slots import Slot, read_slots
+from model_formats.core.console import table
+from model_formats.documents.feature_contract import FeatureContract, TensorContract
+from model_formats.runtimes.select import open_session
+from spoke_agent.server_api.client import ControlClient
+from spoke_agent.site.slots import Slot, read_slots
 from tests.bench.house import WORK_US, Pace, at_pace
 from tests.bench.serving.servers import (
     EVERY_CORE,
@@ -44,7 +44,7 @@ from tests.bench.serving.servers import (
     stranger,
     wrk,
 )
-from tests.spoke_agent.serve.sites import Site, cnn, image
+from tests.spoke_agent.server.sites import Site, cnn, image
 
 ROUNDS = 9
 STARTS = 4
@@ -106,10 +106,14 @@ def compared(work: Path, model: Cnn, site: Site, bodies: tuple[Path, Path], roun
         many = up.enter_context(spoke(_site(work / "many", model)))
         one = up.enter_context(spoke(_site(work / "one", model), "--workers", "1", core=EVERY_CORE))
         two = up.enter_context(spoke(_site(work / "two", model), "--workers", "2", core=EVERY_CORE))
+        headless = up.enter_context(spoke(_site(work / "headless", model), "--without-cache", "heads"))
+        wordless = up.enter_context(spoke(_site(work / "wordless", model), "--without-cache", "templates"))
         noop, asgi, fastapi = (up.enter_context(peer(name, file)) for name in ("noop", "asgi", "fastapi"))
         columns = {
             "raw onnxruntime": partial(raw_ort, file, 1),
             "spokeshave c32": partial(settled, ours, 32, body),
+            "spokeshave c32, no head cache": partial(settled, headless, 32, body),
+            "spokeshave c32, no template cache": partial(settled, wordless, 32, body),
             "uvicorn asgi c32": partial(run, asgi, 32, body),
             "fastapi c32": partial(run, fastapi, 32, body),
             "noop c32": partial(run, noop, 32, body),
@@ -117,6 +121,8 @@ def compared(work: Path, model: Cnn, site: Site, bodies: tuple[Path, Path], roun
             "spokeshave c96, deadline": partial(run, many, 96, patient),
             "spokeshave c256": partial(run, many, 256, body),
             "spokeshave c1": partial(settled, ours, 1, body),
+            "spokeshave c1, no head cache": partial(settled, headless, 1, body),
+            "spokeshave c1, no template cache": partial(settled, wordless, 1, body),
             "noop c1": partial(run, noop, 1, body),
             "uvicorn asgi c1": partial(run, asgi, 1, body),
             "fastapi c1": partial(run, fastapi, 1, body),
@@ -151,6 +157,10 @@ def figures(turns: Rounds) -> dict[str, float]:
         "req_s_c32_over_uvicorn_asgi": over("req_s", ours, "uvicorn asgi c32"),
         **{f"req_s_c32_over_{name}": over("req_s", ours, f"{name} c32") for name in strangers},
         "p50_c1_over_noop_same_transport": over("p50_us", "spokeshave c1", "noop c1"),
+        "cpu_c32_without_head_cache_over_with": over("cpu_us", f"{ours}, no head cache", ours),
+        "cpu_c32_without_template_cache_over_with": over("cpu_us", f"{ours}, no template cache", ours),
+        "p50_c1_without_head_cache_over_with": over("p50_us", "spokeshave c1, no head cache", "spokeshave c1"),
+        "p50_c1_without_template_cache_over_with": over("p50_us", "spokeshave c1, no template cache", "spokeshave c1"),
         "req_s_c256_over_c32": over("req_s", "spokeshave c256", ours),
         "req_s_2_workers_over_1_on_two_cores_shared_with_the_load": over(
             "req_s", "2 workers, all cores, c32", "1 worker, all cores, c32"

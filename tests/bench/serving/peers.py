@@ -22,7 +22,7 @@ def noop(port: int, path: str) -> None:
     """Our transport, answering an answer that is ready."""
     import uvloop
 
-    from spoke_agent.serve.transport import HttpServer
+    from spoke_agent.server.http.transport import HttpServer
 
     x = np.zeros((1, 1, 8, 8), np.float32)
     data = session(path).run({"image": x}, ["logits"])[0]

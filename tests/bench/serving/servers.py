@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.house import environment
-from tests.spoke_agent.serve.sites import Site
+from tests.spoke_agent.server.sites import Site
 
 __all__ = [
     "EVERY_CORE",

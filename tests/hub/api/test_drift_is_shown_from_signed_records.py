@@ -7,13 +7,13 @@ import httpx
 import pytest
 
 from hub.cli.drift import _flat, _show
-from hub.fleet.ingest import take_egress
-from hub.fleet.profiles import known_package
 from hub.rules.access import Role
-from hub.rules.residency import judge
+from hub.rules.egress_residency import judge
+from hub.services.ingest import take_egress
+from hub.services.package_index import known_package
 from hub.store.tokens import make_token
-from sync.egress import DriftHist, DriftVerdict, EgressRecord, FeatureCounts, FeatureVerdict
-from sync.trust.envelope import seal
+from sync.protocol.egress import DriftHist, DriftVerdict, EgressRecord, FeatureCounts, FeatureVerdict
+from sync.trust.dsse import seal
 from tests.samples.adaptable import packed_adaptable
 
 AT = datetime(2026, 3, 1, 11, 45, tzinfo=UTC)

@@ -6,10 +6,10 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from hub.fleet.releases import deny
 from hub.rules.access import Role
+from hub.services.releases import deny
 from hub.store.tokens import make_token
-from provisioning.token import mint_token
+from provisioning.identity.token import mint_token
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_oci_tools_log_in_with_the_token_as_password(call, house):
 
 
 def test_enrolment_needs_no_token_but_its_code_and_the_code_works_once(call, house, tmp_path):
-    from provisioning.enrol import EnrolmentGrant, begin, finish
+    from provisioning.identity.enrol import EnrolmentGrant, begin, finish
 
     order = {"spoke": "dubai", "zone": "me", "regime": "ae-pdpl"}
     code = call("POST", "/api/v1/invites", roles=[Role.OPERATOR], json=order).json()["code"]
@@ -154,7 +154,7 @@ def test_enrolment_needs_no_token_but_its_code_and_the_code_works_once(call, hou
 
 
 def test_an_expired_code_is_refused(call, house, clock, tmp_path):
-    from provisioning.enrol import begin
+    from provisioning.identity.enrol import begin
 
     order = {"spoke": "dubai", "zone": "me", "regime": "ae-pdpl", "life_s": 60}
     code = call("POST", "/api/v1/invites", roles=[Role.OPERATOR], json=order).json()["code"]
@@ -165,8 +165,8 @@ def test_an_expired_code_is_refused(call, house, clock, tmp_path):
 
 
 def test_a_certificate_is_renewed_with_the_spokes_own_token(call, house, clock):
-    from provisioning.enrol import RenewalGrant, RenewalRequest
-    from provisioning.identity import device_csr
+    from provisioning.identity.enrol import RenewalGrant, RenewalRequest
+    from provisioning.identity.identity import device_csr
 
     device = house.enrol("dubai")
     request = RenewalRequest(csr=device_csr(device.identity.signer()).decode())

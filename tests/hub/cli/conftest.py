@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from hub.app.hub_process import HubServer
 from hub.cli import group
-from hub.home import HubHome
-from hub.hub import found
-from hub.server import HubServer
-from hub.settings import HubSettings
-from model_formats.console import run
+from hub.config.home import HubHome
+from hub.config.settings import HubSettings
+from hub.context import found
+from model_formats.core.console import run
 
 
 class Line:

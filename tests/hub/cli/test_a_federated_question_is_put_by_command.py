@@ -2,8 +2,8 @@
 
 import pytest
 
-from hub.server import HubServer
-from hub.settings import HubSettings
+from hub.app.hub_process import HubServer
+from hub.config.settings import HubSettings
 from tests.samples.adaptable import write_adaptable
 
 

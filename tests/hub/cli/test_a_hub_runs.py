@@ -7,17 +7,17 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hub.lock import HubRunning
-from hub.server import HubServer, PortTaken
-from hub.settings import HubSettings
-from provisioning.enrol import begin, finish
-from provisioning.online import enrol_online
-from sync import topics
-from sync.bus import BusDown, Message
-from sync.messages import Directive, Report, Serving, Status
-from sync.mqtt import MqttBus
-from sync.trust.envelope import seal, unseal
-from sync.types import Reason, State
+from hub.app.hub_process import HubServer, PortTaken
+from hub.app.lock import HubRunning
+from hub.config.settings import HubSettings
+from provisioning.identity.enrol import begin, finish
+from provisioning.identity.online import enrol_online
+from sync.bus.bus import BusDown, Message
+from sync.bus.mqtt import MqttBus
+from sync.core.types import Reason, State
+from sync.protocol import topics
+from sync.protocol.messages import Directive, Report, Serving, Status
+from sync.trust.dsse import seal, unseal
 from tests.samples.model_folder import write_model_folder
 
 PLAN = """
@@ -62,7 +62,7 @@ class Puppet:
 
 
 def weights(folder):
-    from model_formats.types import digest_of_file
+    from model_formats.core.types import digest_of_file
 
     return digest_of_file(folder / "variants" / "onnx-int8" / "model.onnx")
 
@@ -151,7 +151,7 @@ def test_a_spoke_without_a_network_is_admitted_by_files_and_supplied_by_a_bundle
     code = line.ok("spoke", "invite", "clinic", "--zone", "me", "--regime", "ae-pdpl")["code"]
     (tmp_path / "request.json").write_bytes(begin(tmp_path / "clinic", code).canonical())
     line.ok("spoke", "admit", tmp_path / "request.json", tmp_path / "grant.json")
-    from provisioning.enrol import EnrolmentGrant
+    from provisioning.identity.enrol import EnrolmentGrant
 
     identity = finish(tmp_path / "clinic", EnrolmentGrant.parse((tmp_path / "grant.json").read_bytes()))
     exported = line.ok("bundle", "export", "--site", "clinic", "--model", "digits@1", "--out", tmp_path / "stick")
@@ -169,8 +169,8 @@ def test_a_spoke_without_a_network_is_admitted_by_files_and_supplied_by_a_bundle
 
 
 def apply(identity, folder):
-    from sync.bundle import apply_bundle
-    from sync.clock import SystemClock
+    from sync.core.clock import SystemClock
+    from sync.sideload.bundle import apply_bundle
     from sync.store import BlobStore
     from sync.trust.client import TrustStore
 
@@ -179,7 +179,7 @@ def apply(identity, folder):
 
 
 def carry(identity, folder, number, **said):
-    from sync.receipts import Receipts, write_receipts
+    from sync.sideload.receipts import Receipts, write_receipts
 
     me = {"site": identity.spoke.site, "spoke": identity.spoke.spoke}
     receipts = Receipts(**me, created=datetime.now(UTC), **{"number": number, "generation": 2, **said})
@@ -187,7 +187,7 @@ def carry(identity, folder, number, **said):
 
 
 def import_receipts(identity, line, folder):
-    from sync.receipts import Receipt
+    from sync.sideload.receipts import Receipt
 
     version = line.ok("model", "show", "digits@1")
     file = weights(folder / "digits")

@@ -2,8 +2,8 @@ import httpx
 import pytest
 
 from hub.api.problems import problem
-from hub.client import HubClient
-from model_formats.errors import HubError, RefusedError, SpokeshaveError, catalog
+from hub.client.http import HubClient
+from model_formats.core.errors import HubError, RefusedError, SpokeshaveError, catalog
 
 
 def client(answer):

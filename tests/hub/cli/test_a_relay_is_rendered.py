@@ -5,13 +5,13 @@ import subprocess
 
 import pytest
 
-from hub.fleet.enrolments import admit_spoke, invite_spoke
-from provisioning.broker import _program
-from provisioning.enrol import begin, finish
-from sync import topics
-from sync.bus import Message
-from sync.mqtt import MqttBus
-from sync.types import SpokeId
+from hub.services.enrolments import admit_spoke, invite_spoke
+from provisioning.brokers.mosquitto import _program
+from provisioning.identity.enrol import begin, finish
+from sync.bus.bus import Message
+from sync.bus.mqtt import MqttBus
+from sync.core.types import SpokeId
+from sync.protocol import topics
 
 BERLIN = SpokeId("berlin")
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from hub.cli import group
-from hub.train.bring import ContractUnclear, bring
 from hub.train.datasets import breast_cancer
-from model_formats.arrays import ArraysRefused
-from model_formats.console import run
-from model_formats.contract import FeatureContract
-from model_formats.data import write_rows
-from model_formats.document import DocumentRefused
+from hub.train.import_model import ContractUnclear, import_model
+from model_formats.build.dataset import write_rows
+from model_formats.core.array_file import ArraysRefused
+from model_formats.core.console import run
+from model_formats.core.document import DocumentRefused
+from model_formats.documents.feature_contract import FeatureContract
 
 SHARES = breast_cancer()
 TERMS = ("--version", "3", "--zone", "eu", "--regime", "gdpr", "--quantize", "none")
@@ -103,16 +104,16 @@ def test_an_onnx_file_with_external_data_and_two_csv_files_become_a_model_folder
 def test_a_torch_program_and_a_factory_are_the_same_network(rows, capfd):
     program = torch.export.export(network(), (torch.ones(2, 30),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     torch.export.save(program, rows / "model.pt2")
-    contract = bring(str(rows / "model.pt2"), rows / "train.npz", rows / "held.npz").contract
+    contract = import_model(str(rows / "model.pt2"), rows / "train.npz", rows / "held.npz").contract
     assert contract.classes == ("0", "1")
     (rows / "contract.json").write_bytes(contract.canonical())
     files = ("--train", rows / "train.npz", "--held-out", rows / "held.npz", "--contract", rows / "contract.json")
     status, built, error = command(capfd, rows / "hub", rows / "model.pt2", "--model", "cells", *files, *TERMS)
     assert status == 0, error
     assert built["variants"][0]["score"] > 0.9
-    factory = bring(f"{__name__}:network", rows / "train.npz", rows / "held.npz")
+    factory = import_model(f"{__name__}:network", rows / "train.npz", rows / "held.npz")
     some = {"cells": SHARES.held_out.inputs["cells"][:5]}
-    ours, theirs = factory.source, bring(str(rows / "model.pt2"), rows / "train.npz", rows / "held.npz").source
+    ours, theirs = factory.source, import_model(str(rows / "model.pt2"), rows / "train.npz", rows / "held.npz").source
     np.testing.assert_allclose(*(one.reference(some, factory.contract)["logits"] for one in (ours, theirs)), rtol=1e-5)
 
 
@@ -138,12 +139,14 @@ def test_classes_that_are_not_the_models_outputs_are_refused_and_nothing_is_writ
 def test_a_table_that_cannot_be_read_is_refused_by_line_and_column(rows, line, told):
     (rows / "bad.csv").write_text(line)
     with pytest.raises(ArraysRefused, match=told):
-        bring(str(onnx_file(rows / "m.onnx")), rows / "bad.csv", rows / "held.csv")
+        import_model(str(onnx_file(rows / "m.onnx")), rows / "bad.csv", rows / "held.csv")
 
 
 def test_labels_that_are_no_class_are_named(rows):
     with pytest.raises(ContractUnclear, match="'benign' is not among the classes"):
-        bring(str(onnx_file(rows / "m.onnx")), rows / "train.csv", rows / "held.csv", label="diagnosis", classes=("malignant",))
+        import_model(
+            str(onnx_file(rows / "m.onnx")), rows / "train.csv", rows / "held.csv", label="diagnosis", classes=("malignant",)
+        )
 
 
 def test_a_name_that_is_none_is_refused_before_anything_is_read(rows, capfd):
@@ -167,7 +170,7 @@ def test_classes_in_the_wrong_order_are_doubted_aloud(rows, capfd):
 def test_a_label_outside_the_classes_leads_to_the_option_that_names_them(rows):
     onnx_file(rows / "model.onnx")
     with pytest.raises(ContractUnclear, match="not among the classes good, bad") as caught:
-        bring(str(rows / "model.onnx"), rows / "train.csv", rows / "held.csv", label="diagnosis", classes=("good", "bad"))
+        import_model(str(rows / "model.onnx"), rows / "train.csv", rows / "held.csv", label="diagnosis", classes=("good", "bad"))
     assert "--classes" in caught.value.hint
 
 
@@ -178,19 +181,19 @@ def test_headers_that_differ_are_told_apart(rows, header, told):
     (rows / "one.csv").write_text("a,b,label\n1,2,0\n")
     (rows / "two.csv").write_text(f"{header}\n{'1,2,0' if header.count(',') == 2 else '1,0'}\n")
     with pytest.raises(ContractUnclear, match=told):
-        bring("model.onnx", rows / "one.csv", rows / "two.csv")
+        import_model("model.onnx", rows / "one.csv", rows / "two.csv")
 
 
 def test_a_contract_that_is_none_is_refused_with_the_name_of_its_file(rows):
     (rows / "contract.json").write_text("inputs: []")
     with pytest.raises(DocumentRefused, match=r"contract\.json: FeatureContract: not JSON"):
-        bring("model.onnx", rows / "train.npz", rows / "held.npz", contract=rows / "contract.json")
+        import_model("model.onnx", rows / "train.npz", rows / "held.npz", contract=rows / "contract.json")
 
 
 def test_a_row_with_nan_is_named_by_its_number(rows, capfd):
     bad = SHARES.held_out.inputs["cells"].copy()
     bad[6, 2] = np.nan
-    write_rows(rows / "bad.npz", SHARES.held_out.with_inputs({"cells": bad}))
+    write_rows(rows / "bad.npz", replace(SHARES.held_out, inputs={"cells": bad}))
     onnx_file(rows / "model.onnx")
     files = ("--train", rows / "train.npz", "--held-out", rows / "bad.npz")
     status, _, error = command(capfd, rows / "hub", rows / "model.onnx", "--model", "cells", *files, *TERMS)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from hub.lock import locked
+from hub.app.lock import locked
 
 PLAN = """
 apiVersion: spokeshave/v1
@@ -40,7 +40,7 @@ def test_an_invitation_says_where_to_enrol_and_until_when(server, line):
 
 @pytest.mark.mosquitto
 def test_a_spoke_that_never_came_was_seen_never(server, line, tmp_path):
-    from provisioning.enrol import begin
+    from provisioning.identity.enrol import begin
 
     code = line.ok("spoke", "invite", "dubai", "--zone", "me", "--regime", "ae-pdpl")["code"]
     request, grant = tmp_path / "request.json", tmp_path / "grant.json"
@@ -67,7 +67,7 @@ def test_doctor_says_that_a_killed_hub_does_not_answer(home, line, free_port):
 
 def test_a_second_hub_is_refused_before_a_server_is_imported(home):
     program = (
-        "import sys; from hub.cli import group; from model_formats.console import run;"
+        "import sys; from hub.cli import group; from model_formats.core.console import run;"
         f"status = run(group, ['--home', {str(home.root)!r}, 'up']);"
         "sys.exit(status if not {'uvicorn', 'fastapi', 'sqlalchemy', 'tuf'} & set(sys.modules) else 99)"
     )

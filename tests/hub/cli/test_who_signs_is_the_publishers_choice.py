@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from hub import signers
 from hub.cli import group
-from model_formats.console import run
-from model_formats.keyless import SigstoreRefused
-from model_formats.signature import PublisherUntrusted, SigningKeyInvalid, sign_package, verify_package
+from hub.client import signing
+from model_formats.core.console import run
+from model_formats.signing.signature import PublisherUntrusted, SigningKeyInvalid, sign_package, verify_package
+from model_formats.signing.sigstore import SigstoreRefused
 from tests.samples.certificates import Authority
 from tests.samples.model_folder import packed, write_model_folder
 
@@ -36,7 +36,7 @@ def test_a_version_signed_by_a_certificate_is_released_for_that_name_and_verifie
 
 
 def test_the_policy_trusts_the_name_under_the_given_root_and_nobody_elses(files):
-    signer, policy = signers.by_certificate(
+    signer, policy = signing.by_certificate(
         files / "leaf.pem", files / "key.pem", root=files / "root.pem", name="ann@example.org"
     )
     layout, index = packed(files / "package")
@@ -57,20 +57,20 @@ def test_the_policy_trusts_the_name_under_the_given_root_and_nobody_elses(files)
 )
 def test_a_certificate_that_cannot_be_trusted_later_is_refused_now(files, chain, root, name, told):
     with pytest.raises(SigningKeyInvalid, match=told):
-        signers.by_certificate(files / chain, files / "key.pem", root=root, name=name)
+        signing.by_certificate(files / chain, files / "key.pem", root=root, name=name)
 
 
 def test_a_keyless_policy_names_identity_issuer_and_the_private_instances_root(files):
     (files / "token").write_text("header.payload.signature\n")
     (files / "config.json").write_text(json.dumps({"trustedRoot": {"mediaType": "x"}}))
-    _, policy = signers.by_identity(
+    _, policy = signing.by_identity(
         "ann@example.org", "https://issuer.example", token=files / "token", config=files / "config.json"
     )
     assert policy.sigstore[0].identity == "ann@example.org"
     assert json.loads(policy.sigstore[0].trusted_root) == {"mediaType": "x"}
     (files / "config.json").write_text("{}")
     with pytest.raises(SigstoreRefused, match="trustedRoot"):
-        signers.by_identity("a", "b", token=files / "token", config=files / "config.json")
+        signing.by_identity("a", "b", token=files / "token", config=files / "config.json")
 
 
 @pytest.mark.parametrize(

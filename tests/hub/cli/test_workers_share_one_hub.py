@@ -8,20 +8,20 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hub.fleet.enrolments import admit_spoke, invite_spoke
-from hub.home import HubHome
-from hub.server import HubServer
-from hub.settings import HubSettings
+from hub.app.hub_process import HubServer
+from hub.app.worker_process import HubWorker, WorkerRefused
+from hub.config.home import HubHome
+from hub.config.settings import HubSettings
+from hub.services.enrolments import admit_spoke, invite_spoke
 from hub.store.leases import take_lease
 from hub.store.reports import list_reports
-from hub.worker import HubWorker, WorkerRefused
-from provisioning.enrol import begin, finish
-from sync import topics
-from sync.bus import Message
-from sync.messages import Report
-from sync.mqtt import MqttBus
-from sync.trust.envelope import seal
-from sync.types import Reason, SpokeId, State
+from provisioning.identity.enrol import begin, finish
+from sync.bus.bus import Message
+from sync.bus.mqtt import MqttBus
+from sync.core.types import Reason, SpokeId, State
+from sync.protocol import topics
+from sync.protocol.messages import Report
+from sync.trust.dsse import seal
 
 pytestmark = pytest.mark.mosquitto
 DUBAI = SpokeId("dubai")

@@ -24,9 +24,9 @@ class _Server(uvicorn.Server):
         return f"http://127.0.0.1:{self.servers[0].sockets[0].getsockname()[1]}"
 
 
-def application(store, authorize=unsafe_allow_all, places=None):
+def application(store, authorize=unsafe_allow_all, admission=None):
     app = FastAPI()
-    app.include_router(router(store, authorize, places))
+    app.include_router(router(store, authorize, admission))
     return app
 
 
@@ -35,8 +35,8 @@ def serve():
     """Start a registry over a store; returns its address."""
     running = []
 
-    def start(store, authorize=unsafe_allow_all, places=None):
-        server = _Server(application(store, authorize, places))
+    def start(store, authorize=unsafe_allow_all, admission=None):
+        server = _Server(application(store, authorize, admission))
         thread = threading.Thread(target=server.run)
         thread.start()
         running.append((server, thread))

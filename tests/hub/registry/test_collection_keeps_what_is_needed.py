@@ -2,12 +2,12 @@ import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hub.registry.client import push
-from hub.registry.collect import collect
+from hub.registry.garbage_collect import collect
+from hub.registry.push_pull import push
 from hub.registry.store import RegistryStore
-from model_formats.oci import EMPTY_CONFIG, MANIFEST, canonical
+from model_formats.core.types import digest_of
 from model_formats.package import SIGNATURE, attach, closure, open_package
-from model_formats.types import digest_of
+from model_formats.package.oci import EMPTY_CONFIG, MANIFEST, canonical
 from tests.samples.model_folder import packed
 
 

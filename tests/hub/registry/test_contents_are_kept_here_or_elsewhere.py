@@ -8,17 +8,17 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext
 import httpx
 import pytest
 
-from hub.registry.client import RegistryDown, pull, push
-from hub.registry.collect import collect
+from hub.config.settings import HubSettings, SettingsInvalid
 from hub.registry.errors import NotAuthorized, Unknown
-from hub.registry.external import ExternalContents, ExternalRegistry, ExternalRegistryRefused, open_registry
-from hub.registry.remote import RemoteRepository
+from hub.registry.garbage_collect import collect
+from hub.registry.push_pull import RegistryDown, pull, push
+from hub.registry.remote_backend import ExternalContents, ExternalRegistry, ExternalRegistryRefused, open_registry
+from hub.registry.remote_client import RemoteRepository
 from hub.registry.store import RegistryStore
-from hub.settings import HubSettings, SettingsInvalid
-from model_formats.layout import PackageTampered
-from model_formats.oci import OCTETS, SIGNATURE, Descriptor
-from model_formats.package import Layout, attach, open_package
-from model_formats.types import digest_of
+from model_formats.core.types import digest_of
+from model_formats.package import ImageLayout, attach, open_package
+from model_formats.package.image_layout import PackageTampered
+from model_formats.package.oci import OCTETS, SIGNATURE, Descriptor
 from tests.samples.model_folder import packed
 from tests.samples.registries import distribution, needs_distribution
 
@@ -89,7 +89,7 @@ def test_a_version_that_is_pushed_to_the_hub_is_pulled_from_it_whole(kept, serve
     layout, index = pushed(tmp_path, url)
     if settings.registry_url:
         forget_all(store)
-    copy = Layout(tmp_path / "copy")
+    copy = ImageLayout(tmp_path / "copy")
     with httpx.Client() as client:
         assert pull(copy, url, client, "digits", "1") == index
         part = client.get(f"{url}/v2/digits/blobs/{digest_of(b'bundle')}", headers={"Range": "bytes=2-3"})
@@ -117,7 +117,7 @@ def test_a_blob_comes_back_by_its_digest_and_nobody_else_has_it(kept, tmp_path):
 def test_any_tool_finds_version_and_signature_at_the_registry_itself(elsewhere, opened, serve, tmp_path):
     store, settings = elsewhere
     layout, index = pushed(tmp_path, serve(store))
-    copy = Layout(tmp_path / "copy")
+    copy = ImageLayout(tmp_path / "copy")
     registry = opened.at(settings)
     assert pull(copy, registry.url, registry.client, "spokeshave/digits", "1") == index
     assert {r.digest for r in copy.referrers(index)} == {r.digest for r in layout.referrers(index)}
@@ -192,7 +192,7 @@ def test_collecting_deletes_only_what_this_hub_pushed(elsewhere, opened, serve, 
     with pytest.raises(Exception, match="404"):
         remote.get_manifest(index)
     assert not store.has(index)
-    assert pull(Layout(tmp_path / "copy"), registry.url, registry.client, "spokeshave/digits", "2") == foreign
+    assert pull(ImageLayout(tmp_path / "copy"), registry.url, registry.client, "spokeshave/digits", "2") == foreign
 
 
 def test_bytes_that_are_not_the_digest_are_never_kept(elsewhere, serve, tmp_path):

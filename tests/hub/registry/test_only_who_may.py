@@ -2,7 +2,7 @@ import httpx
 
 from hub.registry.errors import NotAuthorized
 from hub.registry.routes import allow_nobody
-from model_formats.types import digest_of
+from model_formats.core.types import digest_of
 
 
 def test_without_a_rule_nobody_may_do_anything(serve, store):

@@ -4,9 +4,9 @@ import httpx
 import pytest
 
 from hub.registry.auth import RegistryAuth
-from hub.registry.client import pull, push
 from hub.registry.errors import NotAuthorized, RegistryRefused
-from model_formats.package import Layout
+from hub.registry.push_pull import pull, push
+from model_formats.package import ImageLayout
 from tests.samples.model_folder import packed
 
 USER = "Basic " + base64.b64encode(b"ml:secret").decode()
@@ -27,7 +27,7 @@ def test_with_name_and_password(serve, store, tmp_path, password):
                 push(layout, index, url, client)
         else:
             push(layout, index, url, client)
-            assert pull(Layout(tmp_path / "copy"), url, client, "digits", "1") == index
+            assert pull(ImageLayout(tmp_path / "copy"), url, client, "digits", "1") == index
 
 
 def bearer(asked):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from model_formats.oci import EMPTY_CONFIG, INDEX, MANIFEST
-from model_formats.types import digest_of
+from model_formats.core.types import digest_of
+from model_formats.package.oci import EMPTY_CONFIG, INDEX, MANIFEST
 
 BLOB = b"weights" * 1000
 NAME = "/v2/team/digits"

@@ -4,10 +4,10 @@ import subprocess
 import httpx
 import pytest
 
-from hub.registry.client import RegistryDown, pull, push
-from model_formats.package import SIGNATURE, Layout, attach, open_package
-from model_formats.signature import KeySigner, sign_package
-from model_formats.types import digest_of
+from hub.registry.push_pull import RegistryDown, pull, push
+from model_formats.core.types import digest_of
+from model_formats.package import SIGNATURE, ImageLayout, attach, open_package
+from model_formats.signing.signature import KeySigner, sign_package
 from tests.samples.model_folder import packed
 
 needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
@@ -22,7 +22,7 @@ def test_a_pushed_version_is_pulled_whole_with_its_signature(url, tmp_path):
     layout, index = packed(tmp_path)
     bundle = sign_package(layout, index, KeySigner.generate())
     attach(layout, index, SIGNATURE, bundle)
-    copy = Layout(tmp_path / "copy")
+    copy = ImageLayout(tmp_path / "copy")
     with httpx.Client() as client:
         assert push(layout, index, url, client) == index
         assert pull(copy, url, client, "digits", "1") == index
@@ -49,7 +49,7 @@ def test_a_damaged_blob_at_the_registry_is_not_kept(url, store, tmp_path):
     with httpx.Client() as client:
         push(layout, index, url, client)
         store.path(open_package(layout, index).files["variants/onnx-int8/model.onnx"].digest).write_bytes(b"x" * 300_000)
-        copy = Layout(tmp_path / "copy")
+        copy = ImageLayout(tmp_path / "copy")
         with pytest.raises(Exception, match=r"model\.onnx"):
             pull(copy, url, client, "digits", "1")
     assert not copy.has(open_package(layout, index).files["variants/onnx-int8/model.onnx"].digest)
@@ -68,11 +68,11 @@ def test_skopeo_copies_a_version_to_a_folder_and_back_with_the_same_digests(url,
         push(layout, index, url, client)
         host = url.removeprefix("http://")
         skopeo("copy", "--all", "--src-tls-verify=false", f"docker://{host}/digits:1", f"oci:{tmp_path / 'folder'}:digits-1")
-        assert Layout(tmp_path / "folder").named("digits-1") == index
+        assert ImageLayout(tmp_path / "folder").named("digits-1") == index
         skopeo("copy", "--all", "--dest-tls-verify=false", f"oci:{tmp_path / 'folder'}:digits-1", f"docker://{host}/back:1")
         assert store.manifest("back", "1").digest == index
-        pull(Layout(tmp_path / "copy"), url, client, "back", "1")
-    open_package(Layout(tmp_path / "copy"), index).check("onnx-fp32")
+        pull(ImageLayout(tmp_path / "copy"), url, client, "back", "1")
+    open_package(ImageLayout(tmp_path / "copy"), index).check("onnx-fp32")
 
 
 @needs_skopeo

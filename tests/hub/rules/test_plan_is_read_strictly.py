@@ -1,6 +1,6 @@
 import pytest
 
-from hub.rules.plan import PlanInvalid, RolloutPlan
+from hub.rules.rollout_plan import PlanInvalid, RolloutPlan
 
 GOOD = """
 apiVersion: spokeshave/v1

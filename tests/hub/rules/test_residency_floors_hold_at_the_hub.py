@@ -3,14 +3,16 @@ from typing import Any
 
 import pytest
 
-from hub.rules.residency import Breach, Known, breach_of, judge, may_deploy
-from sync.egress import DriftHist, DriftVerdict, EgressRecord, FeatureCounts, FeatureVerdict, Ops, PerfEstimate, RffMean
-from sync.messages import EgressCeiling
+from hub.rules.egress_residency import Breach, KnownPackage, breach_of, judge
+from hub.rules.targeting import TargetSpoke, may_have
+from sync.core.types import Reason, SpokeId
+from sync.protocol.egress import DriftHist, DriftVerdict, EgressRecord, FeatureCounts, FeatureVerdict, Ops, PerfEstimate, RffMean
+from sync.protocol.messages import EgressCeiling
 from tests.samples.tabular import INDEX, MODEL, VERSION, profile
 
 AT = datetime(2026, 3, 1, 12, 15, tzinfo=UTC)
 EDGES = profile().edges_digest
-KNOWN = Known(MODEL, VERSION, profile())
+KNOWN = KnownPackage(MODEL, VERSION, profile())
 VERDICT = DriftVerdict(edges=EDGES, level="quiet", evidence=0, budget=100, p=0, joint=0, windows=1, rows=200)
 
 
@@ -73,6 +75,8 @@ def test_a_fork_or_a_step_back_in_the_chain_is_not_believed_but_a_gap_is():
 
 
 def test_an_empty_residency_label_means_nowhere():
-    assert not may_deploy((), (), "eu", "gdpr")
-    assert may_deploy(("eu",), ("gdpr",), "eu", "gdpr")
-    assert not may_deploy(("eu",), ("gdpr",), "eu", "ae-health")
+    frankfurt, dubai = TargetSpoke(SpokeId("frankfurt"), "eu", "gdpr"), TargetSpoke(SpokeId("dubai"), "eu", "ae-health")
+    assert may_have(frankfurt, (), ()) is Reason.ZONE_FORBIDDEN
+    assert may_have(frankfurt, ("eu",), ()) is Reason.REGIME_FORBIDDEN
+    assert may_have(frankfurt, ("eu",), ("gdpr",)) is None
+    assert may_have(dubai, ("eu",), ("gdpr",)) is Reason.REGIME_FORBIDDEN

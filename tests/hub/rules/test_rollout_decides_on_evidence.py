@@ -2,7 +2,6 @@
 
 import pytest
 
-from hub.rules.plan import GateTerms, Ring, RolloutSpec
 from hub.rules.rollout import (
     Abort,
     Assign,
@@ -19,8 +18,9 @@ from hub.rules.rollout import (
     Wait,
     decide,
 )
-from sync.messages import UpdateEvidence
-from sync.types import Reason, SpokeId, State
+from hub.rules.rollout_plan import GateTerms, Ring, RolloutSpec
+from sync.core.types import Reason, SpokeId, State
+from sync.protocol.messages import UpdateEvidence
 
 A, B, C = SpokeId("a"), SpokeId("b"), SpokeId("c")
 RUN = RolloutState.RUNNING

@@ -1,11 +1,11 @@
-from hub.rules.plan import Ring
-from hub.rules.targeting import Forbidden, Member, resolve
-from sync.types import Reason, SpokeId
+from hub.rules.rollout_plan import Ring
+from hub.rules.targeting import Forbidden, TargetSpoke, resolve
+from sync.core.types import Reason, SpokeId
 
 DUBAI, CLINIC, FRANKFURT = SpokeId("dubai"), SpokeId("clinic"), SpokeId("frankfurt")
 TILL = SpokeId("dubai", "till")
-FLEET = [Member(DUBAI, "me", "ae-pdpl"), Member(TILL, "me", "ae-pdpl"), Member(CLINIC, "me", "ae-health"),
-         Member(FRANKFURT, "eu", "gdpr")]  # fmt: skip
+FLEET = [TargetSpoke(DUBAI, "me", "ae-pdpl"), TargetSpoke(TILL, "me", "ae-pdpl"), TargetSpoke(CLINIC, "me", "ae-health"),
+         TargetSpoke(FRANKFURT, "eu", "gdpr")]  # fmt: skip
 
 
 def test_a_site_means_all_its_spokes_and_a_spoke_only_itself():

@@ -6,18 +6,18 @@ from datetime import timedelta
 
 import pytest
 
-from hub.backup import LIFT, BackupInvalid, back_up, restore
-from hub.fleet.directives import refresh_directive
-from hub.fleet.enrolments import invite_spoke
-from hub.hub import Hub, HubMissing
-from hub.settings import HubSettings
+from hub.app.backup import LIFT, BackupInvalid, back_up, restore
+from hub.config.settings import HubSettings
+from hub.context import HubContext, HubMissing
+from hub.services.directives import refresh_directive
+from hub.services.enrolments import invite_spoke
 from hub.store.audit import read_audit
 from hub.store.spokes import find_spoke
-from model_formats.types import ModelRef
+from model_formats.core.types import ModelRef
+from sync.core.types import Reason, SpokeId
 from sync.trust.client import TrustStore
 from sync.trust.errors import MetadataRefused
 from sync.trust.verifier import verify_directive
-from sync.types import Reason, SpokeId
 
 ME, WEEK = SpokeId("dubai"), 7 * 86400
 
@@ -59,7 +59,7 @@ def lost(house):
 
 def restored(house):
     done = restore(house.folder / "again", house.folder / "hub.tar", house.clock)
-    return done, Hub.open(house.folder / "again", HubSettings(), house.clock)
+    return done, HubContext.open(house.folder / "again", HubSettings(), house.clock)
 
 
 def test_a_spoke_that_saw_more_follows_the_restored_hub(house, lost):
@@ -78,7 +78,7 @@ def test_a_spoke_that_saw_more_follows_the_restored_hub(house, lost):
 def test_without_the_lift_it_would_be_refused_as_a_rollback(house, lost):
     with tarfile.open(house.folder / "hub.tar") as tar:
         tar.extractall(house.folder / "raw", filter="data")
-    hub = Hub.open(house.folder / "raw", HubSettings(), house.clock)
+    hub = HubContext.open(house.folder / "raw", HubSettings(), house.clock)
     with pytest.raises(MetadataRefused) as e:
         lost.hears(hub)
     assert e.value.reason is Reason.METADATA_ROLLBACK

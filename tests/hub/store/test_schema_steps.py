@@ -2,7 +2,7 @@ import pytest
 from sqlalchemy import create_engine, insert, inspect, text
 
 from hub.store.database import Database, DatabaseDown, DatabaseUnusable
-from hub.store.facts import get_fact
+from hub.store.key_values import get_value
 from hub.store.migrations import SCHEMA, STEPS
 from hub.store.tables import facts, metadata
 
@@ -11,7 +11,7 @@ def test_a_new_database_is_stamped_and_opened_again_unchanged(sqlite_url):
     for _ in range(2):
         found = Database(sqlite_url).open()
         with found.read() as db:
-            assert get_fact(db, "schema") == str(SCHEMA)
+            assert get_value(db, "schema") == str(SCHEMA)
         found.close()
 
 
@@ -27,7 +27,7 @@ def test_a_database_of_the_first_schema_is_walked_up_to_the_tables_of_now(sqlite
     engine.dispose()
     found = Database(sqlite_url).open()
     with found.read() as db:
-        assert get_fact(db, "schema") == str(SCHEMA)
+        assert get_value(db, "schema") == str(SCHEMA)
         for table in metadata.sorted_tables:
             assert {c["name"] for c in inspect(db).get_columns(table.name)} == set(table.c.keys()), table.name
     found.close()

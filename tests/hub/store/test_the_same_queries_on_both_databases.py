@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 import pytest
 
 from hub.rules.access import Role
-from hub.rules.plan import RolloutPlan
+from hub.rules.audit_action import AuditAction
 from hub.rules.rollout import RingState, RolloutState
+from hub.rules.rollout_plan import RolloutPlan
 from hub.store.audit import append_audit, read_audit, verify_audit
 from hub.store.directives import (
     Assignment,
@@ -21,7 +22,7 @@ from hub.store.directives import (
     rollout_assignments,
     unassign,
 )
-from hub.store.facts import get_fact, set_fact
+from hub.store.key_values import get_value, set_value
 from hub.store.leases import release_leases, take_lease
 from hub.store.reports import add_report, kept_envelope, latest_about, list_reports, received_after
 from hub.store.rollouts import (
@@ -37,10 +38,10 @@ from hub.store.rollouts import (
 from hub.store.spokes import add_spoke, find_spoke, list_spokes, revoke_spoke, saw_report, saw_status
 from hub.store.tables import audit
 from hub.store.tokens import find_token, list_tokens, make_token, revoke_token
-from hub.store.versions import Version, add_delta, add_version, deltas_to, find_version, list_versions
-from model_formats.types import ModelRef, digest_of
-from sync.messages import DeltaOffer, DesiredModel, Report, Serving, UpdateEvidence
-from sync.types import Reason, SpokeId, State
+from hub.store.versions import VersionRecord, add_delta, add_version, deltas_to, find_version, list_versions
+from model_formats.core.types import ModelRef, digest_of
+from sync.core.types import Reason, SpokeId, State
+from sync.protocol.messages import DeltaOffer, DesiredModel, Report, Serving, UpdateEvidence
 
 DUBAI = SpokeId("dubai")
 ONE = ModelRef("digits", 1)
@@ -58,10 +59,10 @@ def report(sequence=1, state=State.COMMITTED, **more):
 
 def test_facts_are_replaced(database):
     with database.begin() as db:
-        assert get_fact(db, "https_port") is None
-        set_fact(db, "https_port", "1")
-        set_fact(db, "https_port", "2")
-        assert get_fact(db, "https_port") == "2"
+        assert get_value(db, "https_port") is None
+        set_value(db, "https_port", "1")
+        set_value(db, "https_port", "2")
+        assert get_value(db, "https_port") == "2"
 
 
 def test_a_lease_is_held_by_one_owner_until_it_runs_out(database):
@@ -101,7 +102,7 @@ def test_a_spoke_is_enrolled_heard_of_and_revoked(database):
 
 
 def test_a_version_and_its_deltas(database):
-    version = Version(ONE, INDEX, 1000, FILE, "Digits", ("me", "eu"), ("gdpr",), (), {"onnx-int8": 0.97}, None, 1.0)
+    version = VersionRecord(ONE, INDEX, 1000, FILE, "Digits", ("me", "eu"), ("gdpr",), (), {"onnx-int8": 0.97}, None, 1.0)
     offer = DeltaOffer(base=INDEX, target=FILE, delta=digest_of(b"d"), size=3)
     with database.begin() as db:
         add_version(db, version)
@@ -168,7 +169,7 @@ def test_rollouts_and_rings(database):
 def test_the_audit_chain_shows_a_changed_row(database):
     with database.begin() as db:
         for n in range(3):
-            append_audit(db, "ann", "rollout.apply", f"r{n}", now=n + 0.25, details={"model": "digits@1"})
+            append_audit(db, "ann", AuditAction.ROLLOUT_APPLY, f"r{n}", now=n + 0.25, details={"model": "digits@1"})
         assert verify_audit(db) is None
         assert [line.number for line, _ in read_audit(db, after=1)] == [2, 3]
         db.execute(audit.update().where(audit.c.number == 2).values(who="eve"))
@@ -179,7 +180,7 @@ def test_writers_come_one_at_a_time_so_the_chain_has_no_gaps(database):
     def write(name):
         for _ in range(10):
             with database.begin() as db:
-                append_audit(db, name, "x", "y", now=1.0)
+                append_audit(db, name, AuditAction.SPOKE_INVITE, "y", now=1.0)
 
     threads = [threading.Thread(target=write, args=(f"t{n}",)) for n in range(4)]
     for thread in threads:
@@ -193,7 +194,7 @@ def test_writers_come_one_at_a_time_so_the_chain_has_no_gaps(database):
 
 def fail_half_way(database):
     with database.begin() as db:
-        set_fact(db, "x", "1")
+        set_value(db, "x", "1")
         raise ZeroDivisionError
 
 
@@ -201,4 +202,4 @@ def test_a_failed_transaction_leaves_nothing(database):
     with pytest.raises(ZeroDivisionError):
         fail_half_way(database)
     with database.read() as db:
-        assert get_fact(db, "x") is None
+        assert get_value(db, "x") is None

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,8 @@ from hub.train.corruptions import blur, image_corruptions, shift, turn
 from hub.train.datasets import SITE_ROWS, digits
 from hub.train.digits import RECIPE
 from hub.train.recipe import Schedule, fit
-from hub.train.run import RecipeUnknown, RunRecord, recipe, train
-from hub.train.track import Track
+from hub.train.runner import RecipeUnknown, RunRecord, recipe, train
+from hub.train.tracking import Track
 
 
 def test_shares_are_disjoint_and_cover_all_digits() -> None:
@@ -27,7 +28,7 @@ def test_shares_have_the_same_digest_every_time_and_others_when_a_value_changes(
     assert one.train.digest == "sha256:fe37bbc0e9b5f72b5b4a8f3f73364d240e080838f5243c6fbec8a7e7d93cf61a"
     images = one.train.inputs["image"].copy()
     images[0, 0, 0, 0] += 1
-    assert one.train.with_inputs({"image": images}).digest != one.train.digest
+    assert replace(one.train, inputs={"image": images}).digest != one.train.digest
 
 
 def test_a_run_is_tracked_with_all_that_made_it(tmp_path: Path) -> None:

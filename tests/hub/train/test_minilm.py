@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hub.train.minilm import RECIPE, MiniLmRecipe, WeightsMissing, weights_folder
-from hub.train.run import build
+from hub.train.runner import build
 from hub.train.wordpiece import WordPiece
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "play", "##ing", "##ed", "cafe", "!", "a"]

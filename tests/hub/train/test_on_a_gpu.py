@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from hub.train.run import Trained, recipe, train
-from model_formats.data import Rows
+from hub.train.runner import Trained, recipe, train
+from model_formats.build.dataset import Rows
 from model_formats.runtimes.onnx import open_onnx
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

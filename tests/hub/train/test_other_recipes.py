@@ -6,11 +6,11 @@ import pytest
 
 from hub.train.breast_cancer import COLUMNS, BreastCancerRecipe
 from hub.train.recipe import Schedule
-from hub.train.run import build
+from hub.train.runner import build
 from hub.train.vit import VitRecipe
-from model_formats.build import BuildResult
-from model_formats.golden import check_golden, read_golden
-from model_formats.runtimes.choose import open_session
+from model_formats.build.build import BuildResult
+from model_formats.package.golden import check_golden, read_golden
+from model_formats.runtimes.select import open_session
 
 
 class ShortVit(VitRecipe):

@@ -4,9 +4,9 @@ import anyio
 import httpx
 import pytest
 
-from hub.fleet import advance, rollouts
 from hub.rules.access import Role
-from hub.rules.plan import RolloutPlan
+from hub.rules.rollout_plan import RolloutPlan
+from hub.services import rollout_runner, rollouts
 from hub.store.tokens import make_token
 
 SPEC = b"{model: digits@1, rings: [{name: a, sites: [dubai]}]}"
@@ -38,9 +38,9 @@ def test_fleet_and_rollouts_are_shown_and_names_are_escaped(get, house):
     dubai.status()
     index = house.release(1)
     rollouts.apply(house.hub, RolloutPlan.parse(PLAN), "ann")
-    advance.tick(house.hub)
+    rollout_runner.tick(house.hub)
     dubai.commits(index)
-    advance.tick(house.hub)
+    rollout_runner.tick(house.hub)
     text = get().text
     for words in ("dubai/main", "digits@1 (onnx-int8)", 'class="completed"', "ann &lt;b&gt;"):
         assert words in text

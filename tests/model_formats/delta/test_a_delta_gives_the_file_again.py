@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model_formats.core.types import digest_of, digest_of_file
 from model_formats.delta import apply
 from model_formats.delta.encode import encode
 from model_formats.delta.planes import difference, restore
 from model_formats.delta.rans import Decoder, frequencies, lanes_for, table_of
 from model_formats.delta.rans import encode as encode_lanes
-from model_formats.types import digest_of, digest_of_file
 from tests.samples.onnx_files import base_tensors, finetuned, write_onnx
 
 

@@ -11,10 +11,10 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_formats.delta import DeltaInvalid, Limits, apply
+from model_formats.core.types import digest_of, digest_of_file
+from model_formats.delta import DeltaInvalid, DeltaLimits, apply
 from model_formats.delta.encode import encode
 from model_formats.delta.format import CHUNK, HEADER, LENGTH, MAGIC, pack_numbers, zigzag
-from model_formats.types import digest_of, digest_of_file
 from tests.samples.onnx_files import base_tensors, finetuned, write_onnx
 
 BASE = bytes(range(256)) * 4
@@ -146,14 +146,14 @@ def test_a_swapped_base_of_the_same_size_is_noticed(good):
 def test_an_output_beyond_the_limit_is_refused_before_any_work(good):
     folder, base, expected = good
     with pytest.raises(DeltaInvalid, match="claims"):
-        apply(base, folder / "delta", folder / "out", expected, Limits(output=1000))
+        apply(base, folder / "delta", folder / "out", expected, DeltaLimits(output=1000))
 
 
 RUN = """
 import sys
 from pathlib import Path
 from model_formats.delta import apply
-from model_formats.types import digest_of_file
+from model_formats.core.types import digest_of_file
 def peak():
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 before = peak()

@@ -1,8 +1,10 @@
+import json
+
 import numpy as np
 
 from model_formats.delta import apply
-from model_formats.delta.plan import plan_deltas, read_deltas
-from model_formats.package import Layout, open_package, pack
+from model_formats.delta.plan import DELTA, PlannedDelta, plan_deltas
+from model_formats.package import ImageLayout, open_package, pack
 from tests.samples.model_folder import WEIGHTS, write_model_folder
 from tests.samples.onnx_files import base_tensors, finetuned, write_onnx
 
@@ -16,7 +18,7 @@ def test_a_fine_tune_gets_deltas_from_each_older_version_and_noise_gets_none(tmp
     one = base_tensors()
     two = finetuned(one)
     v1, v2, v3 = (version(tmp_path, n, t) for n, t in ((1, one), (2, two), (3, finetuned(two, seed=2))))
-    layout = Layout(tmp_path / "layout")
+    layout = ImageLayout(tmp_path / "layout")
     planned = plan_deltas(layout, v3, [v2, v1], layout)
     files = {index: open_package(layout, index).files[WEIGHTS] for index in (v1, v2, v3)}
     assert [(d.base, d.target) for d in planned] == [(files[v2].digest, files[v3].digest), (files[v1].digest, files[v3].digest)]
@@ -27,24 +29,32 @@ def test_a_fine_tune_gets_deltas_from_each_older_version_and_noise_gets_none(tmp
     assert not list((tmp_path / "layout").glob("tmp*"))
 
 
+def described(layout, referrer):
+    """What docs/package.md says of a delta: base, target and its size as annotations, the delta as the only layer."""
+    manifest = json.loads(layout.path(referrer.digest).read_bytes())
+    notes, [blob] = manifest["annotations"], manifest["layers"]
+    base, target, size = (notes[f"dev.spokeshave.delta.{name}"] for name in ("base", "target", "target-size"))
+    return PlannedDelta(base, target, blob["digest"], blob["size"], int(size))
+
+
 def test_deltas_are_found_again_among_the_referrers(tmp_path):
     v1, v2 = version(tmp_path, 1, base_tensors()), version(tmp_path, 2, finetuned(base_tensors()))
-    layout = Layout(tmp_path / "layout")
+    layout = ImageLayout(tmp_path / "layout")
     planned = plan_deltas(layout, v2, [v1], layout)
-    assert read_deltas(layout.path(d.digest).read_bytes() for d in layout.referrers(v2)) == planned
-    assert read_deltas(layout.path(d.digest).read_bytes() for d in layout.referrers(v1)) == []
+    assert [described(layout, d) for d in layout.referrers(v2, DELTA)] == planned
+    assert layout.referrers(v1, DELTA) == []
 
 
 def test_an_unrelated_version_is_sent_whole(tmp_path):
     noise = np.random.default_rng(5)
     other = {k: noise.integers(-127, 127, v.shape).astype(v.dtype) for k, v in base_tensors().items()}
     v1, v2 = version(tmp_path, 1, base_tensors()), version(tmp_path, 2, other)
-    layout = Layout(tmp_path / "layout")
+    layout = ImageLayout(tmp_path / "layout")
     assert plan_deltas(layout, v2, [v1], layout) == []
     assert not [d for d in layout.referrers(v2) if "delta" in str(d)]
 
 
 def test_an_unchanged_file_needs_no_delta(tmp_path):
     v1, v2 = version(tmp_path, 1, base_tensors()), version(tmp_path, 2, base_tensors())
-    layout = Layout(tmp_path / "layout")
+    layout = ImageLayout(tmp_path / "layout")
     assert [d for d in plan_deltas(layout, v2, [v1], layout) if d.base == d.target] == []

@@ -3,9 +3,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from model_formats.core.types import digest_of
 from model_formats.package import (
     BLOCK_BYTES,
-    Layout,
+    ImageLayout,
     PackageIncomplete,
     attach,
     block_hashes,
@@ -15,8 +16,7 @@ from model_formats.package import (
     pack,
     unpack,
 )
-from model_formats.packing import TargetExists
-from model_formats.types import digest_of
+from model_formats.package.write import TargetExists
 from tests.samples.model_folder import WEIGHTS, packed, write_model_folder
 
 
@@ -48,7 +48,7 @@ def test_an_opened_package_knows_its_pages_and_files(tmp_path):
 
 def test_fetching_what_is_missing_step_by_step_completes_one_variant_and_no_other(tmp_path):
     source, index = packed(tmp_path / "hub")
-    store, steps = Layout(tmp_path / "spoke"), []
+    store, steps = ImageLayout(tmp_path / "spoke"), []
     while wanted := missing(store, index, source.path(index).stat().st_size, "onnx-int8"):
         steps.append([blob.path for blob in wanted])
         for blob in wanted:
@@ -65,7 +65,7 @@ def test_fetching_what_is_missing_step_by_step_completes_one_variant_and_no_othe
 
 def test_block_hashes_are_known_before_the_weights_arrive(tmp_path):
     source, index = packed(tmp_path / "hub")
-    store, size = Layout(tmp_path / "spoke"), source.path(index).stat().st_size
+    store, size = ImageLayout(tmp_path / "spoke"), source.path(index).stat().st_size
     target = open_package(source, index).files[WEIGHTS]
     assert block_hashes(store, index, target.digest) is None
     for _ in range(3):
@@ -83,7 +83,7 @@ def test_two_versions_share_a_layout_and_keep_equal_files_once(tmp_path):
     folder = write_model_folder(tmp_path / "v2", version=2)
     (folder / WEIGHTS).write_bytes((tmp_path / "v1" / WEIGHTS).read_bytes())
     index = pack(folder, tmp_path / "layout")
-    layout = Layout(tmp_path / "layout")
+    layout = ImageLayout(tmp_path / "layout")
     assert layout.named("digits-2") == index
     assert layout.named("digits-1")
     assert len(list((tmp_path / "layout/blobs/sha256").iterdir())) - before < before
@@ -100,7 +100,7 @@ def test_referrers_hang_on_the_index(tmp_path):
 
 def test_the_closure_is_all_that_a_copy_needs(tmp_path):
     source, index = packed(tmp_path / "a")
-    copy = Layout(tmp_path / "b")
+    copy = ImageLayout(tmp_path / "b")
     for blob in closure(source, index):
         copy.put(source.path(blob.digest).read_bytes())
     for variant in ("onnx-int8", "onnx-fp32"):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from model_formats.errors import SpokeshaveError
-from model_formats.oci import INDEX, Descriptor
+from model_formats.core.errors import SpokeshaveError
+from model_formats.core.types import digest_of
 from model_formats.package import (
     ModelFolderInvalid,
     PackageIncomplete,
@@ -16,7 +16,7 @@ from model_formats.package import (
     pack,
     unpack,
 )
-from model_formats.types import digest_of
+from model_formats.package.oci import INDEX, Descriptor
 from tests.samples.model_folder import WEIGHTS, packed, write_model_folder
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_formats.errors import RefusedError
+from model_formats.core.errors import RefusedError
 from model_formats.package import missing, open_package
-from model_formats.signature import KeySigner, sign_package, verify_package
+from model_formats.signing.signature import KeySigner, sign_package, verify_package
 from tests.samples.model_folder import packed
 
 ODD = st.sampled_from([None, True, -1, 0, 1 << 70, 1.5, "", "x", "sha256:" + "0" * 64, "../x", [], {}, [[]], {"a": {}}])

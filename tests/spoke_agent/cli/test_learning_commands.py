@@ -13,17 +13,17 @@ import pytest
 
 from hub.train.corruptions import turn
 from hub.train.datasets import digits
-from model_formats.console import run
+from model_formats.core.console import run
 from model_formats.package import pack
-from provisioning.ca import DeviceCA
-from provisioning.identity import HubAddress, IdentityDocument, device_csr
+from provisioning.identity.ca import DeviceCA
+from provisioning.identity.identity import HubAddress, IdentityDocument, device_csr
 from spoke_agent.cli import group
 from spoke_agent.outbox.outbox import Outbox
-from spoke_agent.slots import ModelSlots, Slot, Slots, edit_slots, read_slots, write_slots
-from sync.clock import SystemClock
-from sync.egress import Ops
+from spoke_agent.site.slots import ModelSlots, Slot, Slots, edit_slots, read_slots, write_slots
+from sync.core.clock import SystemClock
+from sync.core.types import SpokeId
+from sync.protocol.egress import Ops
 from sync.trust.keys import device_signer, save_signer
-from sync.types import SpokeId
 from tests.samples.adaptable import write_adaptable
 
 

@@ -4,11 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spoke_agent.adapters.store import Retired
+from spoke_agent.daemon.erasure import ErasureRecord, Scope, erase
 from spoke_agent.data.crypto import load_site_key
-from spoke_agent.data.erase import ErasureRecord, Retired, Scope, erase
-from spoke_agent.data.store import Batch, DataStore, Limits
-from sync.clock import ManualClock
-from sync.trust.envelope import unseal
+from spoke_agent.data.store import DataLimits, DataStore, RowBatch
+from sync.core.clock import ManualClock
+from sync.trust.dsse import unseal
 from sync.trust.keys import device_signer
 
 INDEX = "sha256:" + "1" * 64
@@ -29,12 +30,12 @@ class Adapters:
 
 
 def store(home: Path, **limits: int) -> DataStore:
-    return DataStore(home / "data.db", load_site_key(home), limits=Limits(**limits), now=lambda: 1e3)
+    return DataStore(home / "data.db", load_site_key(home), limits=DataLimits(**limits), now=lambda: 1e3)
 
 
-def rows(ids: list[str], at: float = 1000.0) -> Batch:
+def rows(ids: list[str], at: float = 1000.0) -> RowBatch:
     values = np.arange(len(ids), dtype=np.float32)[:, None] + 0.5
-    return Batch(
+    return RowBatch(
         "digits", 1, INDEX, ids, np.full(len(ids), at), {"x": values}, {"y": np.eye(3, dtype=np.float32)[[0] * len(ids)]}
     )
 
@@ -79,7 +80,7 @@ def test_a_subject_whose_row_outlived_its_batch_goes_too(tmp_path: Path):
 def test_rows_before_a_moment_go_from_the_middle_of_a_batch(tmp_path: Path):
     data = store(tmp_path)
     both = rows(["old", "new"])
-    data.append(Batch("digits", 1, INDEX, ["old", "new"], np.array([10.0, 20.0]), both.inputs, both.outputs))
+    data.append(RowBatch("digits", 1, INDEX, ["old", "new"], np.array([10.0, 20.0]), both.inputs, both.outputs))
     assert data.erase(before=15.0) == 1
     assert data.label("new", 2)
     (left,) = data.batches("digits")

@@ -6,17 +6,17 @@ from msgspec.structs import replace
 
 from spoke_agent.data.crypto import SiteKey, load_site_key
 from spoke_agent.data.errors import BatchInvalid, DataKeyLost, LabelRefused, StoreDamaged
-from spoke_agent.data.store import Batch, DataStore, Limits, open_data
+from spoke_agent.data.store import DataLimits, DataStore, RowBatch, open_data
 
 INDEX = "sha256:" + "1" * 64
 
 
-def batch(rows: int, *, ids: list[str] | None = None, at: float = 1000.0, classes: int = 10, model: str = "digits") -> Batch:
+def batch(rows: int, *, ids: list[str] | None = None, at: float = 1000.0, classes: int = 10, model: str = "digits") -> RowBatch:
     rng = np.random.default_rng(rows)
     logits = rng.random((rows, classes), np.float32)
     inputs = {"image": rng.random((rows, 1, 8, 8), np.float32)}
     names = ids or [f"r{at}-{i}" for i in range(rows)]
-    return Batch(model, 1, INDEX, names, np.full(rows, at), inputs, {"logits": logits})
+    return RowBatch(model, 1, INDEX, names, np.full(rows, at), inputs, {"logits": logits})
 
 
 @pytest.fixture
@@ -140,7 +140,9 @@ def test_numbers_may_label_a_regression(store: DataStore):
 
 
 def test_old_rows_go_but_their_labelled_ones_stay_as_a_sample(tmp_path: Path):
-    store = DataStore(tmp_path / "data.db", load_site_key(tmp_path), limits=Limits(max_rows=10, max_kept_rows=3), now=lambda: 1e3)
+    store = DataStore(
+        tmp_path / "data.db", load_site_key(tmp_path), limits=DataLimits(max_rows=10, max_kept_rows=3), now=lambda: 1e3
+    )
     store.append(batch(6, ids=list("abcdef")))
     store.label("b", 1)
     store.label("e", 2)
@@ -152,7 +154,9 @@ def test_old_rows_go_but_their_labelled_ones_stay_as_a_sample(tmp_path: Path):
 
 
 def test_the_sample_of_the_past_stays_bounded(tmp_path: Path):
-    store = DataStore(tmp_path / "data.db", load_site_key(tmp_path), limits=Limits(max_rows=4, max_kept_rows=6), now=lambda: 1e3)
+    store = DataStore(
+        tmp_path / "data.db", load_site_key(tmp_path), limits=DataLimits(max_rows=4, max_kept_rows=6), now=lambda: 1e3
+    )
     for i in range(12):
         store.append(batch(3, ids=[f"{i}-a", f"{i}-b", f"{i}-c"]))
         store.label(f"{i}-a", 1)
@@ -162,7 +166,7 @@ def test_the_sample_of_the_past_stays_bounded(tmp_path: Path):
 
 
 def test_the_sample_of_the_past_is_fair_to_the_old_and_the_new(tmp_path: Path):
-    limits = Limits(max_rows=2, max_kept_rows=40)
+    limits = DataLimits(max_rows=2, max_kept_rows=40)
     store = DataStore(tmp_path / "data.db", load_site_key(tmp_path), limits=limits, now=lambda: 1e3)
     for n in range(400):
         store.append(batch(1, ids=[f"r{n}"]))
@@ -174,7 +178,7 @@ def test_the_sample_of_the_past_is_fair_to_the_old_and_the_new(tmp_path: Path):
 
 def test_rows_older_than_the_limit_go(tmp_path: Path):
     now = [1000.0]
-    store = DataStore(tmp_path / "data.db", load_site_key(tmp_path), limits=Limits(max_age_days=1), now=lambda: now[0])
+    store = DataStore(tmp_path / "data.db", load_site_key(tmp_path), limits=DataLimits(max_age_days=1), now=lambda: now[0])
     store.append(batch(3))
     now[0] += 2 * 86400
     store.append(batch(2, at=now[0]))
@@ -186,7 +190,7 @@ DAY = 86400.0
 
 def ten_days(tmp_path: Path, now: list[float]) -> DataStore:
     """A store that keeps rows for ten days by the clock `now[0]`; opened again, the same one."""
-    limits = Limits(max_age_days=10)
+    limits = DataLimits(max_age_days=10)
     return DataStore(tmp_path / "data.db", load_site_key(tmp_path), limits=limits, now=lambda: now[0])
 
 
@@ -233,7 +237,7 @@ def test_after_months_off_what_is_too_old_goes_a_day_of_work_later(tmp_path: Pat
 
 
 def test_what_people_bring_for_a_fit_stays_apart_from_what_callers_sent(tmp_path: Path):
-    limits = Limits(max_rows=6, max_kept_rows=100)
+    limits = DataLimits(max_rows=6, max_kept_rows=100)
     store = DataStore(tmp_path / "data.db", load_site_key(tmp_path), limits=limits, now=lambda: 1e3)
     ids = ["a", "b", "c"]
     brought, asked = batch(3, ids=ids), batch(3, ids=["x", "y", "z"])
@@ -250,7 +254,7 @@ def test_what_people_bring_for_a_fit_stays_apart_from_what_callers_sent(tmp_path
 
 def test_text_is_kept_as_bytes(store: DataStore):
     texts = np.array(["guten Tag", b"bye"], dtype=object)
-    store.append(Batch("m", 1, INDEX, ["a", "b"], np.array([1e3, 1e3]), {"text": texts}, {"y": np.zeros((2, 2), np.float32)}))
+    store.append(RowBatch("m", 1, INDEX, ["a", "b"], np.array([1e3, 1e3]), {"text": texts}, {"y": np.zeros((2, 2), np.float32)}))
     (found,) = store.batches("m")
     assert found.inputs["text"].tolist() == [b"guten Tag", b"bye"]
 

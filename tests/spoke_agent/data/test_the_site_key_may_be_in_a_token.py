@@ -12,7 +12,7 @@ import pytest
 
 from spoke_agent.data.crypto import site_key
 from spoke_agent.data.errors import DataKeyLost, SiteKeyInvalid, SiteKeyUnavailable
-from spoke_agent.data.store import Batch, DataStore, open_data
+from spoke_agent.data.store import DataStore, RowBatch, open_data
 from spoke_agent.data.token import parse_address
 
 MODULE = next((p for p in map(Path, ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/libsofthsm2.so")) if p.exists()), None)
@@ -58,7 +58,7 @@ def settle(home: Path, token: str = "site", key: str | None = None) -> None:
 def fill(store: DataStore) -> None:
     rows = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
     store.append(
-        Batch("m", 1, "sha256:" + "0" * 64, ["a", "b"], np.full(2, time.time()), rows, {"y": np.zeros((2, 2), np.float32)})
+        RowBatch("m", 1, "sha256:" + "0" * 64, ["a", "b"], np.full(2, time.time()), rows, {"y": np.zeros((2, 2), np.float32)})
     )
 
 

@@ -4,17 +4,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_formats.estimate import Window as EstimateWindow
-from model_formats.estimate import fit_estimate
-from model_formats.profile import build_profile
+from model_formats.statistics.accuracy_estimate import EstimateWindow as EstimateWindow
+from model_formats.statistics.accuracy_estimate import fit_estimate
+from model_formats.statistics.reference_profile import build_profile
 from spoke_agent.data.crypto import load_site_key
-from spoke_agent.data.store import Batch, DataStore
+from spoke_agent.data.store import DataStore, RowBatch
 from spoke_agent.drift.estimate import AccuracyEstimator, from_labels, from_rows
-from spoke_agent.drift.monitor import Watched
-from sync.clock import ManualClock
+from spoke_agent.drift.monitor import WatchedModel
+from sync.core.clock import ManualClock
 from tests.samples.tabular import CONTRACT, INDEX, MODEL, VERSION, profile, scores, table
 
-WATCHED = Watched(MODEL, VERSION, INDEX)
+WATCHED = WatchedModel(MODEL, VERSION, INDEX)
 
 
 @pytest.mark.parametrize(("rows", "correct"), [(200, 0), (200, 100), (5000, 4900), (200, 200)])
@@ -63,7 +63,7 @@ def test_labels_come_before_the_regression_and_none_of_both_says_nothing(tmp_pat
     x = table(250, np.random.default_rng(2))
     logits = scores(x, np.random.default_rng(3))
     ids = [str(i) for i in range(250)]
-    data.append(Batch(MODEL, VERSION, INDEX, ids, np.full(250, clock.now().timestamp()), {"x": x}, {"y": logits}))
+    data.append(RowBatch(MODEL, VERSION, INDEX, ids, np.full(250, clock.now().timestamp()), {"x": x}, {"y": logits}))
     batches = list(data.batches(MODEL))
     assert estimator(WATCHED, profile(), batches) is None
     data.label_rows({i: float(v) for i, v in zip(ids, logits.argmax(axis=1), strict=True)})
@@ -79,7 +79,7 @@ def test_labels_that_come_late_count_for_the_days_they_are_about(tmp_path: Path,
     estimator = AccuracyEstimator(data, clock, lambda _: None)
     x, ids = table(250, np.random.default_rng(2)), [str(i) for i in range(250)]
     logits = scores(x, np.random.default_rng(3))
-    data.append(Batch(MODEL, VERSION, INDEX, ids, np.full(250, clock.now().timestamp()), {"x": x}, {"y": logits}))
+    data.append(RowBatch(MODEL, VERSION, INDEX, ids, np.full(250, clock.now().timestamp()), {"x": x}, {"y": logits}))
     clock.advance(timedelta(days=late).total_seconds())
     for i, label in zip(ids, logits.argmax(axis=1), strict=True):
         assert data.label(i, float(label))

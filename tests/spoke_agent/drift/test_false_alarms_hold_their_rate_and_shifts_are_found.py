@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from model_formats.profile import columns, count, rff
-from spoke_agent.drift.verdict import Window, judge, judge_counts
+from model_formats.statistics.reference_profile import columns, count, rff
+from spoke_agent.drift.verdict import DriftWindow, judge, judge_counts
 from tests.samples.tabular import profile, scores, table
 
 
-def window(rows: int, seed: int, drift: str = "none") -> Window:
+def window(rows: int, seed: int, drift: str = "none") -> DriftWindow:
     rng = np.random.default_rng(seed)
     x = table(rows, rng, drift)
     return judge(profile(), columns(profile(), {"x": x}, {"y": scores(x, rng)}))

@@ -3,8 +3,8 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
+from spoke_agent.drift.adwin import Adwin
 from spoke_agent.drift.detector import Detector, budget_windows
-from spoke_agent.drift.early import Adwin
 
 
 def run_length(budget: int, seed: int, most: int) -> int:

@@ -6,12 +6,12 @@ import pytest
 
 from spoke_agent.data.crypto import load_site_key
 from spoke_agent.data.rows import Purpose
-from spoke_agent.data.store import Batch, DataStore
-from spoke_agent.drift.monitor import DriftMonitor, Watched
+from spoke_agent.data.store import DataStore, RowBatch
+from spoke_agent.drift.monitor import DriftMonitor, DriftTimes, WatchedModel
 from spoke_agent.outbox.outbox import Outbox
-from sync.clock import ManualClock
-from sync.egress import DriftHist, DriftVerdict, EgressRecord
-from sync.types import SpokeId
+from sync.core.clock import ManualClock
+from sync.core.types import SpokeId
+from sync.protocol.egress import DriftHist, DriftVerdict, EgressRecord
 from tests.samples.tabular import INDEX, MODEL, VERSION, profile, scores, table
 
 POLICY = "allow: [{kind: drift_verdict}, {kind: drift_hist}, {kind: rff_mean}]\n"
@@ -30,7 +30,7 @@ class Site:
         self.monitor = self.started()
 
     def started(self) -> DriftMonitor:
-        watched = [Watched(MODEL, VERSION, INDEX)]
+        watched = [WatchedModel(MODEL, VERSION, INDEX)]
         return DriftMonitor(
             self.home / "drift",
             self.data,
@@ -38,14 +38,13 @@ class Site:
             watched=lambda: watched,
             profile=lambda index: profile() if index == INDEX else None,
             clock=self.clock,
-            window=timedelta(minutes=15),
-            tell_every=timedelta(hours=1),
+            times=DriftTimes(window=timedelta(minutes=15), tell_every=timedelta(hours=1)),
         )
 
     def serve(self, rows: int, drift: str = "none", purpose: Purpose = "serving") -> None:
         x = table(rows, self.rng, drift)
         times = np.full(rows, self.clock.now().timestamp())
-        batch = Batch(MODEL, VERSION, INDEX, [""] * rows, times, {"x": x}, {"y": scores(x, self.rng)}, purpose=purpose)
+        batch = RowBatch(MODEL, VERSION, INDEX, [""] * rows, times, {"x": x}, {"y": scores(x, self.rng)}, purpose=purpose)
         self.data.append(batch)
         self.clock.advance(60)
 

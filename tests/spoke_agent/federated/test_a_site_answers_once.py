@@ -6,19 +6,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from provisioning.ca import DeviceCA
+from provisioning.identity.ca import DeviceCA
 from spoke_agent.data.crypto import SITE_KEY, load_site_key
-from spoke_agent.data.store import Batch, DataStore
-from spoke_agent.federated.respondent import Respondent
+from spoke_agent.data.store import DataStore, RowBatch
+from spoke_agent.federated.respondent import Respondent, ZoneMember
+from spoke_agent.federated.rounds import Rounds
+from spoke_agent.outbox.explain import line
 from spoke_agent.outbox.outbox import Outbox
-from spoke_agent.outbox.policy import Why
-from spoke_agent.outbox.words import line
-from sync import topics
-from sync.clock import ManualClock
-from sync.egress import EgressRecord, MaskedKey, MaskedSum
+from spoke_agent.outbox.policy import EgressRule
+from sync.core.clock import ManualClock
 from sync.federated.masks import masked, public_of, total
-from sync.messages import EgressCeiling
-from sync.trust.envelope import seal
+from sync.protocol import topics
+from sync.protocol.egress import EgressRecord, MaskedKey, MaskedSum
+from sync.protocol.messages import EgressCeiling
+from sync.trust.dsse import seal
 from sync.trust.keys import fingerprint, role_signer
 from tests.samples.cohort import DIRECTOR, NOW, QUESTION, released, sealed_cohort, site
 from tests.samples.tabular import CONTRACT, INDEX, MODEL, VERSION, profile, scores, table
@@ -69,13 +70,10 @@ class Home:
             ceiling=lambda: self.ceiling,
         )
         self.part = Respondent(
-            self.folder / "federated",
-            self.me.spoke,
-            "eu",
+            ZoneMember(self.me.spoke, "eu", lambda: self.ca.certificate),
+            Rounds(self.folder / "federated", load_site_key(self.folder)),
             outbox=self.outbox,
             data=self.data,
-            key=load_site_key(self.folder),
-            ca=lambda: self.ca.certificate,
             released=lambda: released(self.now),
             package=lambda index: PACKAGE if index == INDEX else None,
             noise=self.noise,
@@ -85,7 +83,7 @@ class Home:
         rng = np.random.default_rng(5)
         x = table(rows, rng)
         ids = [f"{at:%d%H%M}-{i}" for i in range(rows)]
-        self.data.append(Batch(MODEL, VERSION, INDEX, ids, np.full(rows, at.timestamp()), {"x": x}, {"y": scores(x, rng)}))
+        self.data.append(RowBatch(MODEL, VERSION, INDEX, ids, np.full(rows, at.timestamp()), {"x": x}, {"y": scores(x, rng)}))
         self.data.label_rows({i: float(c) for i, c in zip(ids, self.labels, strict=True)})
 
     def hears(self, question=QUESTION, signer=DIRECTOR):
@@ -132,7 +130,7 @@ def test_a_site_that_opted_in_answers_and_only_the_whole_sum_tells_its_counts(tm
     assert share.sites == 10
     assert total([share.values, *rest(others, home.me.spoke, own, share.cohort)]) == (100, 100, 100)
     assert set(share.values).isdisjoint({100})
-    assert home.whys == [("masked_key", Why.ALLOWED), ("masked_sum", Why.ALLOWED)]
+    assert home.whys == [("masked_key", EgressRule.ALLOWED), ("masked_sum", EgressRule.ALLOWED)]
 
 
 def test_the_log_tells_in_plain_words_what_happened_and_what_it_cost(tmp_path, ca, others):
@@ -148,18 +146,18 @@ def test_the_log_tells_in_plain_words_what_happened_and_what_it_cost(tmp_path, c
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"policy": None}, Why.NOT_IN_SITE_POLICY),
-        ({"policy": "allow: [{kind: drift_hist}]"}, Why.NOT_IN_SITE_POLICY),
-        ({"policy": "allow: [{kind: masked_sum}]"}, Why.POLICY_UNREADABLE),
-        ({"policy": "sovereignty: verdict_only\n" + OPTED_IN}, Why.VERDICT_ONLY),
-        ({"policy": "sovereignty: sealed\n" + OPTED_IN}, Why.SEALED),
-        ({"regime": "ae-health", "policy": "allow: [{kind: ops}]"}, Why.BELOW_REGIME_FLOOR),
-        ({"regime": "ae-cbuae", "policy": "allow: [{kind: ops}]"}, Why.BELOW_REGIME_FLOOR),
-        ({"ceiling": EgressCeiling()}, Why.NOT_IN_HUB_CEILING),
-        ({"ceiling": None}, Why.NOT_IN_HUB_CEILING),
-        ({"rows": 29}, Why.TOO_FEW_ROWS),
-        ({"policy": "epsilon_per_day: 0.5\n" + OPTED_IN}, Why.LEDGER_EXHAUSTED),
-        ({"policy": "max_bytes_per_day: 100\n" + OPTED_IN}, Why.DAY_FULL),
+        ({"policy": None}, EgressRule.NOT_IN_SITE_POLICY),
+        ({"policy": "allow: [{kind: drift_hist}]"}, EgressRule.NOT_IN_SITE_POLICY),
+        ({"policy": "allow: [{kind: masked_sum}]"}, EgressRule.POLICY_UNREADABLE),
+        ({"policy": "sovereignty: verdict_only\n" + OPTED_IN}, EgressRule.VERDICT_ONLY),
+        ({"policy": "sovereignty: sealed\n" + OPTED_IN}, EgressRule.SEALED),
+        ({"regime": "ae-health", "policy": "allow: [{kind: ops}]"}, EgressRule.BELOW_REGIME_FLOOR),
+        ({"regime": "ae-cbuae", "policy": "allow: [{kind: ops}]"}, EgressRule.BELOW_REGIME_FLOOR),
+        ({"ceiling": EgressCeiling()}, EgressRule.NOT_IN_HUB_CEILING),
+        ({"ceiling": None}, EgressRule.NOT_IN_HUB_CEILING),
+        ({"rows": 29}, EgressRule.TOO_FEW_ROWS),
+        ({"policy": "epsilon_per_day: 0.5\n" + OPTED_IN}, EgressRule.LEDGER_EXHAUSTED),
+        ({"policy": "max_bytes_per_day: 100\n" + OPTED_IN}, EgressRule.DAY_FULL),
     ],
 )
 def test_a_site_that_may_not_says_nothing_not_even_that_it_would(tmp_path, ca, options, why):
@@ -174,16 +172,16 @@ def test_health_data_cannot_be_opened_by_any_policy(tmp_path, ca):
     home = Home(tmp_path, ca, regime="ae-health", policy=OPTED_IN)
     home.hears()
     assert home.sent == []
-    assert home.whys == [("masked_key", Why.POLICY_UNREADABLE)]
+    assert home.whys == [("masked_key", EgressRule.POLICY_UNREADABLE)]
 
 
 def test_the_hub_gets_no_columns_at_all_when_it_asks_for_more_than_the_site_lists(tmp_path, ca):
     home = Home(tmp_path, ca, policy="allow: [{kind: masked_sum, consent: x, features: [c1, c2]}]")
     asked = QUESTION.replace(statistic="feature_moments", features=(1, 2, 3))
     home.hears(asked)
-    assert home.whys == [("masked_key", Why.FEATURE_NOT_ALLOWED)]
+    assert home.whys == [("masked_key", EgressRule.FEATURE_NOT_ALLOWED)]
     home.hears(asked.replace(features=(1, 2), name="fewer"))
-    assert home.whys[1:] == [("masked_key", Why.ALLOWED)]
+    assert home.whys[1:] == [("masked_key", EgressRule.ALLOWED)]
 
 
 def test_no_row_is_counted_in_a_second_sum_whoever_else_answers_and_whatever_is_asked(tmp_path, ca, others):
@@ -194,12 +192,12 @@ def test_no_row_is_counted_in_a_second_sum_whoever_else_answers_and_whatever_is_
     home.hears(QUESTION.replace(name="other", statistic="feature_counts"))
     sliced = QUESTION.replace(name="slice", start=QUESTION.end - timedelta(hours=4))
     home.hears(sliced)
-    assert [why for _, why in home.whys[2:]] == [Why.WINDOW_OVERLAPS] * 3
+    assert [why for _, why in home.whys[2:]] == [EgressRule.WINDOW_OVERLAPS] * 3
     home.now += timedelta(hours=24)
     home.clock.advance(86_401)
     home.serve(300, QUESTION.end + timedelta(hours=1))
     home.hears(later(QUESTION, 24, "tomorrow"))
-    assert home.whys[-1] == ("masked_key", Why.ALLOWED)
+    assert home.whys[-1] == ("masked_key", EgressRule.ALLOWED)
 
 
 def test_answers_spend_the_ledger_and_an_exhausted_one_ends_them(tmp_path, ca, others):
@@ -210,7 +208,7 @@ def test_answers_spend_the_ledger_and_an_exhausted_one_ends_them(tmp_path, ca, o
     home.clock.advance(86_401)
     home.serve(300, QUESTION.end + timedelta(hours=1))
     home.hears(later(QUESTION, 24, "tomorrow"))
-    assert home.whys[-1] == ("masked_key", Why.LEDGER_EXHAUSTED)
+    assert home.whys[-1] == ("masked_key", EgressRule.LEDGER_EXHAUSTED)
 
 
 def test_a_repeated_cohort_or_another_one_gets_no_second_share(tmp_path, ca, others):
@@ -229,7 +227,7 @@ def test_nine_sites_get_nothing_and_the_key_is_destroyed(tmp_path, ca, others):
     home = Home(tmp_path, ca)
     home.hears()
     home.meets(others[:8])
-    assert home.whys[-1] == ("masked_sum", Why.COHORT_TOO_SMALL)
+    assert home.whys[-1] == ("masked_sum", EgressRule.COHORT_TOO_SMALL)
     home.meets(others)
     assert home.shares == []
     assert b"sealed" not in next((tmp_path / "federated").iterdir()).read_bytes().replace(b'"sealed":null', b"")
@@ -241,7 +239,7 @@ def test_a_site_that_the_ca_does_not_know_is_seen_and_told(tmp_path, ca, others)
     home.hears()
     home.meets([*others[:8], forged])
     assert home.shares == []
-    assert home.whys[-1] == ("masked_sum", Why.COHORT_NOT_CERTIFIED)
+    assert home.whys[-1] == ("masked_sum", EgressRule.COHORT_NOT_CERTIFIED)
     assert "not certified by the device CA" in line(list(home.outbox.log.entries())[-1])
 
 
@@ -264,7 +262,7 @@ def test_a_site_answers_only_beside_peers_that_it_knows_if_it_named_any(tmp_path
     strangers.hears()
     strangers.meets(others)
     assert strangers.shares == []
-    assert strangers.whys[-1] == ("masked_sum", Why.PEERS_UNKNOWN)
+    assert strangers.whys[-1] == ("masked_sum", EgressRule.PEERS_UNKNOWN)
     friends = Home(tmp_path / "b", ca)
     (tmp_path / "b" / "egress.yaml").write_text(policy([*others, friends.me]))
     friends.hears()
@@ -311,7 +309,7 @@ def test_a_policy_that_was_closed_in_between_keeps_the_share_at_home(tmp_path, c
     (tmp_path / "egress.yaml").write_text("sovereignty: sealed\n" + OPTED_IN)
     home.meets(others)
     assert home.shares == []
-    assert home.whys[-1] == ("masked_sum", Why.SEALED)
+    assert home.whys[-1] == ("masked_sum", EgressRule.SEALED)
 
 
 def test_an_old_question_is_not_answered_and_what_is_over_is_forgotten(tmp_path, ca):

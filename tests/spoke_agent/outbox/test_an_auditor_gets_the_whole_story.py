@@ -1,9 +1,9 @@
 from datetime import timedelta
 from pathlib import Path
 
-from spoke_agent.outbox.evidence import EvidencePack, make_pack, write_pack
-from sync.types import SpokeId
-from tests.spoke_agent.outbox.test_the_door_opens_only_by_the_rules import ABOUT, OPS, START, VERDICT, Road, outbox
+from spoke_agent.outbox.audit_pack import EvidencePack, make_pack, write_pack
+from sync.core.types import SpokeId
+from tests.spoke_agent.outbox.test_the_outbox_opens_only_by_the_rules import ABOUT, OPS, START, VERDICT, FakeTransport, outbox
 
 ME = SpokeId("dubai")
 
@@ -17,7 +17,7 @@ def told(home: Path, out: Path) -> tuple[EvidencePack, str]:
 
 
 def test_the_pack_names_policies_counts_refusals_and_every_record(tmp_path: Path):
-    box = outbox(tmp_path / "home", Road())
+    box = outbox(tmp_path / "home", FakeTransport())
     assert box.offer(VERDICT, ABOUT)
     (tmp_path / "home" / "egress.yaml").write_text("allow: [{kind: ops}]")
     assert box.offer(OPS)
@@ -36,7 +36,7 @@ def test_the_pack_names_policies_counts_refusals_and_every_record(tmp_path: Path
 
 
 def test_a_broken_chain_is_in_the_pack_and_does_not_stop_it(tmp_path: Path):
-    box = outbox(tmp_path / "home", Road())
+    box = outbox(tmp_path / "home", FakeTransport())
     box.offer(OPS)
     box.offer(VERDICT, ABOUT)
     box.log._connection.execute("DELETE FROM log WHERE sequence = 1")
@@ -48,7 +48,7 @@ def test_a_broken_chain_is_in_the_pack_and_does_not_stop_it(tmp_path: Path):
 
 
 def test_a_period_leaves_out_what_came_before_it_but_follows_the_whole_chain(tmp_path: Path):
-    box = outbox(tmp_path / "home", Road())
+    box = outbox(tmp_path / "home", FakeTransport())
     box.offer(OPS)
     pack = make_pack(box.log, ME, "ae-pdpl", START, since=next(box.log.entries()).entry.time + timedelta(days=1))
     box.close()

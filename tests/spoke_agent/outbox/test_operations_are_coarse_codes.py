@@ -2,9 +2,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from spoke_agent.outbox.operations import latency_buckets, operations, read_metrics
-from spoke_agent.serve.metrics import Histogram, Page
-from sync.egress import EgressRecord
-from tests.spoke_agent.outbox.test_the_door_opens_only_by_the_rules import Road, outbox
+from spoke_agent.server.metrics import Histogram, Page
+from sync.protocol.egress import EgressRecord
+from tests.spoke_agent.outbox.test_the_outbox_opens_only_by_the_rules import FakeTransport, outbox
 
 
 def page(*microseconds: int) -> str:
@@ -37,11 +37,11 @@ def test_only_reasons_from_the_closed_list_are_told(tmp_path: Path):
 
 def test_operations_leave_by_the_door_and_stay_where_the_site_is_sealed(tmp_path: Path):
     said = operations(tmp_path, uptime=timedelta(), staleness=timedelta(), problems=(), metrics=page(10))
-    road = Road()
-    assert outbox(tmp_path / "open", road).offer(said)
-    assert [kind for kind, _ in road.sent] == ["ops"]
-    assert not outbox(tmp_path / "shut", road, "sovereignty: sealed\nallow: [{kind: ops}]").offer(said)
-    assert len(road.sent) == 1
+    transport = FakeTransport()
+    assert outbox(tmp_path / "open", transport).offer(said)
+    assert [kind for kind, _ in transport.sent] == ["ops"]
+    assert not outbox(tmp_path / "shut", transport, "sovereignty: sealed\nallow: [{kind: ops}]").offer(said)
+    assert len(transport.sent) == 1
     assert EgressRecord.max_bytes > len(said.json)
 
 

@@ -7,6 +7,7 @@ the command line, the evidence pack, receipts for the way by hand, core dumps. T
 """
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -15,22 +16,24 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
-from model_formats.package import Layout
-from provisioning.enrol import HubAddress
+from model_formats.package import ImageLayout
+from provisioning.identity.enrol import HubAddress
 from spoke_agent.data.store import open_data
-from spoke_agent.home import SpokeHome
-from sync.egress import EgressRecord
-from sync.types import SpokeId
+from spoke_agent.site.home import SpokeHome
+from sync.core.types import SpokeId
+from sync.protocol.egress import EgressRecord
 from tests.samples.adaptable import packed_adaptable
-from tests.spoke_agent.agent.smallhub import SmallHub
+from tests.spoke_agent.daemon.smallhub import SmallHub
 
-pytestmark = [pytest.mark.mosquitto]
+pytestmark = [pytest.mark.mosquitto, pytest.mark.xdist_group("planted values")]
 ME = SpokeId("frankfurt")
 VALUE, WORDS, LABEL = np.float32(13.579135), "canary-9f31-zelda", 8675309
 HEARING = """
@@ -109,7 +112,7 @@ class Spoke:
 
     def publish(self) -> str:
         layout, index = packed_adaptable(self.folder / "package")
-        for blob in (Layout(layout.folder).folder / "blobs" / "sha256").iterdir():
+        for blob in (ImageLayout(layout.folder).folder / "blobs" / "sha256").iterdir():
             self.hub.layout.put(blob.read_bytes())
         return self.hub.release(index, 1)
 
@@ -156,13 +159,6 @@ class Spoke:
         self.log.close()
 
 
-@pytest.fixture
-def spoke(tmp_path: Path, mosquitto):
-    made = Spoke(tmp_path, mosquitto)
-    yield made
-    made.close()
-
-
 def rows(number: int, seed: int) -> np.ndarray:
     """Pictures of noise, the first two of nothing but the canary: then even a row's own mean is the planted value."""
     images = np.random.default_rng(seed).uniform(0, 16, (number, 1, 8, 8)).astype(np.float32)
@@ -174,34 +170,70 @@ def tensor(images: np.ndarray, **changes: object) -> dict:
     return {"name": "image", "datatype": "FP32", "shape": list(images.shape), "data": images.ravel().tolist()} | changes
 
 
-def test_no_channel_carries_a_planted_value(spoke: Spoke):
-    spoke.start(spoke.publish())
-    infer, feedback = "/v2/models/digits/infer", "/v2/models/digits/feedback"
+INFER, FEEDBACK = "/v2/models/digits/infer", "/v2/models/digits/feedback"
+COMMANDS = {
+    "status": "status",
+    "doctor": "doctor",
+    "data": "data list",
+    "egress": "egress show --exact",
+}
+CHANNELS = ["mqtt", "http and dns", "log", "metrics", "evidence", "receipts", "packing", "writing receipts", *COMMANDS]
+
+
+def serve_and_label(spoke: Spoke) -> None:
     for i in range(11):
-        assert spoke.post(infer, {"id": f"{WORDS}-{i}", "inputs": [tensor(rows(200, i))]}).status_code == 200
-        assert spoke.post(feedback, {"id": f"{WORDS}-{i}", "label": [3] * 200}).status_code == 200
+        assert spoke.post(INFER, {"id": f"{WORDS}-{i}", "inputs": [tensor(rows(200, i))]}).status_code == 200
+        assert spoke.post(FEEDBACK, {"id": f"{WORDS}-{i}", "label": [3] * 200}).status_code == 200
+
+
+def mistype(spoke: Spoke) -> list[int]:
+    """The statuses of requests that are wrong in every part that could be quoted back."""
     wrong = [
-        (infer, {"id": WORDS, "inputs": [tensor(rows(2, 0), datatype=WORDS)]}),
-        (infer, {"id": WORDS, "inputs": [tensor(rows(2, 0), name=WORDS)]}),
-        (infer, {"id": WORDS, "inputs": [tensor(rows(2, 0), shape=[2, 1, 8, LABEL])]}),
-        (infer, {"id": WORDS, "inputs": [tensor(rows(2, 0), data=[WORDS] * 128)]}),
-        (infer, {"id": WORDS, "inputs": [tensor(rows(2, 0) * 1e6)]}),
-        (infer, b'{"inputs": [' + repr(float(VALUE)).encode() + b", " + WORDS.encode()),
+        (INFER, {"id": WORDS, "inputs": [tensor(rows(2, 0), datatype=WORDS)]}),
+        (INFER, {"id": WORDS, "inputs": [tensor(rows(2, 0), name=WORDS)]}),
+        (INFER, {"id": WORDS, "inputs": [tensor(rows(2, 0), shape=[2, 1, 8, LABEL])]}),
+        (INFER, {"id": WORDS, "inputs": [tensor(rows(2, 0), data=[WORDS] * 128)]}),
+        (INFER, {"id": WORDS, "inputs": [tensor(rows(2, 0) * 1e6)]}),
+        (INFER, b'{"inputs": [' + repr(float(VALUE)).encode() + b", " + WORDS.encode()),
         (f"/v2/models/nobody/infer?{WORDS}", {"inputs": [tensor(rows(2, 0))]}),
         (f"/v2/models/digits/versions/9/infer?label={LABEL}", {"inputs": [tensor(rows(2, 0))]}),
-        (feedback, {"id": f"{WORDS}-0", "label": LABEL}),
-        (feedback, {"id": WORDS, "label": WORDS}),
-        (feedback, {"id": f"{WORDS}-none", "label": float(VALUE)}),
+        (FEEDBACK, {"id": f"{WORDS}-0", "label": LABEL}),
+        (FEEDBACK, {"id": WORDS, "label": WORDS}),
+        (FEEDBACK, {"id": f"{WORDS}-none", "label": float(VALUE)}),
     ]
-    statuses = [spoke.post(path, body).status_code for path, body in wrong]
-    assert sum(status >= 400 for status in statuses) >= 8
+    return [spoke.post(path, body).status_code for path, body in wrong]
+
+
+@dataclass(frozen=True)
+class Lived:
+    """A spoke that has stopped, and what came out of it."""
+
+    spoke: Spoke
+    channels: dict[str, bytes]
+    limits: list[str]
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory, shared_mosquitto) -> Iterator[Lived]:
+    """One life of a spoke for all tests of this file: it serves, is mistyped at, tells, falls, and is asked by commands."""
+    spoke = Spoke(tmp_path_factory.mktemp("planted"), shared_mosquitto)
+    try:
+        yield live(spoke)
+    finally:
+        spoke.close()
+
+
+def live(spoke: Spoke) -> Lived:
+    spoke.start(spoke.publish())
+    serve_and_label(spoke)
+    assert sum(status >= 400 for status in mistype(spoke)) >= 8
     spoke.until(lambda: {"ops", "drift_verdict", "drift_hist", "rff_mean", "perf_estimate"} <= spoke.kinds())
     limits = [Path(f"/proc/{spoke.pid(name)}/limits").read_text() for name in ("server", "agent")]
     port = spoke.home.server_port.read_text().strip()
     metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).content
     for name in ("server", "agent"):
         os.kill(spoke.pid(name), signal.SIGSEGV)
-    spoke.until(lambda: spoke.post(infer, {"inputs": [tensor(rows(2, 0))]}).status_code == 200)
+    spoke.until(lambda: spoke.post(INFER, {"inputs": [tensor(rows(2, 0))]}).status_code == 200)
     told = spoke.tell(COMMANDS)
     spoke.stop()
     told |= spoke.tell({"packing": "egress pack --out pack", "writing receipts": "sideload receipts receipts.json"})
@@ -214,28 +246,34 @@ def test_no_channel_carries_a_planted_value(spoke: Spoke):
         "receipts": (spoke.folder / "receipts.json").read_bytes(),
         **told,
     }
-    assert all(channels.values()), {name: len(data) for name, data in channels.items()}
-    assert {name: found_in(data) for name, data in channels.items() if found_in(data)} == {}
-    assert found_in(spoke.answers), "the callers' own answers hold what they sent: the search finds what is there"
-    with_rows = open_data(spoke.home.root)
-    assert any((b.inputs["image"] == VALUE).any() for b in with_rows.batches("digits"))
-    with_rows.close()
-    assert all(re.search(r"Max core file size +0 +0", text) for text in limits)
-    assert [str(f) for f in spoke.folder.rglob("core*") if f.is_file() and "site-packages" not in str(f)] == []
-    _only_the_hub_was_called(spoke)
+    return Lived(spoke, channels, limits)
 
 
-COMMANDS = {
-    "status": "status",
-    "doctor": "doctor",
-    "data": "data list",
-    "egress": "egress show --exact",
-}
+def test_every_channel_was_heard(lived: Lived):
+    assert sorted(lived.channels) == sorted(CHANNELS)
 
 
-def _only_the_hub_was_called(spoke: Spoke) -> None:
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_a_channel_carries_no_planted_value(lived: Lived, channel: str):
+    assert lived.channels[channel], "it said something"
+    assert found_in(lived.channels[channel]) == []
+
+
+def test_the_search_finds_what_is_there(lived: Lived):
+    """The callers' own answers hold what they sent, and the encrypted store holds the rows."""
+    assert found_in(lived.spoke.answers)
+    with contextlib.closing(open_data(lived.spoke.home.root)) as data:
+        assert any((b.inputs["image"] == VALUE).any() for b in data.batches("digits"))
+
+
+def test_a_process_that_fell_left_no_core(lived: Lived):
+    assert all(re.search(r"Max core file size +0 +0", text) for text in lived.limits)
+    assert [str(f) for f in lived.spoke.folder.rglob("core*") if f.is_file() and "site-packages" not in str(f)] == []
+
+
+def test_only_the_hub_was_called(lived: Lived):
     """Nothing was resolved but the hub's name (it is here on this machine), and nothing else was called over a network."""
-    events = [json.loads(line) for line in spoke.heard.read_text().splitlines()]
+    events = [json.loads(line) for line in lived.spoke.heard.read_text().splitlines()]
     asked = {told[0] for event, told in events if event in ("socket.getaddrinfo", "socket.gethostbyname")}
     assert asked <= {"localhost", "127.0.0.1", "None"}
     called = {told[0] for event, told in events if event == "socket.connect"}

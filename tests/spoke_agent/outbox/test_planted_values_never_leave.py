@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from spoke_agent.data.crypto import load_site_key
-from spoke_agent.data.store import Batch, DataStore
-from spoke_agent.drift.monitor import DriftMonitor, Watched
+from spoke_agent.data.store import DataStore, RowBatch
+from spoke_agent.drift.monitor import DriftMonitor, WatchedModel
 from spoke_agent.outbox.outbox import Outbox
-from sync.clock import ManualClock
-from sync.trust.envelope import seal
+from sync.core.clock import ManualClock
+from sync.core.types import SpokeId
+from sync.trust.dsse import seal
 from sync.trust.keys import device_signer
-from sync.types import SpokeId
 from tests.samples.tabular import INDEX, MODEL, VERSION, profile, scores, table
 
 CANARY = np.float32(13.579135)
@@ -40,13 +40,13 @@ def test_no_planted_value_is_in_any_byte_that_left_or_was_logged(tmp_path: Path,
     box = Outbox(
         tmp_path, SpokeId("dubai"), "none", clock=clock, send=lambda _, b: left.append(b), seal=lambda r: seal(r, signer)
     )
-    watched = [Watched(MODEL, VERSION, INDEX)]
+    watched = [WatchedModel(MODEL, VERSION, INDEX)]
     monitor = DriftMonitor(tmp_path / "drift", data, box, watched=lambda: watched, profile=lambda _: profile(), clock=clock)
     for _ in range(6):
         x = table(500, rng, drift)
         x[:7, 2] = CANARY
         ids = [WORDS, *[""] * 499]
-        data.append(Batch(MODEL, VERSION, INDEX, ids, np.full(500, clock.now().timestamp()), {"x": x}, {"y": scores(x, rng)}))
+        data.append(RowBatch(MODEL, VERSION, INDEX, ids, np.full(500, clock.now().timestamp()), {"x": x}, {"y": scores(x, rng)}))
         data.label(WORDS, 1)
         monitor.tick()
         clock.advance(3600)

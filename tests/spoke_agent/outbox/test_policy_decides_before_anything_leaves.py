@@ -5,17 +5,17 @@ import pytest
 from spoke_agent.outbox.errors import PolicyInvalid
 from spoke_agent.outbox.policy import (
     Allow,
-    Asked,
     Day,
+    EgressRequest,
+    EgressRule,
     SitePolicy,
-    Why,
     decide,
     default_policy,
     load_policy,
     may_tell_counts,
     turn_switch,
 )
-from sync.messages import EgressCeiling
+from sync.protocol.messages import EgressCeiling
 
 OPEN = SitePolicy(
     site="dubai",
@@ -25,51 +25,61 @@ OPEN = SitePolicy(
     max_bytes_per_day=10_000,
     allow=tuple(Allow(kind=k) for k in ("ops", "drift_verdict", "drift_hist", "perf_estimate")),
 )
-HIST = Asked("drift_hist", rows=3000, bytes=1000)
+HIST = EgressRequest("drift_hist", rows=3000, bytes=1000)
 
 
 @pytest.mark.parametrize(
     ("policy", "ceiling", "regime", "asked", "day", "why"),
     [
-        (OPEN, EgressCeiling(), "ae-pdpl", HIST, Day(), Why.ALLOWED),
-        (OPEN.replace(sovereignty="sealed"), EgressCeiling(), "ae-pdpl", HIST, Day(), Why.SEALED),
-        (OPEN.replace(sovereignty="verdict_only"), EgressCeiling(), "ae-pdpl", HIST, Day(), Why.VERDICT_ONLY),
-        (OPEN, EgressCeiling(), "ae-health", HIST, Day(), Why.BELOW_REGIME_FLOOR),
-        (OPEN.replace(allow=()), EgressCeiling(), "ae-pdpl", HIST, Day(), Why.NOT_IN_SITE_POLICY),
-        (OPEN, EgressCeiling(kinds=("ops",)), "ae-pdpl", HIST, Day(), Why.NOT_IN_HUB_CEILING),
-        (OPEN, EgressCeiling(), "ae-pdpl", Asked("drift_hist", 1999, 100), Day(), Why.TOO_FEW_ROWS),
-        (OPEN, EgressCeiling(), "ae-pdpl", Asked("drift_verdict", 199, 100), Day(), Why.TOO_FEW_ROWS),
-        (OPEN, EgressCeiling(), "ae-pdpl", Asked("drift_hist", 2000, 10**6), Day(), Why.TOO_LARGE),
-        (OPEN, EgressCeiling(), "ae-pdpl", HIST, Day(bytes=9500), Why.DAY_FULL),
-        (OPEN, EgressCeiling(max_bytes_per_day=500), "ae-pdpl", HIST, Day(), Why.DAY_FULL),
-        (OPEN, EgressCeiling(), "ae-pdpl", Asked("drift_hist", 3000, 10, epsilon=0.6), Day(epsilon=0.5), Why.LEDGER_EXHAUSTED),
+        (OPEN, EgressCeiling(), "ae-pdpl", HIST, Day(), EgressRule.ALLOWED),
+        (OPEN.replace(sovereignty="sealed"), EgressCeiling(), "ae-pdpl", HIST, Day(), EgressRule.SEALED),
+        (OPEN.replace(sovereignty="verdict_only"), EgressCeiling(), "ae-pdpl", HIST, Day(), EgressRule.VERDICT_ONLY),
+        (OPEN, EgressCeiling(), "ae-health", HIST, Day(), EgressRule.BELOW_REGIME_FLOOR),
+        (OPEN.replace(allow=()), EgressCeiling(), "ae-pdpl", HIST, Day(), EgressRule.NOT_IN_SITE_POLICY),
+        (OPEN, EgressCeiling(kinds=("ops",)), "ae-pdpl", HIST, Day(), EgressRule.NOT_IN_HUB_CEILING),
+        (OPEN, EgressCeiling(), "ae-pdpl", EgressRequest("drift_hist", 1999, 100), Day(), EgressRule.TOO_FEW_ROWS),
+        (OPEN, EgressCeiling(), "ae-pdpl", EgressRequest("drift_verdict", 199, 100), Day(), EgressRule.TOO_FEW_ROWS),
+        (OPEN, EgressCeiling(), "ae-pdpl", EgressRequest("drift_hist", 2000, 10**6), Day(), EgressRule.TOO_LARGE),
+        (OPEN, EgressCeiling(), "ae-pdpl", HIST, Day(bytes=9500), EgressRule.DAY_FULL),
+        (OPEN, EgressCeiling(max_bytes_per_day=500), "ae-pdpl", HIST, Day(), EgressRule.DAY_FULL),
         (
             OPEN,
             EgressCeiling(),
             "ae-pdpl",
-            Asked("drift_hist", 3000, 10, epsilon=0.6),
+            EgressRequest("drift_hist", 3000, 10, epsilon=0.6),
+            Day(epsilon=0.5),
+            EgressRule.LEDGER_EXHAUSTED,
+        ),
+        (
+            OPEN,
+            EgressCeiling(),
+            "ae-pdpl",
+            EgressRequest("drift_hist", 3000, 10, epsilon=0.6),
             Day(epsilon_30_days=1.5),
-            Why.LEDGER_EXHAUSTED,
+            EgressRule.LEDGER_EXHAUSTED,
         ),
     ],
 )
 def test_the_first_rule_that_says_no_decides(
-    policy: SitePolicy, ceiling: EgressCeiling, regime: str, asked: Asked, day: Day, why: Why
+    policy: SitePolicy, ceiling: EgressCeiling, regime: str, asked: EgressRequest, day: Day, why: EgressRule
 ):
     assert decide(policy, ceiling, regime, asked, day) is why  # type: ignore[arg-type]
 
 
 def test_an_interval_holds_except_for_a_changed_level():
     policy = OPEN.replace(allow=(Allow(kind="drift_verdict", interval_min_s=900),))
-    asked, day = Asked("drift_verdict", 300, 100), Day(since_last_s=100)
-    assert decide(policy, EgressCeiling(), "ae-pdpl", asked, day) is Why.TOO_SOON
-    assert decide(policy, EgressCeiling(), "ae-pdpl", Asked("drift_verdict", 300, 100, urgent=True), day) is Why.ALLOWED
+    asked, day = EgressRequest("drift_verdict", 300, 100), Day(since_last_s=100)
+    assert decide(policy, EgressCeiling(), "ae-pdpl", asked, day) is EgressRule.TOO_SOON
+    assert (
+        decide(policy, EgressCeiling(), "ae-pdpl", EgressRequest("drift_verdict", 300, 100, urgent=True), day)
+        is EgressRule.ALLOWED
+    )
 
 
 def test_the_hub_cannot_widen_what_the_site_allows():
     generous = EgressCeiling(kinds=("ops", "drift_verdict", "drift_hist", "masked_sum"), max_bytes_per_day=10**9)
-    assert decide(default_policy("dubai", "none"), generous, "none", HIST, Day()) is Why.NOT_IN_SITE_POLICY
-    assert decide(OPEN, generous, "ae-pdpl", HIST, Day(bytes=9999)) is Why.DAY_FULL
+    assert decide(default_policy("dubai", "none"), generous, "none", HIST, Day()) is EgressRule.NOT_IN_SITE_POLICY
+    assert decide(OPEN, generous, "ae-pdpl", HIST, Day(bytes=9999)) is EgressRule.DAY_FULL
 
 
 def test_no_file_is_the_default_of_verdicts_and_operations(tmp_path: Path):

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spoke_agent.outbox.floors import merge_small, noisy, rounded
-from sync.egress import MERGED, FeatureCounts
+from sync.protocol.egress import MERGED, FeatureCounts
 
 counts = st.lists(st.integers(0, 60), min_size=1, max_size=45)
 

@@ -5,16 +5,16 @@ from datetime import timedelta
 import pytest
 from msgspec import to_builtins
 
-from model_formats.document import DocumentRefused
-from provisioning.ca import DeviceCA
-from sync.egress import EgressRecord, Ops
+from model_formats.core.document import DocumentRefused
+from provisioning.identity.ca import DeviceCA
+from sync.core.types import SpokeId
 from sync.federated.documents import Cohort, Member, Question
 from sync.federated.masks import fresh_secret, public_of
 from sync.federated.verify import CohortRefused, CohortTooSmall, QuestionRefused, verify_cohort, verify_question
-from sync.trust.envelope import seal
+from sync.protocol.egress import EgressRecord, Ops
+from sync.trust.dsse import seal
 from sync.trust.errors import EnvelopeRefused
 from sync.trust.keys import device_signer, fingerprint, load_signer, role_signer
-from sync.types import SpokeId
 from tests.samples.cohort import DIRECTOR, NOW, QUESTION, Site, released, sealed_cohort, site
 from tests.samples.tabular import INDEX as DIGEST
 

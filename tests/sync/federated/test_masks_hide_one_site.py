@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sync.core.types import SpokeId
 from sync.federated.masks import fresh_secret, masked, public_of, total
-from sync.types import SpokeId
 
 SITES = [SpokeId(f"site-{i:02}") for i in range(10)]
 COHORT, OTHER = "sha256:" + "01" * 32, "sha256:" + "02" * 32

@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from sync.core.types import SpokeId
 from sync.federated.masks import masked, public_of, total
-from sync.types import SpokeId
 
 VECTORS = json.loads((Path(__file__).parents[3] / "docs" / "vectors" / "federated.json").read_text())
 SITES = VECTORS["sites"]

@@ -5,10 +5,10 @@ import json
 import pytest
 from securesystemslib.signer import CryptoSigner
 
-from model_formats.types import ModelRef, digest_of
+from model_formats.core.types import ModelRef, digest_of
+from sync.core.types import Reason
 from sync.trust.errors import KeyMissing, MetadataRefused
 from sync.trust.metadata import ReleaseInvalid, Repository, add_signature
-from sync.types import Reason
 from tests.samples.trust_world import POLICY, World
 
 PEOPLE = [CryptoSigner.generate_ed25519() for _ in range(3)]

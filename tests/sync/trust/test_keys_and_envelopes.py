@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from securesystemslib.signer import CryptoSigner
 
-from model_formats.document import DocumentRefused
-from model_formats.errors import SpokeshaveError
-from sync.messages import Status
+from model_formats.core.document import DocumentRefused
+from model_formats.core.errors import SpokeshaveError
+from sync.core.types import Reason
+from sync.protocol.messages import Status
 from sync.trust.documents import DenyList, Freshness, ReleaseTerms
-from sync.trust.envelope import seal, unseal
+from sync.trust.dsse import seal, unseal
 from sync.trust.errors import EnvelopeRefused, KeyMissing
 from sync.trust.keys import KeyFileInvalid, device_signer, key_of_pem, load_signer, pem_of, role_signer, save_signer
-from sync.types import Reason
 
 KEYS = [CryptoSigner.generate_ed25519() for _ in range(3)]
 STATUS = Status(site="dubai", spoke="main", online=True, time=datetime(2026, 1, 1, tzinfo=UTC))
@@ -104,7 +104,7 @@ def test_no_change_of_an_envelope_passes_unseen(at: int, junk: bytes) -> None:
 @settings(max_examples=40)
 @given(st.lists(st.binary(max_size=4)))
 def test_deny_lists_have_one_byte_form(contents) -> None:
-    from model_formats.types import digest_of
+    from model_formats.core.types import digest_of
 
     deny = DenyList(digests=tuple(digest_of(c) for c in contents))
     assert DenyList.parse(deny.canonical()) == deny

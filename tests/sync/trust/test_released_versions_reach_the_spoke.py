@@ -3,9 +3,9 @@ from datetime import timedelta
 import pytest
 from tuf.api.metadata import Targets
 
-from model_formats.types import ModelRef, digest_of
+from model_formats.core.types import ModelRef, digest_of
+from sync.core.types import Reason
 from sync.trust.errors import MetadataIncomplete, MetadataRefused, ReleaseRefused
-from sync.types import Reason
 
 DAY = 86400.0
 

@@ -10,12 +10,12 @@ import rfc8785
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from model_formats.errors import SpokeshaveError
-from model_formats.types import digest_of
-from sync.messages import Directive
-from sync.trust.envelope import unseal
+from model_formats.core.errors import SpokeshaveError
+from model_formats.core.types import digest_of
+from sync.protocol.messages import Directive
+from sync.trust.dsse import unseal
+from sync.trust.encrypted_bundle import open_sealed
 from sync.trust.keys import key_of_pem
-from sync.trust.sealed import open_sealed
 
 VECTORS = json.loads((Path(__file__).parents[3] / "docs" / "vectors" / "trust.json").read_text())
 ENVELOPES = [(group, e["name"]) for group in ("directive", "directive_p256") for e in VECTORS[group]["envelopes"]]

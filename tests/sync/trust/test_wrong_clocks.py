@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from model_formats.types import ModelRef
+from model_formats.core.types import ModelRef
+from sync.core.types import Reason
 from sync.trust.errors import MetadataRefused, TrustRefused
 from sync.trust.freshness import answer_time
-from sync.types import Reason
 from tests.samples.trust_world import CLINIC, DAY, World
 
 NONCE = "ab" * 16
@@ -16,7 +16,7 @@ PAST, FUTURE = datetime(1970, 1, 1, tzinfo=UTC), datetime(2036, 1, 1, tzinfo=UTC
 
 def at(world: World, wall: datetime):
     """The spoke's store under a wrong clock; the hub's clock stays right."""
-    from sync.clock import ManualClock
+    from sync.core.clock import ManualClock
     from sync.trust.client import TrustStore
 
     return TrustStore(world.folder / "spoke", ManualClock(wall), world.repo.anchor)

@@ -1,0 +1,1 @@
+"""Alerts to people: drift, drift that costs accuracy, and rollouts that were aborted."""

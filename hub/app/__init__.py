@@ -1,0 +1,1 @@
+"""The processes of a hub: web application, worker, backup, doctor, lock."""

@@ -1,0 +1,1 @@
+"""The operator's client of the hub's API: HTTP, publishing, signing."""

@@ -1,0 +1,1 @@
+"""Where a hub's files lie and what it is configured with."""

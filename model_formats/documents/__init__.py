@@ -1,0 +1,1 @@
+"""The documents that a package carries: specification, feature contract, evidence."""

@@ -1,0 +1,1 @@
+"""Signatures over packages: statement, signature, publisher policy, Sigstore."""

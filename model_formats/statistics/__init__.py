@@ -1,0 +1,1 @@
+"""Distributions, two-sample tests, reference profiles, calibration and accuracy estimates; numpy only."""

@@ -1,0 +1,1 @@
+"""Deployment files from templates: systemd units and Compose."""

@@ -1,0 +1,1 @@
+"""Certificates and enrolment: the device CA, one-time codes, a spoke's identity, bearer tokens."""

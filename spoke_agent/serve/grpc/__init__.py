@@ -1,1 +1,0 @@
-"""The gRPC face of the Open Inference Protocol v2, an extra (`spokeshave[grpc]`): the same models and lanes as over HTTP."""

@@ -1,0 +1,1 @@
+"""The use cases behind REST and gRPC: infer, metadata, metrics, tracing."""

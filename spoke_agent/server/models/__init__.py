@@ -1,0 +1,1 @@
+"""Loaded models: which versions serve, how requests become batches, how an engine is chosen and opened."""

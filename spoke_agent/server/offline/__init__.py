@@ -1,0 +1,1 @@
+"""Inference over files, without a server."""

@@ -1,0 +1,1 @@
+"""Request and response bodies of the Open Inference Protocol v2 as tensors."""

@@ -1,0 +1,1 @@
+"""The configuration and files of a site: home folder, settings, slots, time windows."""

@@ -1,0 +1,1 @@
+"""Identities, states and reasons, time, files, retries and TLS."""

@@ -1,0 +1,1 @@
+"""Updates and receipts as files, for sites without a network."""
