@@ -28,7 +28,7 @@ _log = logging.getLogger("process")
 class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         if isinstance(record.args, tuple):
-            record.args = tuple(public_text(a) if isinstance(a, BaseException) else a for a in record.args)
+            record.args = tuple(map(_said, record.args))
         return super().format(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name is logging's)

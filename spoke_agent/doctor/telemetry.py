@@ -34,5 +34,5 @@ def check(home: SpokeHome) -> CheckResult | None:
 
 def _caches() -> list[Path]:
     """Where it lies: the cache folder of the environment, and of the account."""
-    named = [Path(found) for name in ("XDG_CACHE_HOME",) if (found := os.environ.get(name))]
-    return [folder / _QUEUE for folder in dict.fromkeys([*named, Path.home() / ".cache"])]
+    account = Path.home() / ".cache"
+    return [folder / _QUEUE for folder in dict.fromkeys([Path(os.environ.get("XDG_CACHE_HOME") or account), account])]

@@ -1,6 +1,7 @@
 """The control interface for the agent: reconcile, stats, serving. A unix socket of mode 0600, not for callers of models."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -8,6 +9,7 @@ import orjson
 
 from model_formats.core.document import Document
 from model_formats.core.errors import SpokeshaveError, public_text
+from model_formats.core.log_event import LogEvent
 from spoke_agent.server.handlers import metadata
 from spoke_agent.server.handlers.prometheus import render_metrics
 from spoke_agent.server.http.transport import Exchange
@@ -16,10 +18,16 @@ from spoke_agent.server.models.capture import Capture
 from spoke_agent.server.models.model_set import ModelSet
 from spoke_agent.server_api.messages import ServingAnswer, StatsAnswer
 
-__all__ = ["Control", "answering"]
+__all__ = ["Control", "answering", "log_fault"]
 
+log = logging.getLogger("spoke.serve")
 
 Ask = Callable[[], Awaitable[Document | bytes]]
+
+
+def log_fault(error: Exception) -> None:
+    """Log a fault of ours, of the server or of the parent of several."""
+    log.error(LogEvent.SERVE_HANDLER_FAULT, exc_info=error)
 
 
 def answering(routes: Mapping[tuple[bytes, bytes], Ask], on_fault: Callable[[Exception], None]) -> Callable[[Exchange], None]:

@@ -24,7 +24,7 @@ from model_formats.core.file_lock import FileLock
 from model_formats.core.files import atomic_write
 from model_formats.core.log_event import LogEvent
 from model_formats.core.logging import log_loop_fault
-from spoke_agent.server.app.control import Control
+from spoke_agent.server.app.control import Control, log_fault
 from spoke_agent.server.caches import RequestCaches
 from spoke_agent.server.handlers.peers import PeerWorkers
 from spoke_agent.server.handlers.tracing import Tracing, find_tracing
@@ -88,10 +88,10 @@ class InferenceServer:
         tracing = find_tracing()
         self._grpc = _grpc(settings, self.models, peers, token, tracing) if settings.grpc_port is not None else None
         seen = _seen(settings, tracing)
-        self._local = HttpServer(local.handle, settings.limits, on_fault=_fault, on_answer=seen, heads=caches.heads)
-        self._tcp = HttpServer(guarded.handle, settings.limits, on_fault=_fault, on_answer=seen, heads=caches.heads)
-        control = Control(self.models, self.capture, on_fault=_fault)
-        self._control = HttpServer(control.handle, HttpLimits(connections=64, body_bytes=1 << 20), on_fault=_fault)
+        self._local = HttpServer(local.handle, settings.limits, on_fault=log_fault, on_answer=seen, heads=caches.heads)
+        self._tcp = HttpServer(guarded.handle, settings.limits, on_fault=log_fault, on_answer=seen, heads=caches.heads)
+        control = Control(self.models, self.capture, on_fault=log_fault)
+        self._control = HttpServer(control.handle, HttpLimits(connections=64, body_bytes=1 << 20), on_fault=log_fault)
 
     async def start(self) -> None:
         """Listen, then load; a worker the other way round. A slot that cannot be loaded does not stop the rest."""
@@ -345,10 +345,6 @@ def _regime(home: Path) -> str:
         return IdentityDocument.parse((home / "identity" / "identity.json").read_bytes()).regime
     except (OSError, SpokeshaveError):
         return "none"
-
-
-def _fault(error: Exception) -> None:
-    log.error(LogEvent.SERVE_HANDLER_FAULT, exc_info=error)
 
 
 def _capture_fault(error: Exception) -> None:

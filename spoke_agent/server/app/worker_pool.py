@@ -27,7 +27,7 @@ from model_formats.core.errors import SpokeshaveError
 from model_formats.core.files import atomic_write
 from model_formats.core.log_event import LogEvent
 from model_formats.core.logging import log_loop_fault
-from spoke_agent.server.app.control import answering
+from spoke_agent.server.app.control import answering, log_fault
 from spoke_agent.server.handlers.aggregate import all_reconciled, all_stats
 from spoke_agent.server.http.transport import HttpLimits, HttpServer
 from spoke_agent.server.settings import ServeSettings
@@ -191,11 +191,6 @@ def settings_text(settings: ServeSettings) -> bytes:
 def settings_from(line: bytes) -> ServeSettings:
     """The settings of one line."""
     return msgspec.json.decode(line, type=ServeSettings, dec_hook=lambda _, path: Path(path))
-
-
-def log_fault(error: Exception) -> None:
-    """A fault of ours."""
-    log.error(LogEvent.SERVE_HANDLER_FAULT, exc_info=error)
 
 
 def _listening(path: Path) -> socket.socket:

@@ -15,6 +15,7 @@ from signal import Signals
 from msgspec import Struct, json
 from msgspec.structs import replace
 
+from model_formats.core.logging import log_to_stderr
 from model_formats.core.runtime import Candidate
 from model_formats.package.golden import read_golden
 from model_formats.runtimes.select import EngineTrial, try_engines
@@ -124,4 +125,5 @@ def _told(trial: EngineTrial) -> EngineResult:
 
 
 if __name__ == "__main__":
+    log_to_stderr()  # so that an exception that ends it leaves its kind there, which the server repeats, and not its text
     sys.stdout.buffer.write(main(sys.argv[1]))
